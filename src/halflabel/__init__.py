@@ -1,0 +1,37 @@
+"""Fine-tune any timm backbone to many yes/no labels at once when most of the labels are unknown.
+
+Importing this package registers its classes with transformers' AutoConfig, AutoModelForImageClassification and
+AutoImageProcessor, and does nothing else.
+"""
+
+from importlib.metadata import version
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .errors import HalflabelError
+from .hiding import hide_labels
+from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from .labels import IGNORE_INDEX, LabelSpace, count_labels
+from .losses import masked_loss
+from .metrics import average_precision, roc_auc
+from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+
+__version__ = version("halflabel")
+__all__ = [
+    "IGNORE_INDEX",
+    "HalflabelError",
+    "LabelSpace",
+    "TimmMultiLabelConfig",
+    "TimmMultiLabelForImageClassification",
+    "TimmMultiLabelImageProcessor",
+    "average_precision",
+    "count_labels",
+    "hide_labels",
+    "masked_loss",
+    "roc_auc",
+]
+
+AutoConfig.register("timm_multilabel", TimmMultiLabelConfig)
+AutoModelForImageClassification.register(TimmMultiLabelConfig, TimmMultiLabelForImageClassification)
+AutoImageProcessor.register(TimmMultiLabelConfig, image_processor_classes={"pil": TimmMultiLabelImageProcessor})

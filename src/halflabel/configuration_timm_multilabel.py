@@ -1,0 +1,94 @@
+"""The model's configuration: which backbone, which labels, which head, which loss."""
+
+from typing import Any
+
+import timm
+from transformers import PreTrainedConfig
+
+from .errors import HalflabelError, did_you_mean, shortlist
+from .heads import check_head
+from .labels import LabelSpace
+from .losses import LOSSES, check_normalizer
+
+# Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
+_TRANSFORMERS_KEYS = frozenset(
+    {
+        "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation",
+        "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+        "torch_dtype",
+    }
+)  # fmt: skip
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a backbone that timm does not know.
+
+    Args:
+        name: A timm architecture, or `architecture.tag` of one of its pretrained weights.
+
+    Raises:
+        HalflabelError: With the nearest names.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise HalflabelError(f"timm knows no backbone {name!r}{did_you_mean(architecture, timm.list_models())}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
+
+
+class TimmMultiLabelConfig(PreTrainedConfig):
+    """Configuration of `TimmMultiLabelForImageClassification`.
+
+    Args:
+        backbone: A timm architecture, optionally with the tag of its weights, like `"resnet50.a1_in1k"`.
+        backbone_args: Keyword arguments for `timm.create_model`, like `{"drop_path_rate": 0.1}`.
+        head: A key of `heads.HEADS`.
+        head_args: Keyword arguments of that head.
+        loss: A key of `losses.LOSSES`.
+        normalizer: What the loss is divided by; see `losses.masked_loss`.
+        label_names: The yes/no questions, in order (also accepted as `id2label`).
+
+    Raises:
+        HalflabelError: On an unknown key, backbone, head, loss or normalizer, or on label names that are empty,
+            repeated or not numbered from 0.
+    """
+
+    model_type = "timm_multilabel"
+
+    backbone: str = "tf_efficientnet_lite0"
+    backbone_args: dict[str, Any] | None = None
+    head: str = "linear"
+    head_args: dict[str, Any] | None = None
+    loss: str = "bce"
+    normalizer: str = "labels"
+
+    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Check every value; transformers calls this with the keys that are not fields."""
+        label_names = kwargs.pop("label_names", None)
+        unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
+        if unknown:
+            known = [*self.__dataclass_fields__, "label_names"]
+            raise HalflabelError(f"unknown configuration key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        if label_names is not None:
+            self.id2label = dict(enumerate(label_names))
+        super().__post_init__(**kwargs)
+        self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
+        check_backbone(self.backbone)
+        check_head(self.head)
+        if self.loss not in LOSSES:
+            nearest = did_you_mean(self.loss, LOSSES)
+            raise HalflabelError(f"unknown loss {self.loss!r}; it is one of {', '.join(LOSSES)}{nearest}")
+        check_normalizer(self.normalizer)
+        names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}
+        if sorted(names) != list(range(len(names))):
+            raise HalflabelError(f"id2label is numbered {shortlist(sorted(names))}, expected 0, 1, 2 ...")
+        space = LabelSpace([names[i] for i in range(len(names))])
+        self.id2label = dict(enumerate(space.names))
+        self.label2id = {name: i for i, name in enumerate(space.names)}
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The label names, in the order of the logits."""
+        assert self.id2label is not None
+        return LabelSpace([str(self.id2label[i]) for i in range(len(self.id2label))])  # type: ignore[index]

@@ -1,0 +1,190 @@
+"""What a label is: 1 (yes), 0 (no) or unknown, and how the three are written, counted and hidden.
+
+A *label* is one yes/no question. For one image it is *known* (1 or 0) or *unknown* (nobody looked). Inside a
+batch unknown is `IGNORE_INDEX`; None, NaN, "" and -1 are accepted where data come in and converted here, once.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import HalflabelError, did_you_mean, shortlist
+
+IGNORE_INDEX = -100
+"""The value of an unknown entry in a batch: the Trainer counts `labels.ne(-100)`, so its loss counts are exact."""
+
+IntMatrix = NDArray[np.int8]
+
+POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
+NEGATIVE_CODES = frozenset({"0", "0.0", "false", "no"})
+UNKNOWN_CODES = frozenset({"", "-1", "-1.0", "-100", "-100.0", "nan", "none", "null", "na", "n/a", "<na>"})
+
+
+class LabelSpace:
+    """The ordered names of the yes/no questions one model answers.
+
+    Args:
+        names: The label names, distinct and not empty.
+
+    Raises:
+        HalflabelError: If there is no name, or a name is empty, padded with spaces, repeated or not a string.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Check the names and keep their order."""
+        self.names = tuple(names)
+        if not self.names:
+            raise HalflabelError("no label names given: pass at least one")
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip() or name != name.strip():
+                raise HalflabelError(f"label name {name!r} is not a non-empty string without spaces around it")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1}) if self._repeats() else []
+        if repeated:
+            raise HalflabelError(f"label names given more than once: {shortlist(repeated)}")
+        self._index = {name: i for i, name in enumerate(self.names)}
+
+    def _repeats(self) -> bool:
+        return len(set(self.names)) != len(self.names)
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        """Two spaces are equal when their names are, in order."""
+        return isinstance(other, LabelSpace) and self.names == other.names
+
+    def __hash__(self) -> int:
+        """Hash the names."""
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        """Show the names."""
+        return f"LabelSpace({list(self.names)!r})"
+
+    def index(self, name: str) -> int:
+        """Return the column of a label.
+
+        Raises:
+            HalflabelError: If there is no such label; the nearest names are shown.
+        """
+        if name not in self._index:
+            raise HalflabelError(f"unknown label {name!r}{did_you_mean(name, self.names)}")
+        return self._index[name]
+
+    def encode(self, answers: Mapping[str, Any]) -> IntMatrix:
+        """Turn one image's answers into a row.
+
+        Args:
+            answers: Label name -> 1, 0 or any code for unknown; a label not listed is unknown.
+
+        Returns:
+            int8 array of shape (num_labels,) holding 1, 0 and `IGNORE_INDEX`.
+        """
+        row = np.full(len(self), IGNORE_INDEX, dtype=np.int8)
+        for name, value in answers.items():
+            row[self.index(name)] = encode_value(value)
+        return row
+
+    def decode(self, row: Sequence[int] | NDArray[Any]) -> dict[str, int | None]:
+        """Turn a row back into answers: label name -> 1, 0 or None for unknown."""
+        if len(row) != len(self):
+            raise HalflabelError(f"a row of {len(row)} values does not fit {len(self)} labels")
+        values = [encode_value(value) for value in row]
+        return {name: None if v == IGNORE_INDEX else v for name, v in zip(self.names, values, strict=True)}
+
+
+def encode_value(value: Any) -> int:  # noqa: ANN401 - whatever a table cell may hold
+    """Turn one cell into 1, 0 or `IGNORE_INDEX`.
+
+    Raises:
+        HalflabelError: If the value is none of the known codes; it names the value and the allowed ones.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return IGNORE_INDEX
+    code = str(value).strip().lower()
+    if code in POSITIVE_CODES:
+        return 1
+    if code in NEGATIVE_CODES:
+        return 0
+    if code in UNKNOWN_CODES:
+        return IGNORE_INDEX
+    raise HalflabelError(f"label value {value!r} is not 1, 0 or unknown (empty, NaN, -1)")
+
+
+def encode_column(values: Sequence[Any] | NDArray[Any]) -> tuple[IntMatrix, list[int]]:
+    """Turn a table's column into codes; each distinct value is looked at once.
+
+    Args:
+        values: n cells.
+
+    Returns:
+        int8 array of shape (n,) with 1, 0 and `IGNORE_INDEX`, and the positions of cells that are none of these
+        (their code is `IGNORE_INDEX`; the caller knows file and row and raises).
+    """
+    column = np.asarray(values, dtype=object)
+    codes: dict[Any, int | None] = {}
+    out = np.full(len(column), IGNORE_INDEX, dtype=np.int8)
+    faults: list[int] = []
+    for position, value in enumerate(column):
+        key = value if isinstance(value, str | int | float | bool | None) else repr(value)
+        if key not in codes:
+            try:
+                codes[key] = encode_value(value)
+            except HalflabelError:
+                codes[key] = None
+        code = codes[key]
+        if code is None:
+            faults.append(position)
+        else:
+            out[position] = code
+    return out, faults
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How much is known per label: three int64 arrays of shape (num_labels,) and the number of images."""
+
+    known: NDArray[np.int64]
+    positive: NDArray[np.int64]
+    negative: NDArray[np.int64]
+    images: int
+
+    @property
+    def known_fraction(self) -> float:
+        """The share of all entries that is known, in 0..1; NaN without entries."""
+        entries = self.images * len(self.known)
+        return float(self.known.sum() / entries) if entries else math.nan
+
+
+def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Return the labels as an array of shape (n, num_labels), all entries 1, 0 or `IGNORE_INDEX`.
+
+    Raises:
+        HalflabelError: On another shape or on another value, which is named with its place.
+    """
+    matrix = np.asarray(labels)
+    if matrix.ndim != 2:
+        raise HalflabelError(f"labels have shape {matrix.shape}, expected (images, num_labels)")
+    wrong = ~np.isin(matrix, (0, 1, IGNORE_INDEX))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise HalflabelError(
+            f"label value {matrix[row, column]!r} at row {row}, column {column} is not 1, 0 or {IGNORE_INDEX}"
+        )
+    return matrix
+
+
+def count_labels(labels: NDArray[Any] | Sequence[Sequence[int]]) -> LabelCounts:
+    """Count known, positive and negative entries per label.
+
+    Args:
+        labels: Array of shape (n, num_labels) with 1, 0 and `IGNORE_INDEX`.
+    """
+    matrix = check_matrix(labels)
+    positive, negative = (matrix == 1).sum(axis=0), (matrix == 0).sum(axis=0)
+    return LabelCounts(positive + negative, positive, negative, len(matrix))

