@@ -34,4 +34,7 @@ __all__ = [
 
 AutoConfig.register("timm_multilabel", TimmMultiLabelConfig)
 AutoModelForImageClassification.register(TimmMultiLabelConfig, TimmMultiLabelForImageClassification)
-AutoImageProcessor.register(TimmMultiLabelConfig, image_processor_classes={"pil": TimmMultiLabelImageProcessor})
+_BACKENDS = ("torchvision", "pil")  # timm's transforms use both; transformers asks for one by name
+AutoImageProcessor.register(
+    TimmMultiLabelConfig, image_processor_classes=dict.fromkeys(_BACKENDS, TimmMultiLabelImageProcessor)
+)

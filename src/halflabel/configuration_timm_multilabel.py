@@ -13,8 +13,8 @@ from .losses import LOSSES, check_normalizer
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset(
     {
-        "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation",
-        "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+        "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines",
+        "experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
         "torch_dtype",
     }
 )  # fmt: skip

@@ -100,7 +100,9 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):  # type: ignore[no-untyp
         if return_tensors != "pt":
             raise HalflabelError(f"return_tensors={return_tensors!r} is not supported; use 'pt'")
         if kwargs:
-            raise HalflabelError(f"unknown option {sorted(kwargs)[0]!r}: the processor's settings are fixed by its backbone")
+            raise HalflabelError(
+                f"unknown option {sorted(kwargs)[0]!r}: the processor's settings are fixed by its backbone"
+            )
         flat = make_flat_list_of_images(self.fetch_images(images))
         transform = self.eval_transform()
         return BatchFeature({"pixel_values": torch.stack([transform(to_rgb(image)) for image in flat])})

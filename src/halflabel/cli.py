@@ -1,0 +1,141 @@
+"""What each command does; `python -m halflabel.cli` and `accelerate launch -m halflabel.cli` start here too."""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
+
+from .errors import HalflabelError
+
+TABLE_LIMIT = 40  # label rows printed; metrics.json has all of them
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run a parsed command and return its exit code: 0, 2 for a user's mistake, 3 where files were skipped."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("halflabel").setLevel(logging.INFO)
+    try:
+        return COMMANDS[options.command](options)
+    except HalflabelError as error:
+        # An error that crossed from a decoding process carries that process's traceback; its last line is ours.
+        print(f"halflabel: error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return USER_ERROR
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Run a recipe and print its table."""
+    from transformers.utils import logging as transformers_logging
+
+    from .allocator import keep_freed_memory
+    from .arguments import parse_recipe
+    from .training import train
+
+    keep_freed_memory()
+    transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
+    recipe = parse_recipe(options.recipe, options.overrides)
+    result = train(recipe)
+    if recipe.training.process_index == 0:
+        print_metrics(result.metrics)
+        print(f"\nsaved to {result.folder}")
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Measure a model on a split."""
+    from .allocator import keep_freed_memory
+    from .inference import evaluate_model
+    from .sources import load_source
+    from .sources.annotated_images import check_split
+
+    keep_freed_memory()
+    images = load_source(options.data, options.image_folder)
+    metrics = evaluate_model(options.model, images, check_split(options.split), options.batch_size)
+    if options.output:
+        Path(options.output).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    print_metrics(metrics)
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Score pictures and write them to a file."""
+    from .allocator import keep_freed_memory
+    from .inference import check_output, find_images, predict_files, write_scores
+
+    keep_freed_memory()
+    output = Path(options.output)
+    check_output(output)
+    files = find_images(options.paths)
+    frame, skipped = predict_files(options.model, files, options.labels, options.batch_size)
+    write_scores(frame, output)
+    print(f"scored {len(frame)} of {len(files)} pictures into {output}")
+    for line in skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    return SKIPPED_FILES if skipped else 0
+
+
+def run_recipes(options: argparse.Namespace) -> int:
+    """List the shipped recipes, each with the first line of its header."""
+    from .arguments import shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:24} {first.lstrip('# ')}")
+    return 0
+
+
+def run_env(options: argparse.Namespace) -> int:
+    """Print the versions that a bug report needs."""
+    import torch
+
+    from .training import library_versions
+
+    rows = {**library_versions(), "python": platform.python_version(), "platform": platform.platform()}
+    rows["device"] = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    )
+    for name, value in rows.items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print a table: per label known entries, positives, AP; then the means, and what is undefined."""
+    from .model_card import number
+
+    if not metrics.get("split"):
+        print("no test split: nothing was measured")
+        return
+    rival = metrics.get("unknown_as_negative")
+    rows = list(metrics["labels"].items())
+    width = max(len(name) for name in (*metrics["labels"], "mAP, unknown entries masked"))
+    print(f"\n{metrics['split'] + ' split':{width}} {'known':>7} {'yes':>7} {'AP':>10}")
+    for name, row in rows[:TABLE_LIMIT]:
+        print(f"{name:{width}} {row['known']:7} {row['positives']:7} {number(row['AP']):>10}")
+    if len(rows) > TABLE_LIMIT:
+        print(f"... and {len(rows) - TABLE_LIMIT} more labels in metrics.json")
+    if rival:
+        print(f"{'mAP, unknown entries masked':{width}} {'':15} {number(metrics['mAP']):>10}")
+        print(f"{'mAP, unknown taken as no':{width}} {'':15} {number(rival['mAP']):>10}")
+    else:
+        print(f"{'mAP':{width}} {'':15} {number(metrics['mAP']):>10}")
+    if metrics["undefined_labels"]:
+        names = ", ".join(metrics["undefined_labels"])
+        print(f"undefined, for want of a known yes or a known no: {names}")
+
+
+COMMANDS = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "predict": run_predict,
+    "recipes": run_recipes,
+    "env": run_env,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

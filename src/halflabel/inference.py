@@ -1,0 +1,184 @@
+"""Scores for pictures that lie on disk, and a model's measures on an annotated data set."""
+
+import glob
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+
+from .data import PixelDataset, collate, decode_image
+from .errors import HalflabelError, did_you_mean
+from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from .metrics import Floats, evaluate_scores
+from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .sources import AnnotatedImages
+
+OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
+
+
+def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
+    """Load a halflabel model and its image processor from a folder or from the Hub; safetensors only.
+
+    Raises:
+        HalflabelError: If there is no such model, or it is not one of halflabel.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
+            raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
+        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(name)
+    except HalflabelError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise HalflabelError(f"model {name!r} cannot be loaded: {reason[:200]}") from error
+    return model.eval(), processor
+
+
+def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, batch_size: int = 32) -> Floats:  # noqa: ANN401
+    """Return the logits of a data set, shape (n, num_labels), computed by the Trainer's own prediction loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_eval_batch_size=batch_size,
+            report_to="none",
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(model=model, args=arguments, data_collator=collate)
+        return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
+
+
+def evaluate_model(name: str, images: AnnotatedImages, split: str, batch_size: int = 32) -> dict[str, Any]:
+    """Measure a model on one split; the layout is that of `metrics.json`.
+
+    Raises:
+        HalflabelError: If the split is empty, or the data and the model have different labels.
+    """
+    model, processor = load_model(name)
+    names = model.config.label_space.names
+    missing = [label for label in names if label not in images.label_space.names]
+    if missing:
+        nearest = did_you_mean(missing[0], images.label_space.names)
+        raise HalflabelError(f"the data have no label {missing[0]!r}, which {name} answers{nearest}")
+    chosen = images.with_only(names)
+    chosen = chosen.of_split(split) if (chosen.column("split") != "").any() else chosen
+    if not len(chosen):
+        raise HalflabelError(f"the data have no image in split {split!r}")
+    logits = predict_logits(model, PixelDataset(chosen, processor.eval_transform()), batch_size)
+    return {"split": split, **evaluate_scores(sigmoid(logits), chosen.labels, names)}
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Return 1 / (1 + exp(-logit)) without overflow."""
+    return np.asarray(torch.from_numpy(logits).sigmoid().numpy(), dtype=np.float64)
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """List picture files: a folder's (by ending, with those of its subfolders), a glob's, or the files themselves.
+
+    Raises:
+        HalflabelError: If a path leads to nothing.
+    """
+    endings = Image.registered_extensions()
+    found: list[Path] = []
+    for path in paths:
+        if Path(path).is_dir():
+            here = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in endings and file.is_file())
+        elif Path(path).is_file():
+            here = [Path(path)]
+        else:
+            here = [Path(file) for file in sorted(glob.glob(path, recursive=True)) if Path(file).is_file()]
+        if not here:
+            raise HalflabelError(f"no pictures at {path!r}: give a folder, a glob or files")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def predict_files(
+    name: str, files: Sequence[Path], labels: Sequence[str] | None = None, batch_size: int = 32
+) -> tuple[pd.DataFrame, list[str]]:
+    """Score picture files.
+
+    Args:
+        name: A model's folder or Hub name.
+        files: Pictures; one that cannot be read is skipped and reported.
+        labels: The labels to score, in this order; None: all.
+        batch_size: Pictures at once.
+
+    Returns:
+        A table with `file_name` and a column of scores (0..1) per label, in the order of the files, and one line for
+        each file that was skipped.
+
+    Raises:
+        HalflabelError: If a label is not the model's.
+    """
+    model, processor = load_model(name)
+    space = model.config.label_space
+    columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    skipped: list[str] = []
+    names, scores = [], []
+    with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:
+        for batch_names, pixels in _batches(files, processor, batch_size, skipped, progress):
+            pixels = pixels.to(model.device, memory_format=torch.channels_last)
+            scores.append(model(pixel_values=pixels).logits.double().sigmoid().cpu().numpy()[:, columns])
+            names += batch_names
+    table = np.concatenate(scores) if scores else np.empty((0, len(columns)))
+    frame = pd.DataFrame(table, columns=[space.names[i] for i in columns])
+    frame.insert(0, "file_name", names)
+    return frame, skipped
+
+
+def _batches(
+    files: Sequence[Path],
+    processor: TimmMultiLabelImageProcessor,
+    batch_size: int,
+    skipped: list[str],
+    progress: Any,  # noqa: ANN401 - a progress bar
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    transform = processor.eval_transform()
+    names: list[str] = []
+    pixels: list[torch.Tensor] = []
+    for file in files:
+        try:
+            pixels.append(transform(decode_image({"path": str(file)})))
+            names.append(str(file))
+        except HalflabelError as error:
+            skipped.append(str(error))
+        progress.update()
+        if len(pixels) == batch_size:
+            yield names, torch.stack(pixels)
+            names, pixels = [], []
+    if pixels:
+        yield names, torch.stack(pixels)
+
+
+def write_scores(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table of scores as its ending says.
+
+    Raises:
+        HalflabelError: On another ending than csv, jsonl or parquet.
+    """
+    check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True, double_precision=15)
+    else:
+        frame.to_parquet(path, index=False)
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output file whose ending is none of `OUTPUT_ENDINGS`, before any work is done."""
+    if path.suffix not in OUTPUT_ENDINGS:
+        raise HalflabelError(f"output {str(path)!r} ends in none of {', '.join(OUTPUT_ENDINGS)}")

@@ -1,0 +1,296 @@
+"""A recipe's run: data, model, Trainer, test, and the output folder."""
+
+import copy
+import json
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from .arguments import INFORMATION, Recipe, RecipeArguments
+from .data import FeatureDataset, PixelDataset, assign_splits, collate
+from .errors import HalflabelError, shortlist
+from .features import extract_features
+from .hiding import hide_labels
+from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from .inference import sigmoid
+from .labels import IGNORE_INDEX, IntMatrix, count_labels
+from .metrics import average_precision, evaluate_scores, known_loss, mean_defined, roc_auc
+from .model_card import render_card
+from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .plots import draw_examples
+from .sources import AnnotatedImages, load_source
+
+log = logging.getLogger(__name__)
+LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found: the layout of `metrics.json`, and where everything lies."""
+
+    metrics: dict[str, Any]
+    folder: Path
+
+
+class DropBatchMeanLoss(TrainerCallback):  # type: ignore[misc]
+    """Leave `eval_loss` out of the log: it is a mean of batch means, not the mean over known entries."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Remove it; `eval_known_loss` stands there instead."""
+        for entry in (logs, state.log_history[-1] if state.log_history else None):
+            if entry is not None:
+                entry.pop("eval_loss", None)
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Measure logits on known entries, for the Trainer: `mAP`, `mAUROC`, `known_loss`, `undefined_labels` (a count)."""
+    logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
+    ap = average_precision(logits, labels)
+    return {
+        "mAP": mean_defined(ap),
+        "mAUROC": mean_defined(roc_auc(logits, labels)),
+        "known_loss": known_loss(logits, labels),
+        "undefined_labels": int(np.isnan(ap).sum()),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def train(recipe: Recipe) -> Result:
+    """Run a recipe from data to the saved, tested model.
+
+    Raises:
+        HalflabelError: On any fault of the recipe or of the data, before training starts.
+    """
+    settings, folder = recipe.settings, Path(recipe.training.output_dir)
+    checkpoint = _checkpoint(recipe, folder)
+    images = _load_data(settings, recipe.training.seed)
+    _report_labels(images.of_split("train"), settings.strict)
+    set_seed(recipe.training.seed)
+    model, processor = _build_model(settings, images)
+    datasets = _make_datasets(recipe, model, processor, images)
+    trainer = _make_trainer(recipe, model, datasets)
+    _clear(folder, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = _test(trainer, datasets, images)
+    if settings.compare_unknown_as_negative:
+        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, datasets, images)
+    if trainer.is_world_process_zero():
+        _save(recipe, trainer, processor, metrics, images)
+        draw_examples(images.of_split("train"), model, processor, folder / "examples.png")
+    return Result(metrics, folder)
+
+
+def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
+    """Return the checkpoint to go on from, or None for a fresh start."""
+    asked = recipe.training.resume_from_checkpoint
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if asked in (None, "false", "False"):
+        if last and not (folder / "metrics.json").is_file():
+            raise HalflabelError(
+                f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
+                "or give another --output_dir"
+            )
+        return None
+    if asked not in ("true", "True"):
+        if not Path(asked).is_dir():
+            raise HalflabelError(f"resume_from_checkpoint {asked!r}: no such folder")
+        return str(asked)
+    if last is None:
+        raise HalflabelError(f"{folder} holds no checkpoint to resume from; leave --resume_from_checkpoint out")
+    return str(last)
+
+
+def _clear(folder: Path, checkpoint: str | None) -> None:
+    """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's."""
+    if checkpoint is None and folder.is_dir():
+        (folder / "metrics.json").unlink(missing_ok=True)
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
+
+
+def _load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
+    images = load_source(
+        settings.data, settings.image_folder, settings.labels, settings.max_train_images, settings.max_test_images
+    )
+    images = assign_splits(images, settings.validation_share, settings.test_share, seed)
+    asked = (settings.keep_labels, settings.hide_per_label, settings.hide_groups)
+    if settings.hide_protocol == "random" and asked == (None, None, None):
+        return images
+    # Test entries are neither hidden nor drawn for: the draw depends on the other images alone.
+    rows, labels = images.column("split") != "test", images.labels
+    labels[rows] = hide_labels(
+        labels[rows],
+        settings.hide_protocol,
+        keep=settings.keep_labels,
+        per_label=settings.hide_per_label,
+        groups=settings.hide_groups,  # type: ignore[arg-type]
+        label_space=images.label_space,
+        seed=seed if settings.hide_seed is None else settings.hide_seed,
+    )
+    return images.with_labels(labels)
+
+
+def _report_labels(train_images: AnnotatedImages, strict: bool) -> None:
+    counts = count_labels(train_images.labels)
+    names = train_images.label_space.names
+    empty = [name for name, known in zip(names, counts.known, strict=True) if not known]
+    if empty:
+        text = f"no known training entry for {shortlist(empty)}: nothing can be learned for it"
+        if strict or len(empty) == len(names):
+            raise HalflabelError(text)
+        log.warning("%s", text)
+    log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
+
+
+def _build_model(
+    settings: RecipeArguments, images: AnnotatedImages
+) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        settings.backbone,
+        images.label_space.names,
+        weights=settings.weights,
+        head=settings.head,
+        head_args=settings.head_args,  # type: ignore[arg-type]
+        backbone_args=settings.backbone_args,  # type: ignore[arg-type]
+        loss=settings.loss,
+        normalizer=settings.normalizer,
+    )
+    if settings.freeze_backbone:
+        model.freeze_backbone()
+    return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+
+
+def _targets(images: AnnotatedImages, unknown: str) -> IntMatrix:
+    labels = images.labels
+    return np.where(labels == IGNORE_INDEX, 0, labels).astype(np.int8) if unknown == "negative" else labels
+
+
+def _make_datasets(
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    images: AnnotatedImages,
+) -> dict[str, Any]:
+    """Return the data set of each split that has images, and start the head from the training data."""
+    settings, made = recipe.settings, {}
+    for split in ("train", "validation", "test"):
+        part = images.of_split(split)
+        if not len(part):
+            continue
+        if split == "train":
+            part = part.with_labels(_targets(part, settings.unknown))
+        augmented = split == "train" and not settings.cache_features
+        transform = processor.train_transform() if augmented else processor.eval_transform()
+        pixels = PixelDataset(part, transform)
+        made[split] = pixels
+        if settings.cache_features:
+            model.to(recipe.training.device)
+            size, workers = recipe.training.per_device_eval_batch_size, recipe.training.dataloader_num_workers
+            features = extract_features(model, part, pixels, size, workers, f"features of {split}")
+            made[split] = FeatureDataset(features, part.labels)
+    start_head(model, made["train"])
+    return made
+
+
+def start_head(model: TimmMultiLabelForImageClassification, dataset: FeatureDataset | PixelDataset) -> None:
+    """Set the head's bias from the known training counts, and its standardisation where features are at hand."""
+    counts = count_labels(dataset.labels)
+    model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(counts.known))  # type: ignore[operator]
+    if isinstance(dataset, FeatureDataset):
+        model.head.standardize_(dataset.features)  # type: ignore[operator]
+
+
+def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any]) -> Trainer:
+    arguments = recipe.training
+    validated = "validation" in datasets
+    if not validated:
+        arguments.eval_strategy = arguments.eval_strategy.__class__("no")
+        arguments.load_best_model_at_end = False
+    elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
+        arguments.load_best_model_at_end = True
+    callbacks: list[TrainerCallback] = []
+    patience = recipe.settings.early_stopping_patience
+    if patience is not None:
+        if not validated:
+            raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        compute_metrics=compute_metrics,
+        callbacks=callbacks,
+    )
+    trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
+    return trainer
+
+
+def _test(trainer: Trainer, datasets: dict[str, Any], images: AnnotatedImages) -> dict[str, Any]:
+    """Touch the test split, once, at the end."""
+    if "test" not in datasets:
+        log.warning("there is no test split: metrics.json holds no result")
+        return {"split": None}
+    logits = np.asarray(trainer.predict(datasets["test"]).predictions, dtype=np.float64)
+    return {"split": "test", **evaluate_scores(sigmoid(logits), datasets["test"].labels, images.label_space.names)}
+
+
+def _train_unknown_as_negative(
+    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], images: AnnotatedImages
+) -> dict[str, Any]:
+    """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
+    log.info("once more, with unknown taken as negative")
+    settings = replace(recipe.settings, compare_unknown_as_negative=False)
+    training = copy.copy(recipe.training)
+    training.output_dir = str(Path(recipe.training.output_dir) / "unknown_as_negative")
+    other = replace(recipe, settings=settings, training=training)
+    set_seed(training.seed)
+    if settings.cache_features:
+        rival = TimmMultiLabelForImageClassification(model.config, backbone=model.backbone)
+        rival.freeze_backbone()
+        labels = _targets(images.of_split("train"), "negative")
+        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, labels)}
+        start_head(rival, sets["train"])
+    else:
+        rival, processor = _build_model(settings, images)
+        other = replace(other, settings=replace(settings, unknown="negative"))
+        sets = _make_datasets(other, rival, processor, images)
+    trainer = _make_trainer(other, rival, sets)
+    _clear(Path(training.output_dir), None)
+    trainer.train()
+    metrics = _test(trainer, sets, images)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(training.output_dir, ignore_errors=True)
+    return metrics
+
+
+def _save(
+    recipe: Recipe,
+    trainer: Trainer,
+    processor: TimmMultiLabelImageProcessor,
+    metrics: dict[str, Any],
+    images: AnnotatedImages,
+) -> None:
+    folder = Path(recipe.training.output_dir)
+    trainer.save_model(str(folder))
+    processor.save_pretrained(folder)
+    resolved = {**recipe.given, INFORMATION: library_versions()}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    card = render_card(recipe.name, resolved, metrics, count_labels(images.of_split("train").labels),
+                       images.label_space.names)  # fmt: skip
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done

@@ -1,0 +1,56 @@
+"""The command line's parser. It stands outside the package so that `halflabel --help` need not import torch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+SKIPPED_FILES, USER_ERROR = 3, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `halflabel` and its commands."""
+    parser = argparse.ArgumentParser(
+        prog="halflabel", description="Fine-tune timm backbones to many yes/no labels when most of them are unknown."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    train = commands.add_parser(
+        "train",
+        help="run a recipe: train, test and save a model",
+        description="Run a recipe. Every key of a recipe, and every field of transformers.TrainingArguments, "
+        "can be set as --key value, which is stronger than the file.",
+    )
+    train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
+    evaluate = commands.add_parser("evaluate", help="measure a model on a table's known labels")
+    evaluate.add_argument("model", help="a model's folder or Hub name")
+    evaluate.add_argument("--data", required=True, help="a table, or street_scenes")
+    evaluate.add_argument("--image_folder", help="what file names in the table are relative to")
+    evaluate.add_argument("--split", default="test", help="which split to measure on (default: test)")
+    evaluate.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
+    evaluate.add_argument("--output", help="also write the measures to this JSON file")
+    predict = commands.add_parser("predict", help="score pictures")
+    predict.add_argument("model", help="a model's folder or Hub name")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
+    predict.add_argument("--output", required=True, help="scores.csv, .jsonl or .parquet")
+    predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
+    predict.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
+    commands.add_parser("recipes", help="list the shipped recipes")
+    commands.add_parser("env", help="print versions, for bug reports")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, then import the package and run; a user's mistake ends in one line and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(given)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+
+    from halflabel.cli import run_command  # the heavy import: after the parsing
+
+    return run_command(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
