@@ -97,8 +97,13 @@ class Recipe:
     training: TrainingArguments
     given: dict[str, Any]
 
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(str(self.training.output_dir))
 
-class _Parser(HfArgumentParser):  # type: ignore[misc]
+
+class _Parser(HfArgumentParser):
     """Transformers' parser, whose complaints become one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -143,7 +148,11 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             of the wrong type.
     """
     path = find_recipe(name)
-    parser = _Parser((RecipeArguments, TrainingArguments), allow_abbrev=False, add_help=False)
+    parser = _Parser(
+        [RecipeArguments, TrainingArguments],  # type: ignore[list-item]
+        allow_abbrev=False,
+        add_help=False,
+    )
     keys = {action.dest for action in parser._actions}
     from_file = _read_yaml(path, keys)
     arguments = {"output_dir": f"outputs/{path.stem}", **TRAINING_DEFAULTS}

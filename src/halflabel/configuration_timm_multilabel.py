@@ -13,11 +13,21 @@ from .losses import LOSSES, check_normalizer
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset(
     {
-        "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines",
-        "experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+        "_commit_hash",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
         "torch_dtype",
     }
-)  # fmt: skip
+)
 
 
 def check_backbone(name: str) -> None:
@@ -72,7 +82,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             raise HalflabelError(f"unknown configuration key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
         if label_names is not None:
             self.id2label = dict(enumerate(label_names))
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
         check_backbone(self.backbone)
         check_head(self.head)

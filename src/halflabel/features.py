@@ -29,7 +29,7 @@ def extract_features(
         workers: Processes that decode; 0: none beside this one.
         title: Shown at the progress bar.
     """
-    model.eval()
+    model.train(False)
     device = model.device
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     parts = []

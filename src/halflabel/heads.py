@@ -18,6 +18,8 @@ class LinearHead(nn.Module):
     """
 
     consumes = "pooled"
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(self, in_features: int, num_labels: int) -> None:
         """Build the head for features of one width."""
@@ -33,15 +35,15 @@ class LinearHead(nn.Module):
         """Draw new weights (normal, sd 0.01), zero the bias, and undo the standardisation."""
         self.linear.weight.normal_(0.0, 0.01)
         self.linear.bias.zero_()
-        self.feature_mean.zero_()  # type: ignore[operator]
-        self.feature_scale.fill_(1.0)  # type: ignore[operator]
+        self.feature_mean.zero_()
+        self.feature_scale.fill_(1.0)
 
     @torch.no_grad()
     def standardize_(self, features: Tensor) -> None:
         """Take mean and standard deviation from training features of shape (n, in_features); a constant one gets 1."""
         spread = features.std(dim=0, correction=0)
-        self.feature_mean.copy_(features.mean(dim=0))  # type: ignore[operator]
-        self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))  # type: ignore[operator]
+        self.feature_mean.copy_(features.mean(dim=0))
+        self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
     @torch.no_grad()
     def set_prior_(self, positive: Tensor, known: Tensor) -> None:

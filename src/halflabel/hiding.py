@@ -72,15 +72,15 @@ def hide_labels(
 def _keep_random(matrix: IntMatrix, keep: float | None, rng: np.random.Generator) -> NDArray[np.bool_]:
     if keep is None or not 0 <= keep <= 1:
         raise HalflabelError(f"'keep' is {keep!r}, expected a probability from 0 to 1")
-    kept: NDArray[np.bool_] = rng.random(matrix.shape) < keep
-    return kept
+    return np.asarray(rng.random(matrix.shape) < keep)
 
 
 def _keep_single_positive(matrix: IntMatrix, rng: np.random.Generator) -> NDArray[np.bool_]:
     draw = np.where(matrix == 1, rng.random(matrix.shape), -1.0)
-    chosen = np.zeros(matrix.shape, dtype=bool)
+    chosen: NDArray[np.bool_] = np.zeros(matrix.shape, dtype=bool)
     chosen[np.arange(len(matrix)), draw.argmax(axis=1)] = True
-    return chosen & (matrix == 1)
+    chosen &= matrix == 1
+    return chosen
 
 
 def _keep_per_label(matrix: IntMatrix, per_label: int | None, rng: np.random.Generator) -> NDArray[np.bool_]:

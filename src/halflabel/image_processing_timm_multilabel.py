@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data.config import resolve_data_config, resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -21,7 +21,7 @@ _TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_c
 ImageTransform = Callable[[Image.Image], Tensor]
 
 
-class TimmMultiLabelImageProcessor(BaseImageProcessor):  # type: ignore[no-untyped-call]
+class TimmMultiLabelImageProcessor(BaseImageProcessor):
     """Resize, crop and normalise as the backbone's weights expect.
 
     Args:
@@ -36,7 +36,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):  # type: ignore[no-untyp
         HalflabelError: On an unknown key.
     """
 
-    model_input_names = ("pixel_values",)
+    model_input_names = ["pixel_values"]
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):  # type: ignore[no-untyp
     @classmethod
     def from_backbone(cls, backbone: nn.Module) -> "TimmMultiLabelImageProcessor":
         """Take the settings that belong to a timm model's weights."""
-        config = timm.data.resolve_model_data_config(backbone)
+        config = resolve_model_data_config(backbone)
         return cls(**{key: config[key] for key in _DATA_KEYS})
 
     @property
@@ -103,7 +103,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):  # type: ignore[no-untyp
             raise HalflabelError(
                 f"unknown option {sorted(kwargs)[0]!r}: the processor's settings are fixed by its backbone"
             )
-        flat = make_flat_list_of_images(self.fetch_images(images))
+        flat: list[Any] = list(make_flat_list_of_images(self.fetch_images(images)))  # type: ignore[arg-type]
         transform = self.eval_transform()
         return BatchFeature({"pixel_values": torch.stack([transform(to_rgb(image)) for image in flat])})
 

@@ -124,7 +124,9 @@ def predict_files(
     model, processor = load_model(name)
     space = model.config.label_space
     columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.nn.Module.to(model, device)
+    torch.nn.Module.to(model, memory_format=torch.channels_last)
     skipped: list[str] = []
     names, scores = [], []
     with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:

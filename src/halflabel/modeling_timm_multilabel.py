@@ -16,7 +16,7 @@ from .losses import masked_loss
 from .weights import create_backbone
 
 
-class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[misc]
+class TimmMultiLabelForImageClassification(PreTrainedModel):
     """One network, many yes/no questions, each answered by its own sigmoid.
 
     The logits have shape (batch, num_labels); `logits.sigmoid()` are the scores.
@@ -26,10 +26,10 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[mis
     config: TimmMultiLabelConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     accepts_loss_kwargs = True  # the Trainer then counts the known entries of a whole step and passes the count
     _supports_sdpa = True  # timm's attention layers choose their own implementation
-    model_tags = ("halflabel", "timm", "multi-label")
+    model_tags = ["halflabel", "timm", "multi-label"]
 
     def __init__(self, config: TimmMultiLabelConfig, backbone: nn.Module | None = None) -> None:
         """Build the model; `backbone` is used as it is where given, else made with random weights."""
@@ -40,7 +40,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[mis
         self.head = self._make_head()
         self.backbone_is_frozen = False
         self.supports_gradient_checkpointing = self._can_checkpoint()
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_backbone(
@@ -72,7 +72,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[mis
             backbone_args=backbone_args,
             head=head,
             head_args=head_args,
-            label_names=list(label_names),
+            label_names=list(label_names),  # type: ignore[call-arg]
             **config_args,
         )
         return cls(config, backbone=create_backbone(backbone, weights, **(backbone_args or {})))
@@ -139,7 +139,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):  # type: ignore[mis
         kept = (self.config.head_args or {}) if head in (None, self.config.head) else {}
         fresh = TimmMultiLabelConfig(
             **{key: old[key] for key in ("backbone", "backbone_args", "loss", "normalizer")},
-            label_names=list(label_names),
+            label_names=list(label_names),  # type: ignore[call-arg]
             head=head or self.config.head,
             head_args=head_args or kept or None,
         )

@@ -37,7 +37,7 @@ def draw_examples(
     pictures = [decode_image(images.dataset[i]["image"], images.dataset[i]["file_name"]) for i in chosen]
     with torch.inference_mode():
         pixels = processor(pictures)["pixel_values"].to(model.device)
-        scores = model.eval()(pixel_values=pixels).logits.sigmoid().cpu().numpy()
+        scores = model.train(False)(pixel_values=pixels).logits.sigmoid().cpu().numpy()
     shown = min(len(images.label_space), _MOST_LABELS)
     height = 2 * _PAD + _SIDE + 10 + (shown + 1) * _ROW
     sheet = Image.new("RGB", (_PAD + len(chosen) * (_SIDE + _PAD), height), "white")
@@ -48,7 +48,7 @@ def draw_examples(
     sheet.save(path)
 
 
-def _choose(labels: np.ndarray, count: int) -> list[int]:  # type: ignore[type-arg]
+def _choose(labels: np.ndarray, count: int) -> list[int]:
     """Return positions of pictures with a known yes, each with another set of known labels where there is one."""
     known = labels != IGNORE_INDEX
     preferred = np.argsort(-((labels == 1).sum(axis=1) + 10 * (known.any(axis=1) & ~known.all(axis=1))), kind="stable")
@@ -68,7 +68,7 @@ def _draw_answers(
     left: int,
     names: tuple[str, ...],
     row: np.ndarray,
-    scores: np.ndarray,  # type: ignore[type-arg]
+    scores: np.ndarray,
 ) -> None:
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     top = _PAD + _SIDE + 10

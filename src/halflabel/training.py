@@ -41,7 +41,7 @@ class Result:
     folder: Path
 
 
-class DropBatchMeanLoss(TrainerCallback):  # type: ignore[misc]
+class DropBatchMeanLoss(TrainerCallback):
     """Leave `eval_loss` out of the log: it is a mean of batch means, not the mean over known entries."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
@@ -74,7 +74,7 @@ def train(recipe: Recipe) -> Result:
     Raises:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
-    settings, folder = recipe.settings, Path(recipe.training.output_dir)
+    settings, folder = recipe.settings, recipe.folder
     checkpoint = _checkpoint(recipe, folder)
     images = _load_data(settings, recipe.training.seed)
     _report_labels(images.of_split("train"), settings.strict)
@@ -185,7 +185,8 @@ def _make_datasets(
     images: AnnotatedImages,
 ) -> dict[str, Any]:
     """Return the data set of each split that has images, and start the head from the training data."""
-    settings, made = recipe.settings, {}
+    settings = recipe.settings
+    made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         part = images.of_split(split)
         if not len(part):
@@ -197,7 +198,7 @@ def _make_datasets(
         pixels = PixelDataset(part, transform)
         made[split] = pixels
         if settings.cache_features:
-            model.to(recipe.training.device)
+            torch.nn.Module.to(model, recipe.training.device)
             size, workers = recipe.training.per_device_eval_batch_size, recipe.training.dataloader_num_workers
             features = extract_features(model, part, pixels, size, workers, f"features of {split}")
             made[split] = FeatureDataset(features, part.labels)
@@ -256,7 +257,7 @@ def _train_unknown_as_negative(
     log.info("once more, with unknown taken as negative")
     settings = replace(recipe.settings, compare_unknown_as_negative=False)
     training = copy.copy(recipe.training)
-    training.output_dir = str(Path(recipe.training.output_dir) / "unknown_as_negative")
+    training.output_dir = str(recipe.folder / "unknown_as_negative")
     other = replace(recipe, settings=settings, training=training)
     set_seed(training.seed)
     if settings.cache_features:
@@ -270,11 +271,11 @@ def _train_unknown_as_negative(
         other = replace(other, settings=replace(settings, unknown="negative"))
         sets = _make_datasets(other, rival, processor, images)
     trainer = _make_trainer(other, rival, sets)
-    _clear(Path(training.output_dir), None)
+    _clear(other.folder, None)
     trainer.train()
     metrics = _test(trainer, sets, images)
     if trainer.is_world_process_zero():
-        shutil.rmtree(training.output_dir, ignore_errors=True)
+        shutil.rmtree(other.folder, ignore_errors=True)
     return metrics
 
 
@@ -285,8 +286,9 @@ def _save(
     metrics: dict[str, Any],
     images: AnnotatedImages,
 ) -> None:
-    folder = Path(recipe.training.output_dir)
+    folder = recipe.folder
     trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
     processor.save_pretrained(folder)
     resolved = {**recipe.given, INFORMATION: library_versions()}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")

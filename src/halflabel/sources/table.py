@@ -114,7 +114,8 @@ def _label_matrix(path: Path, frame: pd.DataFrame, names: list[str], rows: np.nd
         allowed = "is not 1, 0 or unknown (empty, NaN, -1)"
         faults += [(int(rows[i]), f", column {name!r}: label value {cells[i]!r} {allowed}") for i in wrong]
     _raise_first(path, faults)
-    return np.stack(columns, axis=1).tolist()
+    matrix: list[list[int]] = np.stack(columns, axis=1).tolist()
+    return matrix
 
 
 def _splits(path: Path, frame: pd.DataFrame, rows: np.ndarray[Any, Any]) -> list[str]:
