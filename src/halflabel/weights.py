@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models._helpers import load_state_dict
 from torch import Tensor, nn
 
 from .errors import HalflabelError
@@ -124,9 +125,24 @@ def _from_file(name: str, path: Path, **kwargs: Any) -> nn.Module:  # noqa: ANN4
     if not path.is_file():
         raise HalflabelError(f"weights {str(path)!r}: no such file; weights is 'hub', 'installed', a path, or null")
     try:
-        return _create(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs)
+        classes = _classes_in(load_state_dict(str(path), weights_only=True), name)
+        # timm loads strictly only where the class counts agree; otherwise a file that fits nothing would pass.
+        overlay = {"file": str(path), "num_classes": classes}
+        model = _create(name, pretrained=True, pretrained_cfg_overlay=overlay, **{**kwargs, "num_classes": classes})
     except HalflabelError:
         raise
     except Exception as error:  # not a checkpoint, another architecture's, or one that needs unpickling
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise HalflabelError(f"{path} holds no weights that fit {name!r}: {reason[:200]}") from error
+    if classes:
+        model.reset_classifier(0)  # type: ignore[operator]
+    return model
+
+
+def _classes_in(state: dict[str, Tensor], name: str) -> int:
+    """Return how many classes the file's classifier has; 0 where it has none."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    layers = (config.classifier if config else None) or ()
+    first = layers if isinstance(layers, str) else layers[0] if layers else ""
+    weight = state.get(f"{first}.weight")
+    return 0 if weight is None else len(weight)

@@ -1,0 +1,67 @@
+"""Everything runs offline and on tiny networks."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.utils import logging as transformers_logging
+
+import halflabel
+from halflabel.sources import AnnotatedImages, read_table
+
+transformers_logging.disable_progress_bar()
+ROAD_SIGNS = Path(__file__).parents[2] / "shared" / "data" / "road_signs" / "labels.csv"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def road_signs() -> Path:
+    if not ROAD_SIGNS.is_file():
+        pytest.skip("needs the road sign photographs, which are not part of a clone")
+    return ROAD_SIGNS
+
+
+def write_pictures(folder: Path, count: int, size: int = 48) -> np.ndarray:
+    """Write pictures whose left half is red or not and whose right half is blue or not; return these answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    answers = rng.integers(0, 2, (count, 2))
+    for i, (red, blue) in enumerate(answers):
+        pixels = rng.integers(0, 60, (size, size, 3), dtype=np.uint8)
+        pixels[:, : size // 2, 0] += np.uint8(190 * red)
+        pixels[:, size // 2 :, 2] += np.uint8(190 * blue)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    return answers
+
+
+@pytest.fixture
+def colour_table(tmp_path) -> Path:
+    """48 pictures, labels red and blue, a fifth of the training entries unknown, 16 test pictures."""
+    answers = write_pictures(tmp_path, 48)
+    lines = ["file_name,red,blue,split"]
+    for i, (red, blue) in enumerate(answers):
+        split = "test" if i >= 32 else "train"
+        shown = ["" if split == "train" and (i + k) % 5 == 0 else str(v) for k, v in enumerate((red, blue))]
+        lines.append(f"{i:03d}.png,{shown[0]},{shown[1]},{split}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "labels.csv"
+
+
+@pytest.fixture
+def colour_images(colour_table) -> AnnotatedImages:
+    return read_table(colour_table)
+
+
+@pytest.fixture
+def tiny_model() -> halflabel.TimmMultiLabelForImageClassification:
+    return halflabel.TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["red", "blue"], weights=None)

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from halflabel import HalflabelError, TimmMultiLabelConfig, TimmMultiLabelImageProcessor
+
+
+@pytest.fixture
+def processor():
+    return TimmMultiLabelImageProcessor.from_backbone(timm.create_model("tf_efficientnet_lite0"))
+
+
+def picture(mode="RGB", size=(300, 200)):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def test_the_backbones_own_settings_and_timms_own_transform(processor):
+    assert processor.mean == [0.5] * 3
+    assert processor.input_size == [3, 224, 224]
+    model = timm.create_model("tf_efficientnet_lite0")
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    torch.testing.assert_close(processor(picture())["pixel_values"][0], transform(picture()), rtol=0, atol=0)
+
+
+def test_round_trip_through_the_auto_class(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    TimmMultiLabelConfig(label_names=["a"]).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, TimmMultiLabelImageProcessor)
+    assert loaded.data_config == processor.data_config
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_other_modes_become_rgb(processor, mode):
+    assert processor(picture(mode))["pixel_values"].shape == (1, 3, 224, 224)
+
+
+def test_lists_arrays_and_tensors(processor):
+    array = np.asarray(picture())
+    batch = processor([picture(), picture()])["pixel_values"]
+    assert batch.shape == (2, 3, 224, 224)
+    torch.testing.assert_close(processor(array)["pixel_values"], batch[:1])
+    torch.testing.assert_close(processor(torch.from_numpy(array.copy()).permute(2, 0, 1))["pixel_values"], batch[:1])
+
+
+def test_training_crops_keep_at_least_half_the_picture(processor):
+    scale = next(t.scale for t in processor.train_transform().transforms if hasattr(t, "scale"))
+    assert min(scale) == 0.5
+
+
+def test_bad_input(processor):
+    with pytest.raises(HalflabelError, match="uint8"):
+        processor(np.zeros((20, 20, 3), dtype=np.float32))
+    with pytest.raises(HalflabelError, match="did you mean crop_pct"):
+        TimmMultiLabelImageProcessor(crop_pc=0.9)
+    with pytest.raises(HalflabelError, match="do_resize"):
+        processor(picture(), do_resize=False)
+    with pytest.raises(HalflabelError, match="'pt'"):
+        processor(picture(), return_tensors="np")

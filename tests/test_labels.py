@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from halflabel import IGNORE_INDEX, HalflabelError, LabelSpace, count_labels
+from halflabel.labels import check_matrix, encode_column, encode_value
+
+
+def test_encode_and_decode_are_inverse_and_missing_is_unknown():
+    space = LabelSpace(["car", "tree", "dog"])
+    row = space.encode({"dog": 1, "car": 0})
+    assert row.tolist() == [0, IGNORE_INDEX, 1]
+    assert row.dtype == np.int8
+    assert space.decode(row) == {"car": 0, "tree": None, "dog": 1}
+
+
+@pytest.mark.parametrize("names", [[], [""], ["a", "a"], [" a"], [3]])
+def test_bad_label_names_are_refused(names):
+    with pytest.raises(HalflabelError):
+        LabelSpace(names)
+
+
+def test_unknown_label_shows_the_nearest():
+    with pytest.raises(HalflabelError, match="did you mean traffic light"):
+        LabelSpace(["traffic light", "car"]).index("trafic light")
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", "true", "YES", True, np.int64(1), np.float32(1)])
+def test_yes_codes(value):
+    assert encode_value(value) == 1
+
+
+@pytest.mark.parametrize("value", [0, 0.0, "0", "False", "no", False, np.int8(0)])
+def test_no_codes(value):
+    assert encode_value(value) == 0
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.float64("nan"), "", " ", -1, "-1", "NaN", -100])
+def test_unknown_codes(value):
+    assert encode_value(value) == IGNORE_INDEX
+
+
+@pytest.mark.parametrize("value", [2, 0.5, "maybe", "10", -2])
+def test_other_values_are_refused_by_name(value):
+    with pytest.raises(HalflabelError, match=str(value)):
+        encode_value(value)
+
+
+def test_a_column_reports_the_places_of_its_faults():
+    codes, faults = encode_column(["1", "x", None, 0, "x", float("nan")])
+    assert codes.tolist() == [1, -100, -100, 0, -100, -100]
+    assert faults == [1, 4]
+
+
+def test_counts_per_label():
+    counts = count_labels([[1, 0], [1, -100], [-100, -100], [0, 0]])
+    assert counts.known.tolist() == [3, 2]
+    assert counts.positive.tolist() == [2, 0]
+    assert counts.negative.tolist() == [1, 2]
+    assert counts.known_fraction == 5 / 8
+    assert np.isnan(count_labels(np.zeros((0, 2), int)).known_fraction)
+
+
+def test_a_matrix_names_its_first_wrong_entry():
+    with pytest.raises(HalflabelError, match="2.* row 1, column 0"):
+        check_matrix([[0, 1], [2, 1]])
+    with pytest.raises(HalflabelError, match="shape"):
+        check_matrix([1, 0])

@@ -1,0 +1,63 @@
+"""Imports go down the house, never up: a module imports only from levels below its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+LEVELS = [
+    {"errors", "allocator"},
+    {"labels"},
+    {"hiding", "losses", "metrics", "heads", "decisions"},
+    {"weights", "configuration_timm_multilabel", "image_processing_timm_multilabel"},
+    {"modeling_timm_multilabel"},
+    {"sources"},
+    {"data"},
+    {"features"},
+    {"arguments", "inference", "model_card", "plots"},
+    {"training"},
+    {"cli"},
+]
+LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+TRAVELLING = {"errors", "labels", "losses", "heads", "weights", "configuration_timm_multilabel",
+              "image_processing_timm_multilabel", "modeling_timm_multilabel"}  # fmt: skip
+MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
+
+
+def imported(path):
+    """Names of the package's own modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".")
+            if node.level or parts[0] == "halflabel":
+                inside = parts if node.level else parts[1:]
+                depth = len(path.relative_to(SOURCE / "halflabel").parts)
+                if node.level == 1 and depth == 2:  # a sibling in the same folder
+                    inside = [path.parent.name]
+                names |= {inside[0]} if inside and inside[0] else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("halflabel.")}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    module = path.relative_to(SOURCE / "halflabel").parts[0].removesuffix(".py")
+    for name in imported(path) - {module}:
+        assert LEVEL[name] < LEVEL[module], f"{module} (level {LEVEL[module]}) imports {name} (level {LEVEL[name]})"
+
+
+def test_the_files_that_travel_to_the_hub_reach_only_one_another():
+    for name in TRAVELLING:
+        assert imported(SOURCE / "halflabel" / f"{name}.py") <= TRAVELLING
+
+
+def test_files_and_functions_stay_short():
+    for path in [*MODULES, SOURCE / "halflabel_cli.py"]:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
