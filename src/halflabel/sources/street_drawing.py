@@ -73,8 +73,8 @@ def _make_item(street: Street, prop: Prop, rnd: Random) -> _Item:
 def _hidden_share(item: _Item, others: list[_Item], size: int) -> float:
     """Return the share of an item's core that lies outside the frame or behind nearer things."""
     x0, y0, x1, y1 = item.core
-    covers: list[Box] = [(-size, -size, 0.0, 2.0 * size), (size, -size, 2.0 * size, 2.0 * size)]
-    covers += [(-size, -size, 2.0 * size, 0.0), (-size, size, 2.0 * size, 2.0 * size)]
+    far = 1e9  # everything beyond an edge of the frame is out of sight, however far beyond
+    covers: list[Box] = [(-far, -far, 0.0, far), (size, -far, far, far), (-far, -far, far, 0.0), (-far, size, far, far)]
     covers += [box for other in others if other.z < item.z for box in other.boxes]
     covers = [box for box in covers if box[0] < x1 and box[2] > x0 and box[1] < y1 and box[3] > y0]
     if not covers:
