@@ -52,7 +52,7 @@ class RecipeArguments:
     compare_unknown_as_negative: bool = field(
         default=False, metadata={"help": "also train with unknown taken as negative, and show both results"}
     )
-    weights: str | None = field(default="hub", metadata={"help": "hub, installed, the path of a file, or none"})
+    weights: str = field(default="hub", metadata={"help": "hub, installed, the path of a file, or none"})
     backbone_args: str | None = field(default=None, metadata={"help": "keyword arguments of timm.create_model"})
     head: str = field(default="linear", metadata={"help": "what is put on the backbone"})
     head_args: str | None = field(default=None, metadata={"help": "keyword arguments of the head"})
@@ -66,8 +66,6 @@ class RecipeArguments:
         """Parse the mappings and check what needs no data."""
         for name in ("backbone_args", "head_args", "hide_groups"):
             setattr(self, name, _mapping(name, getattr(self, name)))
-        if self.weights is not None and self.weights.lower() in ("none", "null"):
-            self.weights = None
         if self.unknown not in ("ignore", "negative"):
             raise HalflabelError(f"unknown: {self.unknown!r} is neither 'ignore' nor 'negative'")
         if self.cache_features and not self.freeze_backbone:
@@ -167,6 +165,7 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise HalflabelError(f"{path}: {error}") from error
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks itself
         raise HalflabelError(f"{path}: {str(error).splitlines()[0]}") from error
+    training.report_to = [part for name in training.report_to or () for part in name.split(",")]
     given = {*arguments, *(part[2:] for part in extra if part.startswith("--"))}
     values = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **_plain(training, given)}
     return Recipe(path.stem, settings, training, values)
@@ -181,6 +180,8 @@ def _read_yaml(path: Path, keys: set[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
     content.pop(INFORMATION, None)
+    if content.get("weights", "") is None:
+        content["weights"] = "none"  # elsewhere null is the default; here it says: random weights
     for key in content:
         if key not in keys:
             raise HalflabelError(f"{path}: unknown key {key!r}{did_you_mean(key, keys)}")
@@ -190,6 +191,8 @@ def _read_yaml(path: Path, keys: set[str]) -> dict[str, Any]:
 def _as_flags(key: str, value: Any) -> list[str]:  # noqa: ANN401 - a YAML value
     if isinstance(value, Mapping):
         return [f"--{key}", json.dumps(value)]
+    if isinstance(value, list) and key == "report_to":
+        return [f"--{key}={','.join(value) or 'none'}"]
     if isinstance(value, list):
         return [f"--{key}", *(str(item) for item in value)]
     return [f"--{key}={value}"]
@@ -215,4 +218,5 @@ def _plain(training: TrainingArguments, given: set[str]) -> dict[str, Any]:
     """Return the given training arguments as plain YAML values."""
     known = {f.name for f in fields(training)}
     values = training.to_dict()
+    values["report_to"] = ",".join(training.report_to or ()) or "none"  # TrainingArguments turned a name into a list
     return {key: values[key] for key in sorted({key.split("=")[0] for key in given} & known | {"seed"})}

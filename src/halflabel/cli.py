@@ -30,6 +30,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """Run a recipe and print its table."""
+    import datasets
     from transformers.utils import logging as transformers_logging
 
     from .allocator import keep_freed_memory
@@ -38,6 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
+    datasets.disable_progress_bars()
     recipe = parse_recipe(options.recipe, options.overrides)
     result = train(recipe)
     if recipe.training.process_index == 0:

@@ -26,6 +26,7 @@ _TRANSFORMERS_KEYS = frozenset(
         "per_layer_config",
         "quantization_config",
         "torch_dtype",
+        "use_cache",  # the Trainer writes it to the model it trains
     }
 )
 

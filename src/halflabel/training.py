@@ -161,7 +161,7 @@ def _build_model(
     model = TimmMultiLabelForImageClassification.from_backbone(
         settings.backbone,
         images.label_space.names,
-        weights=settings.weights,
+        weights=None if settings.weights == "none" else settings.weights,
         head=settings.head,
         head_args=settings.head_args,  # type: ignore[arg-type]
         backbone_args=settings.backbone_args,  # type: ignore[arg-type]

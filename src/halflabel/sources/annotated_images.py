@@ -62,10 +62,9 @@ class AnnotatedImages:
 
     def with_labels(self, labels: IntMatrix) -> "AnnotatedImages":
         """Return the same images with other label codes, shape (n, num_labels)."""
-        features = self.dataset.features
-        changed = self.dataset.remove_columns("labels").add_column("labels", list(labels))
-        return AnnotatedImages(changed.cast(datasets.Features({n: features[n] for n in changed.column_names})),
-                               self.label_space)  # fmt: skip
+        column = self.dataset.features["labels"]
+        changed = self.dataset.remove_columns("labels").add_column("labels", list(labels), feature=column)
+        return AnnotatedImages(changed.select_columns(self.dataset.column_names), self.label_space)
 
     def with_only(self, names: Sequence[str]) -> "AnnotatedImages":
         """Return the same images with only some labels, in the given order.
