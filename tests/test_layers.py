@@ -16,6 +16,7 @@ LEVELS = [
     {"data"},
     {"features"},
     {"arguments", "inference", "model_card", "plots"},
+    {"preparation"},
     {"training"},
     {"cli"},
 ]

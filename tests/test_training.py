@@ -198,3 +198,9 @@ def test_masking_beats_unknown_as_negative_on_photographs(road_signs, tmp_path):
         negative.append(metrics["unknown_as_negative"]["mAP"])
     assert np.mean(masked) >= 0.765
     assert np.mean(masked) >= np.mean(negative) + 0.03
+
+
+def test_a_step_in_pieces_needs_the_count_that_the_trainer_makes(colour_table, tmp_path):
+    with pytest.raises(HalflabelError, match="normalizer 'images' is exact only"):
+        train(recipe(colour_table, tmp_path, normalizer="images", gradient_accumulation_steps=2))
+    assert train(recipe(colour_table, tmp_path, normalizer="images", num_train_epochs=1)).metrics["split"] == "test"

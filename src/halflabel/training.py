@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import INFORMATION, Recipe, RecipeArguments
-from .data import FeatureDataset, PixelDataset, assign_splits, collate
-from .errors import HalflabelError, shortlist
-from .features import extract_features
-from .hiding import hide_labels
+from .data import FeatureDataset, collate
+from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .inference import sigmoid
-from .labels import IGNORE_INDEX, IntMatrix, count_labels
+from .labels import count_labels
 from .metrics import average_precision, evaluate_scores, known_loss, mean_defined, roc_auc
 from .model_card import render_card
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .plots import draw_examples
-from .sources import AnnotatedImages, load_source
+from .preparation import load_data, make_datasets, report_labels, start_head, training_targets
+from .sources import AnnotatedImages
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
@@ -75,12 +73,13 @@ def train(recipe: Recipe) -> Result:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
     settings, folder = recipe.settings, recipe.folder
+    _check_exact(recipe)
     checkpoint = _checkpoint(recipe, folder)
-    images = _load_data(settings, recipe.training.seed)
-    _report_labels(images.of_split("train"), settings.strict)
+    images = load_data(settings, recipe.training.seed)
+    report_labels(images.of_split("train"), settings.strict)
     set_seed(recipe.training.seed)
     model, processor = _build_model(settings, images)
-    datasets = _make_datasets(recipe, model, processor, images)
+    datasets = make_datasets(recipe, model, processor, images)
     trainer = _make_trainer(recipe, model, datasets)
     _clear(folder, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -91,6 +90,17 @@ def train(recipe: Recipe) -> Result:
         _save(recipe, trainer, processor, metrics, images)
         draw_examples(images.of_split("train"), model, processor, folder / "examples.png")
     return Result(metrics, folder)
+
+
+def _check_exact(recipe: Recipe) -> None:
+    """Refuse a combination whose gradient would be scaled wrongly: the Trainer counts known entries and no others."""
+    training, normalizer = recipe.training, recipe.settings.normalizer
+    in_pieces = training.gradient_accumulation_steps > 1 or training.world_size > 1
+    if normalizer != "labels" and in_pieces:
+        raise HalflabelError(
+            f"normalizer {normalizer!r} is exact only for whole batches on one device; "
+            "set gradient_accumulation_steps to 1, or normalizer to 'labels'"
+        )
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -118,41 +128,7 @@ def _clear(folder: Path, checkpoint: str | None) -> None:
     if checkpoint is None and folder.is_dir():
         (folder / "metrics.json").unlink(missing_ok=True)
         for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old)
-
-
-def _load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
-    images = load_source(
-        settings.data, settings.image_folder, settings.labels, settings.max_train_images, settings.max_test_images
-    )
-    images = assign_splits(images, settings.validation_share, settings.test_share, seed)
-    asked = (settings.keep_labels, settings.hide_per_label, settings.hide_groups)
-    if settings.hide_protocol == "random" and asked == (None, None, None):
-        return images
-    # Test entries are neither hidden nor drawn for: the draw depends on the other images alone.
-    rows, labels = images.column("split") != "test", images.labels
-    labels[rows] = hide_labels(
-        labels[rows],
-        settings.hide_protocol,
-        keep=settings.keep_labels,
-        per_label=settings.hide_per_label,
-        groups=settings.hide_groups,  # type: ignore[arg-type]
-        label_space=images.label_space,
-        seed=seed if settings.hide_seed is None else settings.hide_seed,
-    )
-    return images.with_labels(labels)
-
-
-def _report_labels(train_images: AnnotatedImages, strict: bool) -> None:
-    counts = count_labels(train_images.labels)
-    names = train_images.label_space.names
-    empty = [name for name, known in zip(names, counts.known, strict=True) if not known]
-    if empty:
-        text = f"no known training entry for {shortlist(empty)}: nothing can be learned for it"
-        if strict or len(empty) == len(names):
-            raise HalflabelError(text)
-        log.warning("%s", text)
-    log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
+            shutil.rmtree(old, ignore_errors=True)  # several processes may clear at once
 
 
 def _build_model(
@@ -171,47 +147,6 @@ def _build_model(
     if settings.freeze_backbone:
         model.freeze_backbone()
     return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-
-
-def _targets(images: AnnotatedImages, unknown: str) -> IntMatrix:
-    labels = images.labels
-    return np.where(labels == IGNORE_INDEX, 0, labels).astype(np.int8) if unknown == "negative" else labels
-
-
-def _make_datasets(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    images: AnnotatedImages,
-) -> dict[str, Any]:
-    """Return the data set of each split that has images, and start the head from the training data."""
-    settings = recipe.settings
-    made: dict[str, Any] = {}
-    for split in ("train", "validation", "test"):
-        part = images.of_split(split)
-        if not len(part):
-            continue
-        if split == "train":
-            part = part.with_labels(_targets(part, settings.unknown))
-        augmented = split == "train" and not settings.cache_features
-        transform = processor.train_transform() if augmented else processor.eval_transform()
-        pixels = PixelDataset(part, transform)
-        made[split] = pixels
-        if settings.cache_features:
-            torch.nn.Module.to(model, recipe.training.device)
-            size, workers = recipe.training.per_device_eval_batch_size, recipe.training.dataloader_num_workers
-            features = extract_features(model, part, pixels, size, workers, f"features of {split}")
-            made[split] = FeatureDataset(features, part.labels)
-    start_head(model, made["train"])
-    return made
-
-
-def start_head(model: TimmMultiLabelForImageClassification, dataset: FeatureDataset | PixelDataset) -> None:
-    """Set the head's bias from the known training counts, and its standardisation where features are at hand."""
-    counts = count_labels(dataset.labels)
-    model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(counts.known))  # type: ignore[operator]
-    if isinstance(dataset, FeatureDataset):
-        model.head.standardize_(dataset.features)  # type: ignore[operator]
 
 
 def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any]) -> Trainer:
@@ -263,13 +198,13 @@ def _train_unknown_as_negative(
     if settings.cache_features:
         rival = TimmMultiLabelForImageClassification(model.config, backbone=model.backbone)
         rival.freeze_backbone()
-        labels = _targets(images.of_split("train"), "negative")
+        labels = training_targets(images.of_split("train"), "negative")
         sets = {**datasets, "train": FeatureDataset(datasets["train"].features, labels)}
         start_head(rival, sets["train"])
     else:
         rival, processor = _build_model(settings, images)
         other = replace(other, settings=replace(settings, unknown="negative"))
-        sets = _make_datasets(other, rival, processor, images)
+        sets = make_datasets(other, rival, processor, images)
     trainer = _make_trainer(other, rival, sets)
     _clear(other.folder, None)
     trainer.train()
