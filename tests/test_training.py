@@ -204,3 +204,17 @@ def test_a_step_in_pieces_needs_the_count_that_the_trainer_makes(colour_table, t
     with pytest.raises(HalflabelError, match="normalizer 'images' is exact only"):
         train(recipe(colour_table, tmp_path, normalizer="images", gradient_accumulation_steps=2))
     assert train(recipe(colour_table, tmp_path, normalizer="images", num_train_epochs=1)).metrics["split"] == "test"
+
+
+def test_a_validation_split_that_measures_nothing_keeps_the_last_epoch(colour_table, tmp_path, caplog, monkeypatch):
+    rows = colour_table.read_text().splitlines()
+    text = [rows[0]] + [f"{row.split(',')[0]},1,,validation" if 4 < i < 10 else row for i, row in enumerate(rows[1:])]
+    colour_table.write_text("\n".join(text) + "\n")
+    steps = []
+    original = halflabel.training._test
+    monkeypatch.setattr(halflabel.training, "_test", lambda t, *rest: steps.append(t.state) or original(t, *rest))
+    with caplog.at_level("WARNING", logger="halflabel"):
+        train(recipe(colour_table, tmp_path))
+    assert "the last epoch is kept" in caplog.text
+    assert steps[0].best_model_checkpoint is None
+    assert steps[0].global_step == 4 * math.ceil(27 / 8)

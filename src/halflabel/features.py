@@ -18,6 +18,7 @@ def extract_features(
     batch_size: int = 32,
     workers: int = 0,
     title: str = "features",
+    quiet: bool = False,
 ) -> Tensor:
     """Return the features of all pictures, float32 on the CPU, shape (n, width), in the order of the images.
 
@@ -28,12 +29,13 @@ def extract_features(
         batch_size: Pictures at once.
         workers: Processes that decode; 0: none beside this one.
         title: Shown at the progress bar.
+        quiet: Show no progress bar.
     """
     model.train(False)
     device = model.device
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     parts = []
-    with tqdm(total=len(images), desc=title, unit="image") as progress:
+    with tqdm(total=len(images), desc=title, unit="image", disable=quiet) as progress:
         for batch in loader:
             # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
             pixels = batch["pixel_values"].to(device, memory_format=torch.channels_last)

@@ -85,9 +85,17 @@ def make_datasets(
         pixels = PixelDataset(part, transform)
         made[split] = pixels
         if settings.cache_features:
-            torch.nn.Module.to(model, recipe.training.device)
-            size, workers = recipe.training.per_device_eval_batch_size, recipe.training.dataloader_num_workers
-            features = extract_features(model, part, pixels, size, workers, f"features of {split}")
+            training = recipe.training
+            torch.nn.Module.to(model, training.device)
+            features = extract_features(
+                model,
+                part,
+                pixels,
+                batch_size=training.per_device_eval_batch_size,
+                workers=training.dataloader_num_workers,
+                title=f"features of {split}",
+                quiet=bool(training.disable_tqdm),
+            )
             made[split] = FeatureDataset(features, part.labels)
     start_head(model, made["train"])
     return made

@@ -19,7 +19,7 @@ from .data import FeatureDataset, collate
 from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .inference import sigmoid
-from .labels import count_labels
+from .labels import IntMatrix, count_labels
 from .metrics import average_precision, evaluate_scores, known_loss, mean_defined, roc_auc
 from .model_card import render_card
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -151,7 +151,9 @@ def _build_model(
 
 def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any]) -> Trainer:
     arguments = recipe.training
-    validated = "validation" in datasets
+    validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
+    if "validation" in datasets and not validated:
+        log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
     if not validated:
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
@@ -168,12 +170,18 @@ def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, d
         args=arguments,
         data_collator=collate,
         train_dataset=datasets["train"],
-        eval_dataset=datasets.get("validation"),
+        eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
     )
     trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return trainer
+
+
+def _is_measurable(labels: IntMatrix) -> bool:
+    """Tell whether mAP is defined: an epoch cannot be the best by a measure that is not."""
+    counts = count_labels(labels)
+    return bool(((counts.positive > 0) & (counts.negative > 0)).any())
 
 
 def _test(trainer: Trainer, datasets: dict[str, Any], images: AnnotatedImages) -> dict[str, Any]:
