@@ -282,8 +282,8 @@ def draw_traffic_arm(stamp: Stamp, rnd: Random) -> None:
 
 
 PEDESTRIAN = Prop(draw_pedestrian, ((-0.4, 0, 0.45, 1.85),), (-0.26, 0, 0.28, 1.8), ("walk", "walk", "verge"))
-CAR_SIDE = Prop(draw_car_side, ((-2.1, 0, 2.1, 0.95), (-1.5, 0.9, 0.9, 1.6)), (-2.0, 0.1, 2.0, 1.3), ("road",))
-CAR_END = Prop(draw_car_end, ((-0.95, 0, 0.95, 1.6),), (-0.9, 0, 0.9, 1.5), ("road",), depth=4.2)
+CAR_SIDE = Prop(draw_car_side, ((-2.1, 0, 2.1, 0.95), (-2.05, 0.9, 1.45, 1.92)), (-2.0, 0.1, 2.0, 1.3), ("road",))
+CAR_END = Prop(draw_car_end, ((-0.95, 0, 0.95, 1.95),), (-0.9, 0, 0.9, 1.5), ("road",), depth=4.2)
 STOP_SIGN = Prop(draw_stop_sign, ((-0.56, 1.6, 0.56, 3.0), (-0.05, 0, 0.05, 1.7)), (-0.52, 1.7, 0.52, 2.9),
                  ("verge",), max_hidden=0.35)  # fmt: skip
 TRAFFIC_LIGHT = Prop(draw_traffic_light, ((-0.3, 2.0, 0.3, 3.5), (-0.06, 0, 0.06, 2.2)), (-0.26, 2.02, 0.26, 3.48),
