@@ -54,7 +54,7 @@ def test_null_means_the_default_and_weights_may_be_none(tmp_path):
         ({"learning_rat": 1}, [], "did you mean learning_rate"),
         ({}, ["--num_train_epoch", "3"], "unknown option --num_train_epoch; did you mean num_train_epochs"),
         ({"learning_rate": "fast"}, [], "learning_rate.*'fast'"),
-        ({"unknown": "maybe"}, [], "'ignore' nor 'negative'"),
+        ({"unknown": "maybe"}, [], "unknown: 'maybe' is none of ignore, negative, positive"),
         ({"cache_features": True}, [], "freeze_backbone"),
         ({"head_args": "[1]"}, [], "head_args.*mapping"),
         ({"lr_scheduler_type": "sinus"}, [], "sinus"),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from halflabel import IGNORE_INDEX, HalflabelError, LabelSpace, count_labels
-from halflabel.labels import check_matrix, encode_column, encode_value
+from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, LabelSpace, count_labels
+from halflabel.labels import check_matrix, encode_column, encode_value, uncertain_codes
 
 
 def test_encode_and_decode_are_inverse_and_missing_is_unknown():
@@ -65,3 +65,13 @@ def test_a_matrix_names_its_first_wrong_entry():
         check_matrix([[0, 1], [2, 1]])
     with pytest.raises(HalflabelError, match="shape"):
         check_matrix([1, 0])
+
+
+@pytest.mark.parametrize("cell", ["-1", "-1.0", -1, -1.0, np.float64(-1)])
+def test_what_a_source_calls_uncertain_is_kept_apart_from_unknown(cell):
+    codes, faults = encode_column([cell, "", "?", 1], uncertain_codes([-1, "?"]))
+    assert codes.tolist() == [UNCERTAIN, IGNORE_INDEX, UNCERTAIN, 1]
+    assert faults == []
+    counts = count_labels(codes[:, None])
+    assert (counts.known[0], counts.uncertain[0]) == (1, 2)
+    assert LabelSpace(["a"]).decode([UNCERTAIN]) == {"a": None}

@@ -9,20 +9,26 @@ SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator"},
     {"labels"},
-    {"hiding", "losses", "metrics", "heads", "decisions"},
+    {"hiding", "policies", "known_losses", "metrics", "heads", "decisions"},
+    {"unknown_losses", "fused_losses"},
+    {"loss_arguments"},
+    {"losses"},
     {"weights", "configuration_timm_multilabel", "image_processing_timm_multilabel"},
     {"modeling_timm_multilabel"},
+    {"trainer"},
     {"sources"},
     {"data"},
     {"features"},
     {"arguments", "inference", "model_card", "plots"},
+    {"objective"},
     {"preparation"},
     {"training"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
-TRAVELLING = {"errors", "labels", "losses", "heads", "weights", "configuration_timm_multilabel",
-              "image_processing_timm_multilabel", "modeling_timm_multilabel"}  # fmt: skip
+TRAVELLING = {"errors", "labels", "known_losses", "unknown_losses", "fused_losses", "loss_arguments", "losses", "heads",
+              "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
+              "modeling_timm_multilabel"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 
 

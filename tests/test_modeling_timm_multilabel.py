@@ -8,6 +8,7 @@ from transformers import AutoModelForImageClassification, Trainer, TrainingArgum
 
 from halflabel import IGNORE_INDEX, HalflabelError, TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 from halflabel.data import FeatureDataset, collate
+from halflabel.losses import masked_loss
 
 FAMILIES = {
     "resnet10t": {},
@@ -185,6 +186,22 @@ def test_replace_head_is_fresh_and_keeps_the_backbone(tiny_model, tmp_path):
     assert AutoModelForImageClassification.from_pretrained(tmp_path).config.label_space.names == ("x", "y", "z")
     with pytest.raises(HalflabelError, match="more than once"):
         tiny_model.replace_head(["x", "x"])
+
+
+def test_the_objective_of_the_configuration_is_the_one_trained_on(tmp_path):
+    keys = {"loss": "asl", "loss_args": {"gamma_neg": 2.0}, "normalizer": "tasks", "pos_weight": [2.0, 1.0],
+            "label_weight": [1.0, 0.5]}  # fmt: skip
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a", "b"], weights=None, **keys)
+    model.save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    features, labels = torch.randn(5, model.head.in_features), torch.tensor([[1.0, 0.0]] * 4 + [[0.0, IGNORE_INDEX]])
+    result = model(features=features, labels=labels)
+    weights = {key: torch.tensor(keys[key]) for key in ("pos_weight", "label_weight")}
+    expected = masked_loss(result.logits, labels, "asl", "tasks", gamma_neg=2.0, **weights)
+    torch.testing.assert_close(result.loss, expected)
+    model.replace_head(["c", "d", "e"])
+    assert (model.config.pos_weight, model.config.label_weight) == (None, None)  # those of other labels
+    assert model.config.loss_args == {"gamma_neg": 2.0}
 
 
 def test_gradient_checkpointing_changes_no_gradient():

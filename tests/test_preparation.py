@@ -6,7 +6,8 @@ import yaml
 from halflabel import HalflabelError, TimmMultiLabelImageProcessor
 from halflabel.arguments import parse_recipe
 from halflabel.data import PixelDataset
-from halflabel.preparation import load_data, make_datasets, report_labels, training_targets
+from halflabel.objective import training_targets
+from halflabel.preparation import load_data, make_datasets, report_labels
 
 
 def recipe(table, folder, **keys):
@@ -31,15 +32,6 @@ def test_a_missing_parameter_of_a_protocol_is_an_error(colour_table, tmp_path):
         load_data(recipe(colour_table, tmp_path, hide_protocol="per_label").settings, 0)
 
 
-def test_unknown_as_negative_changes_unknown_entries_only(colour_images):
-    targets = training_targets(colour_images, "negative")
-    unknown = colour_images.labels == -100
-    assert unknown.any()
-    assert (targets[unknown] == 0).all()
-    assert (targets[~unknown] == colour_images.labels[~unknown]).all()
-    assert (training_targets(colour_images, "ignore") == colour_images.labels).all()
-
-
 def test_no_known_entry_at_all_is_an_error_even_when_not_strict(colour_images):
     nothing = colour_images.with_labels(np.full_like(colour_images.labels, -100))
     with pytest.raises(HalflabelError, match="red, blue"):
@@ -51,8 +43,11 @@ def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_mod
     made = recipe(colour_table, tmp_path, freeze_backbone=True, cache_features=cached, unknown="negative")
     images = load_data(made.settings, 0)
     processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
-    sets = make_datasets(made, tiny_model, processor, images)
+    train = images.of_split("train")
+    targets = training_targets(train.labels, train.label_space.names, made.settings)
+    sets = make_datasets(made, tiny_model, processor, images, targets)
     assert {split: len(part) for split, part in sets.items()} == {"train": 27, "validation": 5, "test": 16}
+    assert (sets["train"].labels == targets).all()
     positive = (images.of_split("train").labels == 1).sum(axis=0)
     expected = torch.logit(torch.from_numpy((positive + 1) / (27 + 2)).float())  # unknown was taken as no: 27 known
     torch.testing.assert_close(tiny_model.head.linear.bias.detach(), expected)

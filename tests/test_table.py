@@ -112,3 +112,9 @@ def test_the_road_sign_table(road_signs):
     test = images.of_split("test")
     assert (len(images), len(test)) == (877, 264)
     assert (test.labels == 1).sum(axis=0).tolist() == [31, 27, 206, 52]
+
+
+def test_declared_cells_are_uncertain(folder):
+    (folder / "u.csv").write_text("file_name,car\na.jpg,-1\nb.jpg,\n")
+    assert read_table(folder / "u.csv").labels.tolist() == [[-100], [-100]]
+    assert read_table(folder / "u.csv", uncertain_values=["-1"]).labels.tolist() == [[-101], [-100]]

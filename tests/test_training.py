@@ -13,6 +13,7 @@ import halflabel.training
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
 from halflabel.inference import evaluate_model
+from halflabel.losses import LOSSES
 from halflabel.sources import read_table
 from halflabel.training import compute_metrics, train
 
@@ -200,10 +201,18 @@ def test_masking_beats_unknown_as_negative_on_photographs(road_signs, tmp_path):
     assert np.mean(masked) >= np.mean(negative) + 0.03
 
 
-def test_a_step_in_pieces_needs_the_count_that_the_trainer_makes(colour_table, tmp_path):
-    with pytest.raises(HalflabelError, match="normalizer 'images' is exact only"):
-        train(recipe(colour_table, tmp_path, normalizer="images", gradient_accumulation_steps=2))
-    assert train(recipe(colour_table, tmp_path, normalizer="images", num_train_epochs=1)).metrics["split"] == "test"
+def test_every_loss_and_both_policies_run_from_a_recipe(colour_table, tmp_path):
+    text = colour_table.read_text().splitlines()
+    colour_table.write_text("\n".join([text[0], text[1].replace(",,", ",?,"), *text[2:]]) + "\n")
+    shared = {"uncertain_values": ["?"], "num_train_epochs": 2, "gradient_accumulation_steps": 2, "normalizer": "tasks"}
+    for loss in LOSSES:
+        extra = {"uncertain": {"red": 0.7}, "pos_weight": "auto"} if loss in ("bce", "wan") else {}
+        assert train(recipe(colour_table, tmp_path, loss=loss, **shared, **extra)).metrics["mAP"] > 0
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert config["loss"] == loss
+        assert (config["pos_weight"] is None) == (not extra)
+    with pytest.raises(HalflabelError, match="column 'red': label value '\\?' is not 1, 0 or unknown"):
+        train(recipe(colour_table, tmp_path))
 
 
 def test_a_validation_split_that_measures_nothing_keeps_the_last_epoch(colour_table, tmp_path, caplog, monkeypatch):

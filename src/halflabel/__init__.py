@@ -12,16 +12,19 @@ from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import HalflabelError
 from .hiding import hide_labels
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import IGNORE_INDEX, LabelSpace, count_labels
+from .labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
 from .losses import masked_loss
 from .metrics import average_precision, roc_auc
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .trainer import MultiLabelTrainer
 
 __version__ = version("halflabel")
 __all__ = [
     "IGNORE_INDEX",
     "HalflabelError",
+    "UNCERTAIN",
     "LabelSpace",
+    "MultiLabelTrainer",
     "TimmMultiLabelConfig",
     "TimmMultiLabelForImageClassification",
     "TimmMultiLabelImageProcessor",

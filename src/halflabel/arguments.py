@@ -12,7 +12,10 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from .errors import HalflabelError, did_you_mean
+from .loss_arguments import check_loss, check_normalizer
+from .policies import parse_policy
 
+_POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 PACKAGE_FOLDER = Path(__file__).parent
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 
@@ -48,7 +51,9 @@ class RecipeArguments:
     hide_per_label: int | None = field(default=None, metadata={"help": "positives and negatives kept (per_label)"})
     hide_groups: str | None = field(default=None, metadata={"help": "annotator group -> labels it answers (by_group)"})
     hide_seed: int | None = field(default=None, metadata={"help": "seed of hiding; default: seed"})
-    unknown: str = field(default="ignore", metadata={"help": "what an unknown entry is trained on: ignore, negative"})
+    unknown: str = field(default="ignore", metadata={"help": f"what an unknown entry is trained on: {_POLICY}"})
+    uncertain: str = field(default="ignore", metadata={"help": f"what an uncertain entry is trained on: {_POLICY}"})
+    uncertain_values: list[str] | None = field(default=None, metadata={"help": "table cells that mean uncertain"})
     compare_unknown_as_negative: bool = field(
         default=False, metadata={"help": "also train with unknown taken as negative, and show both results"}
     )
@@ -57,6 +62,11 @@ class RecipeArguments:
     head: str = field(default="linear", metadata={"help": "what is put on the backbone"})
     head_args: str | None = field(default=None, metadata={"help": "keyword arguments of the head"})
     loss: str = field(default="bce", metadata={"help": "the loss per entry"})
+    loss_args: str | None = field(default=None, metadata={"help": "keyword arguments of the loss"})
+    pos_weight: str | None = field(
+        default=None, metadata={"help": "factor of the positive term: a number, label -> number, or auto"}
+    )
+    label_weight: str | None = field(default=None, metadata={"help": "factor of a label's loss: label -> number"})
     normalizer: str = field(default="labels", metadata={"help": "labels, images or tasks: what the loss is divided by"})
     freeze_backbone: bool = field(default=False, metadata={"help": "train the head only"})
     cache_features: bool = field(default=False, metadata={"help": "each image through the frozen backbone once"})
@@ -64,10 +74,16 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         """Parse the mappings and check what needs no data."""
-        for name in ("backbone_args", "head_args", "hide_groups"):
+        for name in ("backbone_args", "head_args", "hide_groups", "loss_args"):
             setattr(self, name, _mapping(name, getattr(self, name)))
-        if self.unknown not in ("ignore", "negative"):
-            raise HalflabelError(f"unknown: {self.unknown!r} is neither 'ignore' nor 'negative'")
+        for name in ("unknown", "uncertain", "pos_weight", "label_weight"):
+            if str(getattr(self, name)).lstrip().startswith("{"):
+                setattr(self, name, _mapping(name, getattr(self, name)))
+        for name in ("unknown", "uncertain"):
+            policy = getattr(self, name)
+            parse_policy(name, policy, list(policy) if isinstance(policy, dict) else ["any"])
+        check_loss(self.loss, self.loss_args)  # type: ignore[arg-type]
+        check_normalizer(self.normalizer)
         if self.cache_features and not self.freeze_backbone:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"

@@ -1,5 +1,6 @@
 """The model's configuration: which backbone, which labels, which head, which loss."""
 
+import math
 from typing import Any
 
 import timm
@@ -8,7 +9,7 @@ from transformers import PreTrainedConfig
 from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
-from .losses import LOSSES, check_normalizer
+from .loss_arguments import check_loss, check_normalizer
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -48,6 +49,16 @@ def check_backbone(name: str) -> None:
         raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
 
 
+def _check_weights(name: str, weights: list[float] | None, count: int, *, zero_allowed: bool) -> None:
+    if weights is None:
+        return
+    if len(weights) != count:
+        raise HalflabelError(f"{name} holds {len(weights)} numbers for {count} labels")
+    for weight in weights:
+        if not (math.isfinite(weight) and (weight > 0 or (zero_allowed and weight == 0))):
+            raise HalflabelError(f"{name} holds {weight!r}, expected {'at least' if zero_allowed else 'above'} 0")
+
+
 class TimmMultiLabelConfig(PreTrainedConfig):
     """Configuration of `TimmMultiLabelForImageClassification`.
 
@@ -57,12 +68,15 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         head: A key of `heads.HEADS`.
         head_args: Keyword arguments of that head.
         loss: A key of `losses.LOSSES`.
+        loss_args: Keyword arguments of that loss, like `{"gamma_neg": 2}`.
+        pos_weight: Factor of the positive term per label, num_labels numbers above 0.
+        label_weight: Factor of each label's loss, num_labels numbers of at least 0.
         normalizer: What the loss is divided by; see `losses.masked_loss`.
         label_names: The yes/no questions, in order (also accepted as `id2label`).
 
     Raises:
-        HalflabelError: On an unknown key, backbone, head, loss or normalizer, or on label names that are empty,
-            repeated or not numbered from 0.
+        HalflabelError: On an unknown key, backbone, head, loss, argument or normalizer, on a value out of range, or
+            on label names that are empty, repeated or not numbered from 0.
     """
 
     model_type = "timm_multilabel"
@@ -72,6 +86,9 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     head: str = "linear"
     head_args: dict[str, Any] | None = None
     loss: str = "bce"
+    loss_args: dict[str, Any] | None = None
+    pos_weight: list[float] | None = None
+    label_weight: list[float] | None = None
     normalizer: str = "labels"
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
@@ -87,9 +104,6 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
         check_backbone(self.backbone)
         check_head(self.head)
-        if self.loss not in LOSSES:
-            nearest = did_you_mean(self.loss, LOSSES)
-            raise HalflabelError(f"unknown loss {self.loss!r}; it is one of {', '.join(LOSSES)}{nearest}")
         check_normalizer(self.normalizer)
         names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}
         if sorted(names) != list(range(len(names))):
@@ -97,6 +111,9 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         space = LabelSpace([names[i] for i in range(len(names))])
         self.id2label = dict(enumerate(space.names))
         self.label2id = {name: i for i, name in enumerate(space.names)}
+        check_loss(self.loss, self.loss_args, len(space))
+        _check_weights("pos_weight", self.pos_weight, len(space), zero_allowed=False)
+        _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
 
     @property
     def label_space(self) -> LabelSpace:

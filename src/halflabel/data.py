@@ -39,10 +39,13 @@ def decode_image(record: Mapping[str, Any], name: str = "") -> Image.Image:
 class PixelDataset(Dataset[dict[str, Any]]):
     """Pictures and labels for the Trainer: `pixel_values` (channels, height, width) and `labels` (num_labels,)."""
 
-    def __init__(self, images: AnnotatedImages, transform: ImageTransform) -> None:
-        """Keep the pictures encoded; `transform` runs when an item is asked for."""
+    def __init__(self, images: AnnotatedImages, transform: ImageTransform, labels: NDArray[Any] | None = None) -> None:
+        """Keep the pictures encoded; `transform` runs when an item is asked for.
+
+        `labels` of shape (n, num_labels) stand in for those of the images where given.
+        """
         self.dataset = images.dataset
-        self.labels = images.labels
+        self.labels = images.labels if labels is None else labels
         self.transform = transform
 
     def __len__(self) -> int:
@@ -61,8 +64,8 @@ class PixelDataset(Dataset[dict[str, Any]]):
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Backbone features and labels for the Trainer: `features` (width,) and `labels` (num_labels,)."""
 
-    def __init__(self, features: Tensor, labels: NDArray[np.int8]) -> None:
-        """Hold features of shape (n, width) and label codes of shape (n, num_labels)."""
+    def __init__(self, features: Tensor, labels: NDArray[Any]) -> None:
+        """Hold features of shape (n, width) and labels of shape (n, num_labels)."""
         self.features = features
         self.labels = labels
 

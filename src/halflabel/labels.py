@@ -1,11 +1,12 @@
-"""What a label is: 1 (yes), 0 (no) or unknown, and how the three are written, counted and hidden.
+"""What a label is: 1 (yes), 0 (no), unknown or uncertain, and how these are written and counted.
 
-A *label* is one yes/no question. For one image it is *known* (1 or 0) or *unknown* (nobody looked). Inside a
-batch unknown is `IGNORE_INDEX`; None, NaN, "" and -1 are accepted where data come in and converted here, once.
+A *label* is one yes/no question. For one image it is *known* (1 or 0), *unknown* (nobody looked) or, in some sources,
+*uncertain* (somebody looked and could not tell). Unknown is `IGNORE_INDEX`, uncertain is `UNCERTAIN`; None, NaN, "",
+-1 and what a source calls uncertain are accepted where data come in and converted here, once.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,15 @@ from .errors import HalflabelError, did_you_mean, shortlist
 IGNORE_INDEX = -100
 """The value of an unknown entry in a batch: the Trainer counts `labels.ne(-100)`, so its loss counts are exact."""
 
+UNCERTAIN = -101
+"""The value of an uncertain entry. Metrics and counts do not take it for known; a policy says what is trained on."""
+
 IntMatrix = NDArray[np.int8]
 
 POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
 NEGATIVE_CODES = frozenset({"0", "0.0", "false", "no"})
 UNKNOWN_CODES = frozenset({"", "-1", "-1.0", "-100", "-100.0", "nan", "none", "null", "na", "n/a", "<na>"})
+_UNCERTAIN_CODES = frozenset({str(UNCERTAIN)})
 
 
 class LabelSpace:
@@ -91,15 +96,19 @@ class LabelSpace:
         return row
 
     def decode(self, row: Sequence[int] | NDArray[Any]) -> dict[str, int | None]:
-        """Turn a row back into answers: label name -> 1, 0 or None for unknown."""
+        """Turn a row back into answers: label name -> 1, 0 or None for what is not known."""
         if len(row) != len(self):
             raise HalflabelError(f"a row of {len(row)} values does not fit {len(self)} labels")
-        values = [encode_value(value) for value in row]
-        return {name: None if v == IGNORE_INDEX else v for name, v in zip(self.names, values, strict=True)}
+        values = [encode_value(value, _UNCERTAIN_CODES) for value in row]
+        return {name: v if v >= 0 else None for name, v in zip(self.names, values, strict=True)}
 
 
-def encode_value(value: Any) -> int:  # noqa: ANN401 - whatever a table cell may hold
-    """Turn one cell into 1, 0 or `IGNORE_INDEX`.
+def encode_value(value: Any, uncertain: Collection[str] = ()) -> int:  # noqa: ANN401 - whatever a table cell may hold
+    """Turn one cell into 1, 0, `IGNORE_INDEX` or `UNCERTAIN`.
+
+    Args:
+        value: The cell.
+        uncertain: What the source writes for uncertain, as `uncertain_codes` gives it; it goes before all else.
 
     Raises:
         HalflabelError: If the value is none of the known codes; it names the value and the allowed ones.
@@ -107,6 +116,8 @@ def encode_value(value: Any) -> int:  # noqa: ANN401 - whatever a table cell may
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return IGNORE_INDEX
     code = str(value).strip().lower()
+    if code in uncertain:
+        return UNCERTAIN
     if code in POSITIVE_CODES:
         return 1
     if code in NEGATIVE_CODES:
@@ -116,15 +127,27 @@ def encode_value(value: Any) -> int:  # noqa: ANN401 - whatever a table cell may
     raise HalflabelError(f"label value {value!r} is not 1, 0 or unknown (empty, NaN, -1)")
 
 
-def encode_column(values: Sequence[Any] | NDArray[Any]) -> tuple[IntMatrix, list[int]]:
+def uncertain_codes(values: Iterable[Any]) -> frozenset[str]:
+    """Return what a source writes for uncertain in the forms its cells may take: -1 also as "-1.0"."""
+    codes = {str(value).strip().lower() for value in values}
+    for code in tuple(codes):
+        try:
+            codes |= {str(float(code)), str(int(float(code)))}
+        except (ValueError, OverflowError):
+            continue
+    return frozenset(codes)
+
+
+def encode_column(values: Sequence[Any] | NDArray[Any], uncertain: Collection[str] = ()) -> tuple[IntMatrix, list[int]]:
     """Turn a table's column into codes; each distinct value is looked at once.
 
     Args:
         values: n cells.
+        uncertain: As for `encode_value`.
 
     Returns:
-        int8 array of shape (n,) with 1, 0 and `IGNORE_INDEX`, and the positions of cells that are none of these
-        (their code is `IGNORE_INDEX`; the caller knows file and row and raises).
+        int8 array of shape (n,) with 1, 0, `IGNORE_INDEX` and `UNCERTAIN`, and the positions of cells that are none
+        of these (their code is `IGNORE_INDEX`; the caller knows file and row and raises).
     """
     column = np.asarray(values, dtype=object)
     codes: dict[Any, int | None] = {}
@@ -134,7 +157,7 @@ def encode_column(values: Sequence[Any] | NDArray[Any]) -> tuple[IntMatrix, list
         key = value if isinstance(value, str | int | float | bool | None) else repr(value)
         if key not in codes:
             try:
-                codes[key] = encode_value(value)
+                codes[key] = encode_value(value, uncertain)
             except HalflabelError:
                 codes[key] = None
         code = codes[key]
@@ -147,11 +170,12 @@ def encode_column(values: Sequence[Any] | NDArray[Any]) -> tuple[IntMatrix, list
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How much is known per label: three int64 arrays of shape (num_labels,) and the number of images."""
+    """How much is known per label: int64 arrays of shape (num_labels,), and the number of images."""
 
     known: NDArray[np.int64]
     positive: NDArray[np.int64]
     negative: NDArray[np.int64]
+    uncertain: NDArray[np.int64]
     images: int
 
     @property
@@ -162,7 +186,7 @@ class LabelCounts:
 
 
 def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Return the labels as an array of shape (n, num_labels), all entries 1, 0 or `IGNORE_INDEX`.
+    """Return the labels as an array of shape (n, num_labels), all entries 1, 0, `IGNORE_INDEX` or `UNCERTAIN`.
 
     Raises:
         HalflabelError: On another shape or on another value, which is named with its place.
@@ -170,21 +194,22 @@ def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]
     matrix = np.asarray(labels)
     if matrix.ndim != 2:
         raise HalflabelError(f"labels have shape {matrix.shape}, expected (images, num_labels)")
-    wrong = ~np.isin(matrix, (0, 1, IGNORE_INDEX))
+    wrong = ~np.isin(matrix, (0, 1, IGNORE_INDEX, UNCERTAIN))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise HalflabelError(
-            f"label value {matrix[row, column]!r} at row {row}, column {column} is not 1, 0 or {IGNORE_INDEX}"
+            f"label value {matrix[row, column]!r} at row {row}, column {column} "
+            f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
         )
     return matrix
 
 
 def count_labels(labels: NDArray[Any] | Sequence[Sequence[int]]) -> LabelCounts:
-    """Count known, positive and negative entries per label.
+    """Count known, positive, negative and uncertain entries per label.
 
     Args:
-        labels: Array of shape (n, num_labels) with 1, 0 and `IGNORE_INDEX`.
+        labels: Array of shape (n, num_labels) with 1, 0, `IGNORE_INDEX` and `UNCERTAIN`.
     """
     matrix = check_matrix(labels)
     positive, negative = (matrix == 1).sum(axis=0), (matrix == 0).sum(axis=0)
-    return LabelCounts(positive + negative, positive, negative, len(matrix))
+    return LabelCounts(positive + negative, positive, negative, (matrix == UNCERTAIN).sum(axis=0), len(matrix))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import HalflabelError
-from .labels import IGNORE_INDEX, check_matrix, count_labels
+from .labels import check_matrix, count_labels
 
 Floats = NDArray[np.float64]
 _CHUNK_ENTRIES = 4_000_000  # entries sorted at once, so that memory does not grow with the number of labels
@@ -19,7 +19,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> Floats:
 
     Args:
         scores: Shape (n, num_labels); any real numbers, larger means more likely yes.
-        labels: Same shape: 1, 0 or `IGNORE_INDEX`.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
 
     Returns:
         float64 of shape (num_labels,), each in 0..1, as scikit-learn's `average_precision_score` on the known rows;
@@ -50,7 +50,7 @@ def _check_pair(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Flo
     matrix, values = check_matrix(np.asarray(labels)), np.asarray(scores, dtype=np.float64)
     if values.shape != matrix.shape:
         raise HalflabelError(f"scores have shape {values.shape}, labels {matrix.shape}; they must agree")
-    if not np.isfinite(values[matrix != IGNORE_INDEX]).all():
+    if not np.isfinite(values[matrix >= 0]).all():
         raise HalflabelError("a score of a known entry is NaN or infinite")
     return matrix, values
 
@@ -61,7 +61,7 @@ def _in_order(scores: Floats, labels: NDArray[Any]) -> tuple[NDArray[np.bool_], 
     Returns:
         positive and known in that order, and for each place the last place of its run of equal scores.
     """
-    known = labels != IGNORE_INDEX
+    known = labels >= 0
     keys = np.where(known, -scores, np.inf)
     order = np.argsort(keys, axis=0, kind="stable")
     keys = np.take_along_axis(keys, order, axis=0)
@@ -100,10 +100,10 @@ def known_loss(logits: ArrayLike, labels: ArrayLike) -> float:
 
     Args:
         logits: Shape (n, num_labels), finite where known.
-        labels: Same shape: 1, 0 or `IGNORE_INDEX`.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
     """
     matrix, values = _check_pair(logits, labels)
-    known = matrix != IGNORE_INDEX
+    known = matrix >= 0
     z, y = values[known], matrix[known]
     return float((np.logaddexp(0, z) - y * z).mean()) if known.any() else math.nan
 

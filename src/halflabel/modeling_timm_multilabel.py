@@ -12,6 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import HalflabelError
 from .heads import HEADS
+from .loss_arguments import EPOCH_DEPENDENT
 from .losses import masked_loss
 from .weights import create_backbone
 
@@ -39,6 +40,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         self.backbone = backbone
         self.head = self._make_head()
         self.backbone_is_frozen = False
+        self.epoch: int | None = None  # epochs that are done; `trainer.TellEpoch` sets it
         self.supports_gradient_checkpointing = self._can_checkpoint()
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -128,7 +130,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         return self
 
     def replace_head(self, label_names: Sequence[str], head: str | None = None, **head_args: Any) -> None:  # noqa: ANN401
-        """Put a fresh head for other labels on this network.
+        """Put a fresh head for other labels on this network; weights and priors of the old labels go.
 
         Args:
             label_names: The new yes/no questions.
@@ -139,11 +141,12 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         kept = (self.config.head_args or {}) if head in (None, self.config.head) else {}
         fresh = TimmMultiLabelConfig(
             **{key: old[key] for key in ("backbone", "backbone_args", "loss", "normalizer")},
+            loss_args={key: value for key, value in (old["loss_args"] or {}).items() if key != "prior"} or None,
             label_names=list(label_names),  # type: ignore[call-arg]
             head=head or self.config.head,
             head_args=head_args or kept or None,
         )
-        for key in ("id2label", "label2id", "head", "head_args"):
+        for key in ("id2label", "label2id", "head", "head_args", "loss_args", "pos_weight", "label_weight"):
             setattr(self.config, key, getattr(fresh, key))
         self.num_labels = len(label_names)
         parameter = next(self.parameters())
@@ -154,6 +157,22 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         maps = self.backbone.forward_features(pixel_values)  # type: ignore[operator]
         features: Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
         return features
+
+    def _loss(self, logits: Tensor, labels: Tensor, counts: Tensor | int | None) -> Tensor:
+        config = self.config
+        if config.loss in EPOCH_DEPENDENT and self.training and self.epoch is None:
+            raise HalflabelError(
+                f"loss {config.loss!r} depends on the epoch: train it with halflabel.MultiLabelTrainer, "
+                "or add halflabel.trainer.TellEpoch() to the Trainer's callbacks"
+            )
+        weights = {
+            name: None if values is None else logits.new_tensor(values, dtype=torch.float32)
+            for name, values in (("pos_weight", config.pos_weight), ("label_weight", config.label_weight))
+        }
+        return masked_loss(
+            logits, labels, config.loss, config.normalizer, counts,
+            **weights, epoch=self.epoch or 0, **(config.loss_args or {}),
+        )  # fmt: skip
 
     def forward(
         self,
@@ -169,7 +188,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             pixel_values: Shape (batch, channels, height, width), as the image processor gives them.
             features: What `extract_features` returned; the backbone is skipped. Give exactly one of the two.
             labels: Float, shape (batch, num_labels): 1, 0, or `IGNORE_INDEX` for unknown.
-            num_items_in_batch: Known entries of the whole optimizer step; the Trainer passes it.
+            num_items_in_batch: The counts of the whole optimizer step, see `losses.masked_loss`; the Trainer passes it.
             return_dict: False gives a tuple instead of an `ImageClassifierOutput`.
 
         Raises:
@@ -183,7 +202,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         logits = self.head(features)
         loss = None
         if labels is not None:
-            loss = masked_loss(logits, labels, self.config.loss, self.config.normalizer, num_items_in_batch)
+            loss = self._loss(logits, labels, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)

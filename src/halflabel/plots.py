@@ -8,13 +8,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .data import decode_image
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import IGNORE_INDEX
+from .labels import IGNORE_INDEX, UNCERTAIN
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .sources import AnnotatedImages
 
 _SIDE, _ROW, _PAD, _MOST_LABELS = 300, 24, 14, 8
 _INK, _QUIET, _TRACK = (34, 38, 46), (138, 144, 154), (232, 234, 238)
-_ANSWERS = {1: ("yes", (0, 114, 178)), 0: ("no", (213, 94, 0)), IGNORE_INDEX: ("unknown", _QUIET)}  # Okabe-Ito
+_ANSWERS = {1: ("yes", (0, 114, 178)), 0: ("no", (213, 94, 0)),  # Okabe and Ito's palette
+            IGNORE_INDEX: ("unknown", _QUIET), UNCERTAIN: ("uncertain", _QUIET)}  # fmt: skip
 
 
 def draw_examples(
@@ -50,7 +51,7 @@ def draw_examples(
 
 def _choose(labels: np.ndarray, count: int) -> list[int]:
     """Return positions of pictures with a known yes, each with another set of known labels where there is one."""
-    known = labels != IGNORE_INDEX
+    known = labels >= 0
     preferred = np.argsort(-((labels == 1).sum(axis=1) + 10 * (known.any(axis=1) & ~known.all(axis=1))), kind="stable")
     chosen: list[int] = []
     patterns: set[bytes] = set()

@@ -3,8 +3,8 @@
 import logging
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .arguments import Recipe, RecipeArguments
 from .data import FeatureDataset, PixelDataset, assign_splits
@@ -12,8 +12,9 @@ from .errors import HalflabelError, shortlist
 from .features import extract_features
 from .hiding import hide_labels
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import IGNORE_INDEX, IntMatrix, count_labels
+from .labels import count_labels
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .objective import evaluation_labels, prior_counts
 from .sources import AnnotatedImages, load_source
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 def load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     images = load_source(
-        settings.data, settings.image_folder, settings.labels, settings.max_train_images, settings.max_test_images
-    )
+        settings.data, settings.image_folder, settings.labels, settings.max_train_images, settings.max_test_images,
+        uncertain_values=settings.uncertain_values or (),
+    )  # fmt: skip
     images = assign_splits(images, settings.validation_share, settings.test_share, seed)
     asked = (settings.keep_labels, settings.hide_per_label, settings.hide_groups)
     if settings.hide_protocol == "random" and asked == (None, None, None):
@@ -59,30 +61,32 @@ def report_labels(train_images: AnnotatedImages, strict: bool) -> None:
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
 
 
-def training_targets(images: AnnotatedImages, unknown: str) -> IntMatrix:
-    """Return the labels to train on: as they are (`ignore`), or with unknown taken as 0 (`negative`)."""
-    labels = images.labels
-    return np.where(labels == IGNORE_INDEX, 0, labels).astype(np.int8) if unknown == "negative" else labels
-
-
 def make_datasets(
     recipe: Recipe,
     model: TimmMultiLabelForImageClassification,
     processor: TimmMultiLabelImageProcessor,
     images: AnnotatedImages,
+    targets: NDArray[Any],
 ) -> dict[str, Any]:
-    """Return the data set of each split that has images, and start the head from the training data."""
+    """Return the data set of each split that has images, and start the head from the training data.
+
+    Args:
+        recipe: The recipe.
+        model: Its backbone makes the features where the recipe caches them.
+        processor: The model's.
+        images: All pictures.
+        targets: The labels to train on, shape (training images, num_labels).
+    """
     settings = recipe.settings
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         part = images.of_split(split)
         if not len(part):
             continue
-        if split == "train":
-            part = part.with_labels(training_targets(part, settings.unknown))
+        labels = targets if split == "train" else evaluation_labels(part.labels)
         augmented = split == "train" and not settings.cache_features
         transform = processor.train_transform() if augmented else processor.eval_transform()
-        pixels = PixelDataset(part, transform)
+        pixels = PixelDataset(part, transform, labels)
         made[split] = pixels
         if settings.cache_features:
             training = recipe.training
@@ -96,14 +100,14 @@ def make_datasets(
                 title=f"features of {split}",
                 quiet=bool(training.disable_tqdm),
             )
-            made[split] = FeatureDataset(features, part.labels)
+            made[split] = FeatureDataset(features, labels)
     start_head(model, made["train"])
     return made
 
 
 def start_head(model: TimmMultiLabelForImageClassification, dataset: FeatureDataset | PixelDataset) -> None:
-    """Set the head's bias from the known training counts, and its standardisation where features are at hand."""
-    counts = count_labels(dataset.labels)
-    model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(counts.known))  # type: ignore[operator]
+    """Set the head's bias from the training targets, and its standardisation where features are at hand."""
+    positive, entries = prior_counts(dataset.labels, model.config.loss)
+    model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))  # type: ignore[operator]
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.features)  # type: ignore[operator]

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import INFORMATION, Recipe, RecipeArguments
+from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset, collate
 from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
@@ -23,9 +25,11 @@ from .labels import IntMatrix, count_labels
 from .metrics import average_precision, evaluate_scores, known_loss, mean_defined, roc_auc
 from .model_card import render_card
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .objective import loss_configuration, training_targets
 from .plots import draw_examples
-from .preparation import load_data, make_datasets, report_labels, start_head, training_targets
+from .preparation import load_data, make_datasets, report_labels, start_head
 from .sources import AnnotatedImages
+from .trainer import MultiLabelTrainer
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
@@ -73,13 +77,13 @@ def train(recipe: Recipe) -> Result:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
     settings, folder = recipe.settings, recipe.folder
-    _check_exact(recipe)
     checkpoint = _checkpoint(recipe, folder)
     images = load_data(settings, recipe.training.seed)
     report_labels(images.of_split("train"), settings.strict)
     set_seed(recipe.training.seed)
-    model, processor = _build_model(settings, images)
-    datasets = make_datasets(recipe, model, processor, images)
+    targets = _targets(settings, images)
+    model, processor = _build_model(settings, images, targets)
+    datasets = make_datasets(recipe, model, processor, images, targets)
     trainer = _make_trainer(recipe, model, datasets)
     _clear(folder, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -92,15 +96,8 @@ def train(recipe: Recipe) -> Result:
     return Result(metrics, folder)
 
 
-def _check_exact(recipe: Recipe) -> None:
-    """Refuse a combination whose gradient would be scaled wrongly: the Trainer counts known entries and no others."""
-    training, normalizer = recipe.training, recipe.settings.normalizer
-    in_pieces = training.gradient_accumulation_steps > 1 or training.world_size > 1
-    if normalizer != "labels" and in_pieces:
-        raise HalflabelError(
-            f"normalizer {normalizer!r} is exact only for whole batches on one device; "
-            "set gradient_accumulation_steps to 1, or normalizer to 'labels'"
-        )
+def _targets(settings: RecipeArguments, images: AnnotatedImages) -> NDArray[Any]:
+    return training_targets(images.of_split("train").labels, images.label_space.names, settings)
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -132,7 +129,7 @@ def _clear(folder: Path, checkpoint: str | None) -> None:
 
 
 def _build_model(
-    settings: RecipeArguments, images: AnnotatedImages
+    settings: RecipeArguments, images: AnnotatedImages, targets: NDArray[Any]
 ) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
     model = TimmMultiLabelForImageClassification.from_backbone(
         settings.backbone,
@@ -141,8 +138,7 @@ def _build_model(
         head=settings.head,
         head_args=settings.head_args,  # type: ignore[arg-type]
         backbone_args=settings.backbone_args,  # type: ignore[arg-type]
-        loss=settings.loss,
-        normalizer=settings.normalizer,
+        **loss_configuration(settings, targets, images.label_space.names),
     )
     if settings.freeze_backbone:
         model.freeze_backbone()
@@ -165,7 +161,7 @@ def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, d
         if not validated:
             raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
-    trainer = Trainer(
+    trainer = MultiLabelTrainer(
         model=model,
         args=arguments,
         data_collator=collate,
@@ -198,21 +194,22 @@ def _train_unknown_as_negative(
 ) -> dict[str, Any]:
     """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
     log.info("once more, with unknown taken as negative")
-    settings = replace(recipe.settings, compare_unknown_as_negative=False)
+    settings = replace(recipe.settings, compare_unknown_as_negative=False, unknown="negative")
+    targets = _targets(settings, images)
     training = copy.copy(recipe.training)
     training.output_dir = str(recipe.folder / "unknown_as_negative")
     other = replace(recipe, settings=settings, training=training)
     set_seed(training.seed)
     if settings.cache_features:
-        rival = TimmMultiLabelForImageClassification(model.config, backbone=model.backbone)
+        objective = loss_configuration(settings, targets, images.label_space.names)
+        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective})
+        rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
-        labels = training_targets(images.of_split("train"), "negative")
-        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, labels)}
+        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets)}
         start_head(rival, sets["train"])
     else:
-        rival, processor = _build_model(settings, images)
-        other = replace(other, settings=replace(settings, unknown="negative"))
-        sets = make_datasets(other, rival, processor, images)
+        rival, processor = _build_model(settings, images, targets)
+        sets = make_datasets(other, rival, processor, images, targets)
     trainer = _make_trainer(other, rival, sets)
     _clear(other.folder, None)
     trainer.train()

@@ -18,6 +18,7 @@ def load_source(
     labels: Sequence[str] | None = None,
     max_train_images: int | None = None,
     max_test_images: int | None = None,
+    uncertain_values: Sequence[str] = (),
 ) -> AnnotatedImages:
     """Load one source of annotated pictures.
 
@@ -27,6 +28,7 @@ def load_source(
         labels: The labels to use; None: all.
         max_train_images: Take only the first so many images of the training split (those without a split included).
         max_test_images: Likewise of the test split.
+        uncertain_values: Cells of the table that mean uncertain: somebody looked and could not tell.
 
     Raises:
         HalflabelError: If there is no such source, or it has a fault; file, row and column are named.
@@ -41,7 +43,7 @@ def load_source(
     if not Path(data).suffix and not Path(data).exists():
         nearest = did_you_mean(data, [EMBEDDED])
         raise HalflabelError(f"data {data!r} is neither a table ({', '.join(ENDINGS)}) nor {EMBEDDED!r}{nearest}")
-    images = read_table(data, image_folder, labels)
+    images = read_table(data, image_folder, labels, uncertain_values)
     splits = images.column("split")
     taken: dict[str, int] = {}
     kept = []

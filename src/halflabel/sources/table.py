@@ -1,7 +1,7 @@
 """A wide table: one row per image, one column per label, `file_name`, and optionally `split` and `group`."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import HalflabelError, did_you_mean, shortlist
-from ..labels import LabelSpace, encode_column
+from ..labels import LabelSpace, encode_column, uncertain_codes
 from .annotated_images import AnnotatedImages, check_split, from_records
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -17,7 +17,10 @@ _NOT_LABELS = ("file_name", "split", "group")
 
 
 def read_table(
-    path: str | Path, image_folder: str | Path | None = None, labels: Sequence[str] | None = None
+    path: str | Path,
+    image_folder: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    uncertain_values: Sequence[str] = (),
 ) -> AnnotatedImages:
     """Read a table of images with labels 1 / 0 / unknown.
 
@@ -25,6 +28,7 @@ def read_table(
         path: A file ending in .csv, .tsv, .parquet or .jsonl (one JSON object a line).
         image_folder: What `file_name` is relative to; None: the table's folder, or `images` in it.
         labels: The label columns; None: every column that is not `file_name`, `split` or `group`.
+        uncertain_values: Cells that mean uncertain, like `["-1"]` or `["?"]`.
 
     Raises:
         HalflabelError: With file, row and column, for the first fault and the number of further ones: no such
@@ -47,7 +51,7 @@ def read_table(
     space = LabelSpace(names)
     rows = np.arange(len(frame)) + first_row
     files = _text_column(frame, "file_name")
-    matrix = _label_matrix(path, frame, names, rows)
+    matrix = _label_matrix(path, frame, names, rows, uncertain_codes(uncertain_values))
     splits = _splits(path, frame, rows)
     _check_unique(path, files, splits, rows)
     folder = _image_folder(path, files, image_folder)
@@ -105,11 +109,13 @@ def _raise_first(path: Path, faults: list[tuple[int, str]]) -> None:
         raise HalflabelError(f"{path}, row {row}{text}{more}")
 
 
-def _label_matrix(path: Path, frame: pd.DataFrame, names: list[str], rows: np.ndarray[Any, Any]) -> list[list[int]]:
+def _label_matrix(
+    path: Path, frame: pd.DataFrame, names: list[str], rows: np.ndarray[Any, Any], uncertain: Collection[str]
+) -> list[list[int]]:
     columns, faults = [], []
     for name in names:
         cells = frame[name].to_numpy(dtype=object)
-        codes, wrong = encode_column(cells)
+        codes, wrong = encode_column(cells, uncertain)
         columns.append(codes)
         allowed = "is not 1, 0 or unknown (empty, NaN, -1)"
         faults += [(int(rows[i]), f", column {name!r}: label value {cells[i]!r} {allowed}") for i in wrong]

@@ -1,0 +1,106 @@
+"""The Trainer with exact counts: what a loss is divided by is counted over the whole optimizer step on all devices."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .errors import HalflabelError
+from .labels import IGNORE_INDEX, UNCERTAIN
+from .losses import LEARN_FROM_UNKNOWN, count_items
+from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+
+
+class TellEpoch(TrainerCallback):
+    """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too."""
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,  # noqa: ANN401 - transformers' own contract
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""
+        model.epoch = int((state.epoch or 0) + 1e-6)
+
+
+class MultiLabelTrainer(Trainer):
+    """`transformers.Trainer` for `TimmMultiLabelForImageClassification`: every normalizer and every loss is exact.
+
+    The stock Trainer counts the known entries of a step, which is all that `normalizer="labels"` needs with bce, focal
+    and asl. This one counts what `losses.count_items` counts, adds it up over accumulated batches and devices, and
+    leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices. Everything
+    else is the stock Trainer.
+
+    Raises:
+        HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
+        """Take what `transformers.Trainer` takes."""
+        super().__init__(*args, **kwargs)
+        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
+            raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
+        self.add_callback(TellEpoch())
+
+    @property
+    def _loss_name(self) -> str:
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, TimmMultiLabelForImageClassification)
+        return model.config.loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Collect the batches of a step, take repeated images out of them, and count."""
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(self._without_repeats(batch))
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Take the labels from images that only fill up the last step; they also count for nothing."""
+        repeated = self._repeated(len(batch["labels"]))
+        if not bool(repeated.any()):
+            return batch
+        repeated = repeated.to(batch["labels"].device)
+        code = UNCERTAIN if self._loss_name in LEARN_FROM_UNKNOWN else IGNORE_INDEX
+        labels = batch["labels"].masked_fill(repeated[:, None], code)
+        return {**batch, "labels": labels, _REPEATED: repeated}
+
+    def _repeated(self, rows: int) -> Tensor:
+        """Return which rows of this process's last fetched batch are repeats.
+
+        Accelerate fills the last step so that every process has a whole batch; `remainder` is the number of images in
+        it that are not repeats, counted through the processes in order.
+        """
+        state = self.accelerator.gradient_state
+        first = self.args.process_index * rows
+        real = state.remainder if self.args.world_size > 1 and state.end_of_dataloader else -1
+        return torch.arange(first, first + rows) >= real if real > 0 else torch.zeros(rows, dtype=torch.bool)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        counts = torch.stack([self._count(batch) for batch in batch_samples]).sum(dim=0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(dim=0)
+        return counts.expand(self.args.n_gpu, -1) if self.args.n_gpu > 1 else counts
+
+    def _count(self, batch: dict[str, Any]) -> Tensor:
+        counts = count_items(batch["labels"], self._loss_name)
+        repeated = batch.pop(_REPEATED, None)  # the model knows nothing of it
+        if repeated is not None:
+            counts[-1] -= repeated.sum()
+        return counts
+
+
+_REPEATED = "repeated_images"

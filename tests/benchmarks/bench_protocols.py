@@ -1,0 +1,99 @@
+"""Which loss for which kind of missing labels: test mAP of a linear probe, loss x hiding protocol, over seeds.
+
+    python tests/benchmarks/bench_protocols.py labels.csv [--seeds 0 1 2] [--losses bce asl] [--output table.json]
+
+The backbone sees each picture once; every cell trains the head of the recipe `linear_probe` on what a protocol leaves.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+
+import numpy as np
+import torch
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
+from halflabel.arguments import parse_recipe
+from halflabel.data import FeatureDataset, collate
+from halflabel.metrics import mean_defined
+from halflabel.objective import loss_configuration, training_targets
+from halflabel.preparation import load_data, make_datasets, start_head
+from halflabel.training import _build_model
+
+PROTOCOLS = {
+    "random 0.3": {"protocol": "random", "keep": 0.3},
+    "random 0.1": {"protocol": "random", "keep": 0.1},
+    "single positive": {"protocol": "single_positive"},
+    "5 per label": {"protocol": "per_label", "per_label": 5},
+    "20 per label": {"protocol": "per_label", "per_label": 20},
+}
+LOSSES = {
+    "bce": [],
+    "bce, pos_weight auto": ["--pos_weight", "auto"],
+    "bce, unknown as no": ["--unknown", "negative"],
+    "focal": ["--loss", "focal"],
+    "asl": ["--loss", "asl"],
+    "selective": ["--loss", "selective"],
+    "ll_r": ["--loss", "ll_r"],
+    "ll_ct": ["--loss", "ll_ct"],
+    "splc": ["--loss", "splc"],
+    "em": ["--loss", "em"],
+    "wan": ["--loss", "wan"],
+}
+
+
+def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
+    targets = training_targets(labels, names, recipe.settings)
+    set_seed(seed)
+    objective = loss_configuration(recipe.settings, targets, names)
+    config = type(backbone.config)(**{**backbone.config.to_dict(), **objective})
+    model = TimmMultiLabelForImageClassification(config, backbone=backbone.backbone)
+    model.freeze_backbone()
+    train = FeatureDataset(features["train"], targets)
+    start_head(model, train)
+    recipe.training.output_dir = folder
+    MultiLabelTrainer(model, recipe.training, collate, train).train()
+    with torch.no_grad():
+        scores = model.eval()(features=features["test"]).logits.numpy()
+    return mean_defined(average_precision(scores, test_labels))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES))
+    parser.add_argument("--output")
+    options = parser.parse_args()
+    transformers_logging.set_verbosity_error()
+    shared = ["--data", options.data, "--validation_share", "0", "--save_strategy", "no", "--eval_strategy", "no",
+              "--logging_strategy", "no", "--disable_tqdm", "true", "--report_to", "none"]  # fmt: skip
+    recipe = parse_recipe("linear_probe", shared)
+    images = load_data(recipe.settings, 0)
+    truth = {split: images.of_split(split).labels for split in ("train", "test")}
+    names = images.label_space.names
+    model, processor = _build_model(recipe.settings, images, truth["train"])
+    sets = make_datasets(recipe, model, processor, images, truth["train"])
+    features = {split: sets[split].features for split in truth}
+    table = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for protocol, how in PROTOCOLS.items():
+            for loss in options.losses:
+                results = []
+                for seed in options.seeds:
+                    chosen = parse_recipe("linear_probe", [*shared, *LOSSES[loss]])
+                    labels = hide_labels(truth["train"], **how, seed=seed)
+                    results.append(probe(chosen, model, features, names, labels, truth["test"], seed, folder))
+                table.setdefault(loss, {})[protocol] = results
+                spread = statistics.stdev(results) if len(results) > 1 else np.nan
+                print(f"{protocol:16} {loss:22} {statistics.mean(results):.3f} ± {spread:.3f}", flush=True)
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:
+            json.dump(table, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

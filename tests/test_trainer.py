@@ -1,0 +1,102 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer, TrainerState
+
+from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+from halflabel.trainer import TellEpoch
+
+SCRIPT = Path(__file__).with_name("exactness.py")
+spec = importlib.util.spec_from_file_location("exactness", SCRIPT)
+exactness = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(exactness)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return exactness.all_updates(tmp_path_factory.mktemp("whole"), 24, 1)
+
+
+def assert_same_updates(updates, whole):
+    assert updates.keys() == whole.keys()
+    for key, update in updates.items():
+        assert whole[key].norm() > 1e-3, key
+        assert (update - whole[key]).norm() / whole[key].norm() < 1e-5, key
+
+
+@pytest.mark.parametrize(("size", "steps"), [(4, 6), (12, 2), (7, 3)])
+def test_a_step_in_pieces_is_the_step_at_once(tmp_path, whole, size, steps):
+    """20 rows as 1 x 20, 5 x 4, 12 + 8, 7 + 7 + 6; some pieces know everything and some nothing."""
+    assert_same_updates(exactness.all_updates(tmp_path, size, steps), whole)
+
+
+@pytest.mark.parametrize(("size", "steps"), [(12, 1), (4, 3)])
+def test_two_processes_make_the_step_of_one(tmp_path, whole, size, steps):
+    """Twice 12 places for 20 rows: four repeats fill the last batch. With 12 the second process knows nothing."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT),
+               str(tmp_path / "updates.pt"), str(size), str(steps)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_updates(torch.load(tmp_path / "updates.pt", weights_only=True), whole)
+
+
+def test_the_stock_trainer_is_exact_for_known_entries_and_refused_for_other_counts(tmp_path, whole):
+    once = exactness.update(tmp_path, "focal", {}, "labels", 4, 6, trainer_class=Trainer)
+    assert (once - whole["focal", "labels"]).norm() / whole["focal", "labels"].norm() < 1e-5
+    for loss, normalizer in (("bce", "images"), ("bce", "tasks"), ("wan", "labels")):
+        with pytest.raises(HalflabelError, match="halflabel.MultiLabelTrainer"):
+            exactness.update(tmp_path, loss, {}, normalizer, 4, 6, trainer_class=Trainer)
+    with pytest.raises(HalflabelError, match="depends on the epoch"):
+        exactness.update(tmp_path, "splc", {}, "labels", 4, 6, trainer_class=Trainer)
+
+
+@pytest.mark.parametrize(("epoch", "done"), [(0, 0), (0.5, 0), (1.0, 1), (2.9999999999, 3), (None, 0)])
+def test_the_model_is_told_the_epochs_done(tiny_model, epoch, done):
+    """A run resumed within an epoch starts with a fraction."""
+    TellEpoch().on_epoch_begin(None, TrainerState(epoch=epoch), None, model=tiny_model)
+    assert tiny_model.epoch == done
+
+
+def test_an_epoch_dependent_loss_resumes_to_the_same_weights(tmp_path):
+    features, labels = exactness.rows()
+
+    class Stop(exactness.MultiLabelTrainer):
+        stop_after = 10**9
+
+        def training_step(self, *arguments, **keywords):
+            if self.state.global_step == self.stop_after:
+                raise KeyboardInterrupt
+            return super().training_step(*arguments, **keywords)
+
+    def trainer(folder):
+        torch.manual_seed(0)
+        model = TimmMultiLabelForImageClassification.from_backbone(
+            "test_resnet", list("abcde"), weights=None, loss="ll_ct", loss_args={"delta": 0.2}
+        )
+        model.freeze_backbone()
+        wide = features.repeat(1, 1 + model.head.in_features // 16)[:, : model.head.in_features]
+        arguments = exactness.TrainingArguments(
+            output_dir=folder, num_train_epochs=4, per_device_train_batch_size=5, optim="sgd", learning_rate=0.1,
+            report_to="none", use_cpu=True, save_strategy="steps", save_steps=6, disable_tqdm=True,
+            remove_unused_columns=False, dataloader_pin_memory=False, seed=1,
+        )  # fmt: skip
+        return Stop(model, arguments, exactness.collate, exactness.FeatureDataset(wide, labels))
+
+    full = trainer(tmp_path / "full")
+    full.train()
+    broken = trainer(tmp_path / "broken")
+    broken.stop_after = 8
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = trainer(tmp_path / "broken")
+    resumed.train(resume_from_checkpoint=True)  # from step 6, the middle of the second epoch
+    np.testing.assert_array_equal(full.model.head.linear.weight.detach(), resumed.model.head.linear.weight.detach())
+    other = trainer(tmp_path / "other")
+    other.model.config.loss_args = {"delta": 0.0}
+    other.train()
+    assert not torch.equal(full.model.head.linear.weight, other.model.head.linear.weight)  # the epoch matters here
