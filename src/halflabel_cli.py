@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 SKIPPED_FILES, USER_ERROR = 3, 2
 
+_SOURCE = (
+    "files, folders, data sets of the Hub, or street_scenes; one with options as JSON: "
+    '\'{"path": "a.json", "absent": "unknown"}\''
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `halflabel` and its commands."""
@@ -22,10 +27,16 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
     evaluate = commands.add_parser("evaluate", help="measure a model on a table's known labels")
     evaluate.add_argument("model", help="a model's folder or Hub name")
-    evaluate.add_argument("--data", required=True, help="a table, or street_scenes")
-    evaluate.add_argument("--image_folder", help="what file names in the table are relative to")
+    evaluate.add_argument("--data", required=True, nargs="+", metavar="SOURCE", help=_SOURCE)
+    _add_source_options(evaluate)
+    evaluate.add_argument(
+        "--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable"
+    )
     evaluate.add_argument("--split", default="test", help="which split to measure on (default: test)")
     evaluate.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
+    evaluate.add_argument(
+        "--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full"
+    )
     evaluate.add_argument("--output", help="also write the measures to this JSON file")
     predict = commands.add_parser("predict", help="score pictures")
     predict.add_argument("model", help="a model's folder or Hub name")
@@ -33,9 +44,23 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", required=True, help="scores.csv, .jsonl or .parquet")
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
     predict.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
+    predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
+    data = commands.add_parser("data", help="look at annotated data, merge it, write it")
+    data.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
+    _add_source_options(data)
+    data.add_argument("--labels_only", action="store_true", help="do not open the pictures")
+    data.add_argument("--plot", metavar="PNG", help="draw what is known")
+    data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
+    data.add_argument("--report", metavar="JSON", help="also write the report to this file")
     commands.add_parser("recipes", help="list the shipped recipes")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image_folder", help="what file names are relative to")
+    parser.add_argument("--uncertain_values", nargs="+", default=[], metavar="CELL", help="cells that mean uncertain")
+    parser.add_argument("--contradictions", help="an entry that sources disagree about: error, unknown, first")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

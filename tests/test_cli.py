@@ -90,6 +90,7 @@ def test_help_needs_no_torch():
         "train",
         "evaluate",
         "predict",
+        "data",
         "recipes",
         "env",
     }

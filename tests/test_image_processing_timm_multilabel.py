@@ -34,6 +34,31 @@ def test_round_trip_through_the_auto_class(processor, tmp_path):
     assert loaded.data_config == processor.data_config
 
 
+def test_fused_normalisation_is_timms_for_any_mean_and_std():
+    settings = {"mean": (0.48, 0.457, 0.408), "std": (0.268, 0.261, 0.275)}
+    transform = timm.data.create_transform((3, 224, 224), interpolation="bicubic", crop_pct=0.875, **settings)
+    ours = TimmMultiLabelImageProcessor(**settings)(picture())["pixel_values"][0]
+    torch.testing.assert_close(ours, transform(picture()), rtol=0, atol=0)
+    assert ours.is_contiguous()
+
+
+def test_a_picture_handed_in_is_treated_as_a_decoded_file_is(processor):
+    turned = picture(size=(60, 40))
+    turned.getexif()[0x0112] = 6
+    torch.testing.assert_close(
+        processor(turned)["pixel_values"], processor(picture(size=(60, 40)).rotate(-90, expand=True))["pixel_values"]
+    )
+    assert turned.size == (60, 40)  # the caller's own picture is left alone
+    clear = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+    torch.testing.assert_close(
+        processor(clear)["pixel_values"], processor(Image.new("RGB", (60, 40), "white"))["pixel_values"]
+    )
+    deep = Image.fromarray(np.full((40, 60), 257 * 100, np.uint16))
+    torch.testing.assert_close(
+        processor(deep)["pixel_values"], processor(Image.new("L", (60, 40), 100))["pixel_values"]
+    )
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
 def test_other_modes_become_rgb(processor, mode):
     assert processor(picture(mode))["pixel_values"].shape == (1, 3, 224, 224)
@@ -45,6 +70,11 @@ def test_lists_arrays_and_tensors(processor):
     assert batch.shape == (2, 3, 224, 224)
     torch.testing.assert_close(processor(array)["pixel_values"], batch[:1])
     torch.testing.assert_close(processor(torch.from_numpy(array.copy()).permute(2, 0, 1))["pixel_values"], batch[:1])
+
+
+def test_a_jpeg_keeps_a_quarter_more_than_the_evaluation_transform_needs(processor):
+    assert processor.needed_side() == 320  # resized to 256
+    assert processor.needed_side(training=True) == 366  # 224 / sqrt(0.5 * 3 / 4), rounded up
 
 
 def test_training_crops_keep_at_least_half_the_picture(processor):

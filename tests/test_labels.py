@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, LabelSpace, count_labels
-from halflabel.labels import check_matrix, encode_column, encode_value, uncertain_codes
+from halflabel.labels import check_matrix, encode_value, uncertain_codes
 
 
 def test_encode_and_decode_are_inverse_and_missing_is_unknown():
@@ -45,12 +45,6 @@ def test_other_values_are_refused_by_name(value):
         encode_value(value)
 
 
-def test_a_column_reports_the_places_of_its_faults():
-    codes, faults = encode_column(["1", "x", None, 0, "x", float("nan")])
-    assert codes.tolist() == [1, -100, -100, 0, -100, -100]
-    assert faults == [1, 4]
-
-
 def test_counts_per_label():
     counts = count_labels([[1, 0], [1, -100], [-100, -100], [0, 0]])
     assert counts.known.tolist() == [3, 2]
@@ -67,11 +61,12 @@ def test_a_matrix_names_its_first_wrong_entry():
         check_matrix([1, 0])
 
 
-@pytest.mark.parametrize("cell", ["-1", "-1.0", -1, -1.0, np.float64(-1)])
+@pytest.mark.parametrize("cell", ["-1", "-1.0", -1, -1.0, np.float64(-1), "?", " ? "])
 def test_what_a_source_calls_uncertain_is_kept_apart_from_unknown(cell):
-    codes, faults = encode_column([cell, "", "?", 1], uncertain_codes([-1, "?"]))
-    assert codes.tolist() == [UNCERTAIN, IGNORE_INDEX, UNCERTAIN, 1]
-    assert faults == []
-    counts = count_labels(codes[:, None])
-    assert (counts.known[0], counts.uncertain[0]) == (1, 2)
+    codes = uncertain_codes([-1, "?"])
+    assert encode_value(cell, codes) == UNCERTAIN
+    assert encode_value("", codes) == IGNORE_INDEX
+    assert encode_value(UNCERTAIN) == UNCERTAIN
+    counts = count_labels([[1], [UNCERTAIN], [IGNORE_INDEX]])
+    assert (counts.known[0], counts.uncertain[0]) == (1, 1)
     assert LabelSpace(["a"]).decode([UNCERTAIN]) == {"a": None}

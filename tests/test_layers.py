@@ -9,15 +9,18 @@ SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator"},
     {"labels"},
-    {"hiding", "policies", "known_losses", "metrics", "heads", "decisions"},
-    {"unknown_losses", "fused_losses"},
-    {"loss_arguments"},
+    {"hiding", "policies", "known_losses", "metrics", "feature_head", "feature_maps", "decisions"},
+    {"unknown_losses", "fused_losses", "pooled_heads", "position_heads"},
+    {"loss_arguments", "heads"},
     {"losses"},
+    {"decoding"},
     {"weights", "configuration_timm_multilabel", "image_processing_timm_multilabel"},
     {"modeling_timm_multilabel"},
-    {"trainer"},
+    {"trainer", "transfer", "resuming", "lora"},
+    {"unfreezing", "averaging"},
     {"sources"},
-    {"data"},
+    {"data", "splitting", "streaming"},
+    {"data_report", "data_plots", "data_writing"},
     {"features"},
     {"arguments", "inference", "model_card", "plots"},
     {"objective"},
@@ -27,7 +30,8 @@ LEVELS = [
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 TRAVELLING = {"errors", "labels", "known_losses", "unknown_losses", "fused_losses", "loss_arguments", "losses", "heads",
-              "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
+              "feature_head", "feature_maps", "pooled_heads", "position_heads",
+              "decoding", "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
               "modeling_timm_multilabel"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 

@@ -3,36 +3,38 @@ import pytest
 
 from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError
 from halflabel.arguments import RecipeArguments
-from halflabel.objective import loss_configuration, prior_counts, training_targets
+from halflabel.labels import count_labels
+from halflabel.objective import TargetCounts, loss_configuration, prior_counts, training_targets
 
 NAMES = ["a", "b", "c"]
 TARGETS = np.array([[1, 0, 1], [0, 0, IGNORE_INDEX], [0, 0, 1], [0, IGNORE_INDEX, IGNORE_INDEX]], np.int8)
+COUNTS = TargetCounts.of(TARGETS)
 
 
 def settings(**keys):
-    return RecipeArguments(data="x.csv", backbone="test_resnet", **keys)
+    return RecipeArguments(data=["x.csv"], backbone="test_resnet", **keys)
 
 
 def test_automatic_pos_weight_is_negatives_over_positives_clipped():
-    assert loss_configuration(settings(pos_weight="auto"), TARGETS, NAMES)["pos_weight"] == [3.0, 1.0, 1.0]
+    assert loss_configuration(settings(pos_weight="auto"), COUNTS, NAMES)["pos_weight"] == [3.0, 1.0, 1.0]
     many = np.array([[1]] + [[0]] * 99, np.int8)
-    assert loss_configuration(settings(pos_weight="auto"), many, ["a"])["pos_weight"] == [20.0]
+    assert loss_configuration(settings(pos_weight="auto"), TargetCounts.of(many), ["a"])["pos_weight"] == [20.0]
 
 
 def test_weights_are_given_by_label_or_for_all():
-    made = loss_configuration(settings(pos_weight="2", label_weight='{"b": 0.5}'), TARGETS, NAMES)
+    made = loss_configuration(settings(pos_weight="2", label_weight='{"b": 0.5}'), COUNTS, NAMES)
     assert made["pos_weight"] == [2.0, 2.0, 2.0]
     assert made["label_weight"] == [1.0, 0.5, 1.0]
     with pytest.raises(HalflabelError, match="pos_weight: 'atuo' is not 'auto', a number"):
-        loss_configuration(settings(pos_weight="atuo"), TARGETS, NAMES)
+        loss_configuration(settings(pos_weight="atuo"), COUNTS, NAMES)
     with pytest.raises(HalflabelError, match="unknown label 'bb'; did you mean b"):
-        loss_configuration(settings(label_weight='{"bb": 1}'), TARGETS, NAMES)
+        loss_configuration(settings(label_weight='{"bb": 1}'), COUNTS, NAMES)
 
 
 def test_the_prior_of_the_selective_loss_comes_from_the_targets():
-    args = loss_configuration(settings(loss="selective"), TARGETS, NAMES)["loss_args"]
+    args = loss_configuration(settings(loss="selective"), COUNTS, NAMES)["loss_args"]
     assert args["prior"] == [0.25, 0.0, 0.5]  # c: two known yes and no known no, so 2 of 4 images at least
-    assert loss_configuration(settings(loss="selective", loss_args='{"prior": null}'), TARGETS, NAMES)["loss_args"] == {
+    assert loss_configuration(settings(loss="selective", loss_args='{"prior": null}'), COUNTS, NAMES)["loss_args"] == {
         "prior": None
     }
 
@@ -40,11 +42,23 @@ def test_the_prior_of_the_selective_loss_comes_from_the_targets():
 def test_the_head_starts_from_what_the_loss_takes_for_true():
     targets = TARGETS.copy()
     targets[3, 2] = UNCERTAIN
-    known = prior_counts(targets, "bce")
-    assumed = prior_counts(targets, "wan")
+    known = prior_counts(TargetCounts.of(targets), "bce")
+    assumed = prior_counts(TargetCounts.of(targets), "wan")
     assert known[0].tolist() == assumed[0].tolist() == [1, 0, 2]
     assert known[1].tolist() == [4, 3, 2]
     assert assumed[1].tolist() == [4, 4, 3]
+
+
+@pytest.mark.parametrize("loss", ["bce", "wan"])
+@pytest.mark.parametrize("policies", [{}, {"unknown": "negative"}, {"unknown": '{"b": 0.25}', "uncertain": "positive"}])
+def test_counts_of_targets_follow_from_counts_of_labels(loss, policies):
+    labels = np.random.default_rng(0).choice(np.array([1, 0, IGNORE_INDEX, UNCERTAIN], np.int8), (50, 3))
+    chosen = settings(loss=loss, **policies)
+    short = TargetCounts.from_labels(count_labels(labels), NAMES, chosen)
+    whole = TargetCounts.of(training_targets(labels, NAMES, chosen))
+    assert short.images == whole.images == 50
+    for field in ("positive", "answered", "asked"):
+        assert getattr(short, field).tolist() == getattr(whole, field).tolist()
 
 
 def test_uncertain_entries_stay_apart_only_where_the_loss_uses_unknown_ones():

@@ -3,11 +3,11 @@ import pytest
 import torch
 import yaml
 
-from halflabel import HalflabelError, TimmMultiLabelImageProcessor
+from halflabel import HalflabelError, TimmMultiLabelImageProcessor, count_labels
 from halflabel.arguments import parse_recipe
 from halflabel.data import PixelDataset
 from halflabel.objective import training_targets
-from halflabel.preparation import load_data, make_datasets, report_labels
+from halflabel.preparation import load_data, make_datasets, prepare_data, report_labels
 
 
 def recipe(table, folder, **keys):
@@ -35,20 +35,20 @@ def test_a_missing_parameter_of_a_protocol_is_an_error(colour_table, tmp_path):
 def test_no_known_entry_at_all_is_an_error_even_when_not_strict(colour_images):
     nothing = colour_images.with_labels(np.full_like(colour_images.labels, -100))
     with pytest.raises(HalflabelError, match="red, blue"):
-        report_labels(nothing, strict=False)
+        report_labels(count_labels(nothing.labels), ("red", "blue"), strict=False)
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_model, cached):
     made = recipe(colour_table, tmp_path, freeze_backbone=True, cache_features=cached, unknown="negative")
-    images = load_data(made.settings, 0)
+    data = prepare_data(made)
     processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
-    train = images.of_split("train")
+    train = data.images.of_split("train")
     targets = training_targets(train.labels, train.label_space.names, made.settings)
-    sets = make_datasets(made, tiny_model, processor, images, targets)
+    sets = make_datasets(made, tiny_model, processor, data)
     assert {split: len(part) for split, part in sets.items()} == {"train": 27, "validation": 5, "test": 16}
     assert (sets["train"].labels == targets).all()
-    positive = (images.of_split("train").labels == 1).sum(axis=0)
+    positive = (data.images.of_split("train").labels == 1).sum(axis=0)
     expected = torch.logit(torch.from_numpy((positive + 1) / (27 + 2)).float())  # unknown was taken as no: 27 known
     torch.testing.assert_close(tiny_model.head.linear.bias.detach(), expected)
     if cached:

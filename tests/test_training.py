@@ -1,18 +1,20 @@
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
 import halflabel.training
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
-from halflabel.inference import evaluate_model
+from halflabel.inference import evaluate_model, predict_files
 from halflabel.losses import LOSSES
 from halflabel.sources import read_table
 from halflabel.training import compute_metrics, train
@@ -199,6 +201,57 @@ def test_masking_beats_unknown_as_negative_on_photographs(road_signs, tmp_path):
         negative.append(metrics["unknown_as_negative"]["mAP"])
     assert np.mean(masked) >= 0.765
     assert np.mean(masked) >= np.mean(negative) + 0.03
+
+
+def test_bad_images_are_an_error_or_left_out_counted_and_listed(colour_table, tmp_path):
+    for name in ("003.png", "040.png"):  # one of train, one of test
+        (colour_table.parent / name).write_bytes(b"no picture")
+    with pytest.raises(HalflabelError, match=r"image 0\d\d\.png cannot be read: it is not a picture"):
+        train(recipe(colour_table, tmp_path))
+    result = train(recipe(colour_table, tmp_path, bad_images="skip"))
+    assert result.metrics["skipped_images"] == 2
+    assert result.metrics["labels"]["red"]["known"] == 15
+    lines = (result.folder / "skipped_images.txt").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["003.png", "040.png"]
+    with pytest.raises(HalflabelError, match="did you mean skip"):
+        recipe(colour_table, tmp_path, bad_images="skp")
+
+
+def test_several_sources_with_options_are_one_training_set(colour_table, tmp_path):
+    """The colour table, taken apart: red in one table, blue by another name in a long one."""
+    rows = [line.split(",") for line in colour_table.read_text().splitlines()[1:]]
+    (tmp_path / "red.csv").write_text(
+        "file_name,red,split\n" + "".join(f"{name},{red},{split}\n" for name, red, _, split in rows)
+    )
+    (tmp_path / "blue.csv").write_text(
+        "file_name,label,value\n" + "".join(f"{name},azure,{blue}\n" for name, _, blue, _ in rows if blue)
+    )
+    sources = [str(tmp_path / "red.csv"), {"path": str(tmp_path / "blue.csv"), "label_map": {"azure": "blue"}}]
+    apart = recipe(colour_table, tmp_path, output_dir=str(tmp_path / "apart"), compare_unknown_as_negative=True)
+    made = yaml.safe_load((tmp_path / "my.yaml").read_text())
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({**made, "data": sources}))
+    metrics = train(parse_recipe(str(tmp_path / "my.yaml"))).metrics
+    assert metrics == train(replace(apart, settings=replace(apart.settings, data=[str(colour_table)]))).metrics
+    saved = yaml.safe_load((tmp_path / "apart" / "recipe.yaml").read_text())
+    assert saved["data"] == [str(colour_table)]
+
+
+@pytest.mark.slow
+def test_scores_of_large_photographs_hardly_depend_on_how_they_are_decoded(road_signs, tmp_path):
+    keys = ["--data", str(road_signs), "--num_train_epochs", "20", "--validation_share", "0", "--disable_tqdm", "true"]
+    train(parse_recipe("linear_probe", [*keys, "--output_dir", str(tmp_path / "model")]))
+    files = []
+    for i, row in enumerate(read_table(road_signs).of_split("test").dataset.select(range(24))):
+        photo = Image.open(row["image"]["path"]).convert("RGB")
+        shortest = (1280, 1030, 700)[i % 3]  # decoded at a quarter, with and without much to spare, and at a half
+        size = [round(side * shortest / min(photo.size)) for side in photo.size]
+        pixels = np.asarray(photo.resize(size, Image.Resampling.LANCZOS)).astype(np.int16)
+        pixels += np.random.default_rng(i).integers(-3, 4, pixels.shape, dtype=np.int16)  # grain
+        files.append(tmp_path / f"{i}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(files[-1], quality=90)
+    fast, full = (predict_files(str(tmp_path / "model"), files, fast_decode=fast)[0] for fast in (True, False))
+    difference = np.abs(fast.iloc[:, 1:].to_numpy() - full.iloc[:, 1:].to_numpy())
+    assert 0 < difference.mean() < 0.01
 
 
 def test_every_loss_and_both_policies_run_from_a_recipe(colour_table, tmp_path):

@@ -17,6 +17,9 @@ from .policies import parse_policy
 
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 PACKAGE_FOLDER = Path(__file__).parent
+BAD_IMAGES = ("error", "skip")
+_NOT_STREAMING = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
+                  "image_folder")  # fmt: skip
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 
 # Where this package's defaults differ from those of TrainingArguments.
@@ -37,10 +40,21 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 class RecipeArguments:
     """The keys of a recipe beside those of `transformers.TrainingArguments`."""
 
-    data: str = field(metadata={"help": "a table (csv, tsv, parquet, jsonl), or street_scenes, the embedded sample"})
+    data: list[str] = field(
+        metadata={"help": "sources: files, folders, data sets of the Hub, or street_scenes, the embedded sample"}
+    )
     backbone: str = field(metadata={"help": "a timm name, like resnet50.a1_in1k"})
     image_folder: str | None = field(default=None, metadata={"help": "what file names in the table are relative to"})
-    labels: list[str] | None = field(default=None, metadata={"help": "the label columns to use; default: all"})
+    contradictions: str = field(
+        default="error", metadata={"help": "an entry that sources disagree about: error, unknown, first"}
+    )
+    labels: list[str] | None = field(default=None, metadata={"help": "the labels to use; default: all"})
+    streaming: bool = field(default=False, metadata={"help": "read training pictures as they come; needs max_steps"})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "pictures of a stream from which the next is drawn"})
+    bad_images: str = field(
+        default="error", metadata={"help": "a picture that cannot be read: error, or skip and list"}
+    )
+    fast_decode: bool = field(default=True, metadata={"help": "decode a JPEG no larger than the transform needs"})
     max_train_images: int | None = field(default=None, metadata={"help": "use only the first so many"})
     max_test_images: int | None = field(default=None, metadata={"help": "use only the first so many"})
     validation_share: float = field(default=0.15, metadata={"help": "share of train to validate on if none is given"})
@@ -74,6 +88,7 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         """Parse the mappings and check what needs no data."""
+        self.data = [_mapping("data", one) if str(one).lstrip().startswith("{") else one for one in self.data]  # type: ignore[misc]
         for name in ("backbone_args", "head_args", "hide_groups", "loss_args"):
             setattr(self, name, _mapping(name, getattr(self, name)))
         for name in ("unknown", "uncertain", "pos_weight", "label_weight"):
@@ -84,10 +99,23 @@ class RecipeArguments:
             parse_policy(name, policy, list(policy) if isinstance(policy, dict) else ["any"])
         check_loss(self.loss, self.loss_args)  # type: ignore[arg-type]
         check_normalizer(self.normalizer)
+        if self.bad_images not in BAD_IMAGES:
+            nearest = did_you_mean(self.bad_images, BAD_IMAGES)
+            raise HalflabelError(f"bad_images: {self.bad_images!r} is none of {', '.join(BAD_IMAGES)}{nearest}")
+        if self.streaming:
+            self._check_streaming()
         if self.cache_features and not self.freeze_backbone:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"
             )
+
+    def _check_streaming(self) -> None:
+        """Refuse what needs the whole training split at hand."""
+        if self.shuffle_buffer < 1:
+            raise HalflabelError(f"shuffle_buffer is {self.shuffle_buffer}, expected at least 1")
+        for name in _NOT_STREAMING:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise HalflabelError(f"{name} does not go with streaming, which never holds the whole training split")
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any] | None:  # noqa: ANN401 - JSON text or a mapping
@@ -181,6 +209,8 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise HalflabelError(f"{path}: {error}") from error
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks itself
         raise HalflabelError(f"{path}: {str(error).splitlines()[0]}") from error
+    if settings.streaming and training.max_steps <= 0:
+        raise HalflabelError(f"{path}: streaming needs max_steps, since a stream has no length: --max_steps 10000")
     training.report_to = [part for name in training.report_to or () for part in name.split(",")]
     given = {*arguments, *(part[2:] for part in extra if part.startswith("--"))}
     values = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **_plain(training, given)}
@@ -210,7 +240,7 @@ def _as_flags(key: str, value: Any) -> list[str]:  # noqa: ANN401 - a YAML value
     if isinstance(value, list) and key == "report_to":
         return [f"--{key}={','.join(value) or 'none'}"]
     if isinstance(value, list):
-        return [f"--{key}", *(str(item) for item in value)]
+        return [f"--{key}", *(json.dumps(item) if isinstance(item, Mapping) else str(item) for item in value)]
     return [f"--{key}={value}"]
 
 

@@ -48,20 +48,72 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_data(options: argparse.Namespace) -> int:
+    """Report on sources, and draw or write what they hold."""
+    import datasets
+
+    from .data_plots import draw_coverage
+    from .data_report import describe, render
+    from .data_writing import write_shards, write_table
+    from .sources.loading import load_sources, parse_sources
+
+    datasets.disable_progress_bars()
+    output = options.output
+    if output and not output.endswith(("/", ".parquet")):
+        raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
+    given = [_source(one) for one in options.sources]
+    sources = parse_sources(given, options.image_folder, options.uncertain_values)
+    # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
+    policy = options.contradictions or ("error" if output else "unknown")
+    images, merged = load_sources(sources, contradictions=policy)
+    report = describe(images, merged, pictures=not options.labels_only)
+    print(render(report))
+    if options.report:
+        Path(options.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        draw_coverage(images, Path(options.plot))
+        print(f"drawn: {options.plot}")
+    if output and output.endswith(".parquet"):
+        root = write_table(images, Path(output))
+        print(f"written: {output}; its file names are relative to image_folder {root}")
+    elif output:
+        print(f"written: {write_shards(images, Path(output))} files in {output}")
+    return SKIPPED_FILES if report.get("unreadable") else 0
+
+
+def _source(given: str) -> Any:  # noqa: ANN401 - a path or a mapping
+    if not given.lstrip().startswith("{"):
+        return given
+    try:
+        return json.loads(given)
+    except json.JSONDecodeError as error:
+        raise HalflabelError(f"source {given!r} is not JSON: {error}") from error
+
+
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
     from .allocator import keep_freed_memory
     from .inference import evaluate_model
+    from .preparation import leave_out_unreadable
     from .sources import load_source
     from .sources.annotated_images import check_split
 
     keep_freed_memory()
-    images = load_source(options.data, options.image_folder)
-    metrics = evaluate_model(options.model, images, check_split(options.split), options.batch_size)
+    images = load_source(
+        [_source(one) for one in options.data],
+        options.image_folder,
+        uncertain_values=options.uncertain_values,
+        contradictions=options.contradictions or "error",
+    )
+    skipped: tuple[str, ...] = ()
+    if options.bad_images == "skip":
+        images, skipped = leave_out_unreadable(images)
+    split = check_split(options.split)
+    metrics = evaluate_model(options.model, images, split, options.batch_size, options.fast_decode)
     if options.output:
         Path(options.output).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     print_metrics(metrics)
-    return 0
+    return SKIPPED_FILES if skipped else 0
 
 
 def run_predict(options: argparse.Namespace) -> int:
@@ -73,7 +125,7 @@ def run_predict(options: argparse.Namespace) -> int:
     output = Path(options.output)
     check_output(output)
     files = find_images(options.paths)
-    frame, skipped = predict_files(options.model, files, options.labels, options.batch_size)
+    frame, skipped = predict_files(options.model, files, options.labels, options.batch_size, options.fast_decode)
     write_scores(frame, output)
     print(f"scored {len(frame)} of {len(files)} pictures into {output}")
     for line in skipped:
@@ -135,6 +187,7 @@ COMMANDS = {
     "train": run_train,
     "evaluate": run_evaluate,
     "predict": run_predict,
+    "data": run_data,
     "recipes": run_recipes,
     "env": run_env,
 }

@@ -7,13 +7,11 @@ from tqdm.auto import tqdm
 
 from .data import PixelDataset, collate
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .sources import AnnotatedImages
 
 
 @torch.inference_mode()
 def extract_features(
     model: TimmMultiLabelForImageClassification,
-    images: AnnotatedImages,
     dataset: PixelDataset,
     batch_size: int = 32,
     workers: int = 0,
@@ -24,7 +22,6 @@ def extract_features(
 
     Args:
         model: Put in evaluation mode; run on its own device.
-        images: Only to count.
         dataset: The pictures with the evaluation transform.
         batch_size: Pictures at once.
         workers: Processes that decode; 0: none beside this one.
@@ -35,7 +32,7 @@ def extract_features(
     device = model.device
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
     parts = []
-    with tqdm(total=len(images), desc=title, unit="image", disable=quiet) as progress:
+    with tqdm(total=len(dataset), desc=title, unit="image", disable=quiet) as progress:
         for batch in loader:
             # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
             pixels = batch["pixel_values"].to(device, memory_format=torch.channels_last)

@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
-from .data import PixelDataset, collate, decode_image
+from .data import PixelDataset, collate
+from .decoding import decode_image
 from .errors import HalflabelError, did_you_mean
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats, evaluate_scores
@@ -57,8 +58,17 @@ def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, ba
         return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
 
 
-def evaluate_model(name: str, images: AnnotatedImages, split: str, batch_size: int = 32) -> dict[str, Any]:
+def evaluate_model(
+    name: str, images: AnnotatedImages, split: str, batch_size: int = 32, fast_decode: bool = True
+) -> dict[str, Any]:
     """Measure a model on one split; the layout is that of `metrics.json`.
+
+    Args:
+        name: A model's folder or Hub name.
+        images: Pictures with labels.
+        split: What to measure on; where the data name no splits: all.
+        batch_size: Pictures at once.
+        fast_decode: Decode a JPEG no larger than the transform needs.
 
     Raises:
         HalflabelError: If the split is empty, or the data and the model have different labels.
@@ -73,7 +83,8 @@ def evaluate_model(name: str, images: AnnotatedImages, split: str, batch_size: i
     chosen = chosen.of_split(split) if (chosen.column("split") != "").any() else chosen
     if not len(chosen):
         raise HalflabelError(f"the data have no image in split {split!r}")
-    logits = predict_logits(model, PixelDataset(chosen, processor.eval_transform()), batch_size)
+    side = processor.needed_side() if fast_decode else None
+    logits = predict_logits(model, PixelDataset(chosen, processor.eval_transform(), shortest_side=side), batch_size)
     return {"split": split, **evaluate_scores(sigmoid(logits), chosen.labels, names)}
 
 
@@ -104,7 +115,11 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 
 
 def predict_files(
-    name: str, files: Sequence[Path], labels: Sequence[str] | None = None, batch_size: int = 32
+    name: str,
+    files: Sequence[Path],
+    labels: Sequence[str] | None = None,
+    batch_size: int = 32,
+    fast_decode: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Score picture files.
 
@@ -113,6 +128,7 @@ def predict_files(
         files: Pictures; one that cannot be read is skipped and reported.
         labels: The labels to score, in this order; None: all.
         batch_size: Pictures at once.
+        fast_decode: Decode a JPEG no larger than the transform needs.
 
     Returns:
         A table with `file_name` and a column of scores (0..1) per label, in the order of the files, and one line for
@@ -130,7 +146,7 @@ def predict_files(
     skipped: list[str] = []
     names, scores = [], []
     with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:
-        for batch_names, pixels in _batches(files, processor, batch_size, skipped, progress):
+        for batch_names, pixels in _batches(files, processor, batch_size, fast_decode, skipped, progress):
             pixels = pixels.to(model.device, memory_format=torch.channels_last)
             scores.append(model(pixel_values=pixels).logits.double().sigmoid().cpu().numpy()[:, columns])
             names += batch_names
@@ -144,15 +160,17 @@ def _batches(
     files: Sequence[Path],
     processor: TimmMultiLabelImageProcessor,
     batch_size: int,
+    fast_decode: bool,
     skipped: list[str],
     progress: Any,  # noqa: ANN401 - a progress bar
 ) -> Iterator[tuple[list[str], torch.Tensor]]:
     transform = processor.eval_transform()
+    side = processor.needed_side() if fast_decode else None
     names: list[str] = []
     pixels: list[torch.Tensor] = []
     for file in files:
         try:
-            pixels.append(transform(decode_image({"path": str(file)})))
+            pixels.append(transform(decode_image({"path": str(file)}, shortest_side=side)))
             names.append(str(file))
         except HalflabelError as error:
             skipped.append(str(error))

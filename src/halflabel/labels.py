@@ -26,7 +26,7 @@ IntMatrix = NDArray[np.int8]
 POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
 NEGATIVE_CODES = frozenset({"0", "0.0", "false", "no"})
 UNKNOWN_CODES = frozenset({"", "-1", "-1.0", "-100", "-100.0", "nan", "none", "null", "na", "n/a", "<na>"})
-_UNCERTAIN_CODES = frozenset({str(UNCERTAIN)})
+UNCERTAIN_CODES = frozenset({str(UNCERTAIN), f"{UNCERTAIN}.0"})
 
 
 class LabelSpace:
@@ -99,7 +99,7 @@ class LabelSpace:
         """Turn a row back into answers: label name -> 1, 0 or None for what is not known."""
         if len(row) != len(self):
             raise HalflabelError(f"a row of {len(row)} values does not fit {len(self)} labels")
-        values = [encode_value(value, _UNCERTAIN_CODES) for value in row]
+        values = [encode_value(value) for value in row]
         return {name: v if v >= 0 else None for name, v in zip(self.names, values, strict=True)}
 
 
@@ -116,7 +116,7 @@ def encode_value(value: Any, uncertain: Collection[str] = ()) -> int:  # noqa: A
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return IGNORE_INDEX
     code = str(value).strip().lower()
-    if code in uncertain:
+    if code in uncertain or code in UNCERTAIN_CODES:
         return UNCERTAIN
     if code in POSITIVE_CODES:
         return 1
@@ -138,36 +138,6 @@ def uncertain_codes(values: Iterable[Any]) -> frozenset[str]:
     return frozenset(codes)
 
 
-def encode_column(values: Sequence[Any] | NDArray[Any], uncertain: Collection[str] = ()) -> tuple[IntMatrix, list[int]]:
-    """Turn a table's column into codes; each distinct value is looked at once.
-
-    Args:
-        values: n cells.
-        uncertain: As for `encode_value`.
-
-    Returns:
-        int8 array of shape (n,) with 1, 0, `IGNORE_INDEX` and `UNCERTAIN`, and the positions of cells that are none
-        of these (their code is `IGNORE_INDEX`; the caller knows file and row and raises).
-    """
-    column = np.asarray(values, dtype=object)
-    codes: dict[Any, int | None] = {}
-    out = np.full(len(column), IGNORE_INDEX, dtype=np.int8)
-    faults: list[int] = []
-    for position, value in enumerate(column):
-        key = value if isinstance(value, str | int | float | bool | None) else repr(value)
-        if key not in codes:
-            try:
-                codes[key] = encode_value(value, uncertain)
-            except HalflabelError:
-                codes[key] = None
-        code = codes[key]
-        if code is None:
-            faults.append(position)
-        else:
-            out[position] = code
-    return out, faults
-
-
 @dataclass(frozen=True)
 class LabelCounts:
     """How much is known per label: int64 arrays of shape (num_labels,), and the number of images."""
@@ -177,6 +147,13 @@ class LabelCounts:
     negative: NDArray[np.int64]
     uncertain: NDArray[np.int64]
     images: int
+
+    def __add__(self, other: "LabelCounts") -> "LabelCounts":
+        """Return the counts of these images and the others."""
+        return LabelCounts(
+            self.known + other.known, self.positive + other.positive, self.negative + other.negative,
+            self.uncertain + other.uncertain, self.images + other.images,
+        )  # fmt: skip
 
     @property
     def known_fraction(self) -> float:
@@ -202,6 +179,11 @@ def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]
             f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
         )
     return matrix
+
+
+def evaluation_labels(labels: IntMatrix) -> IntMatrix:
+    """Return the labels to measure on: what is not known is unknown, whatever it was trained as."""
+    return np.where(labels < 0, np.int8(IGNORE_INDEX), labels)
 
 
 def count_labels(labels: NDArray[Any] | Sequence[Sequence[int]]) -> LabelCounts:

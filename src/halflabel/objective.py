@@ -1,6 +1,7 @@
 """What a recipe says of the objective, made concrete by the training labels: targets, weights, priors, head start."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from .arguments import RecipeArguments
 from .errors import HalflabelError
-from .labels import IGNORE_INDEX, UNCERTAIN, LabelSpace
+from .labels import IGNORE_INDEX, UNCERTAIN, LabelCounts, LabelSpace
 from .losses import LEARN_FROM_UNKNOWN
 from .policies import apply_policies
 
@@ -24,12 +25,46 @@ def training_targets(labels: NDArray[np.int8], label_names: Sequence[str], setti
     return apply_policies(labels, label_names, settings.unknown, settings.uncertain, keep_uncertain=keep)
 
 
-def evaluation_labels(labels: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return the labels to measure on: what is not known counts as unknown, whatever was trained on."""
-    return np.where(labels < 0, np.int8(IGNORE_INDEX), labels)
+@dataclass(frozen=True)
+class TargetCounts:
+    """What the training targets add up to; arrays of shape (num_labels,).
+
+    Attributes:
+        positive: The sum of the targets; a soft target counts by its value.
+        answered: How many entries have a target.
+        asked: How many entries are not `UNCERTAIN`.
+        images: How many images there are.
+    """
+
+    positive: NDArray[np.float64]
+    answered: NDArray[np.int64]
+    asked: NDArray[np.int64]
+    images: int
+
+    @classmethod
+    def of(cls, targets: NDArray[Any]) -> "TargetCounts":
+        """Count targets of shape (n, num_labels)."""
+        known = targets >= 0
+        positive = np.where(known, targets, 0).sum(axis=0, dtype=np.float64)
+        return cls(positive, known.sum(axis=0), (targets != UNCERTAIN).sum(axis=0), len(targets))
+
+    @classmethod
+    def from_labels(cls, counts: LabelCounts, label_names: Sequence[str], settings: RecipeArguments) -> "TargetCounts":
+        """Count the targets that `training_targets` gives for labels of which only the counts are known."""
+        codes = np.array([1, 0, UNCERTAIN, IGNORE_INDEX], dtype=np.int8)
+        unknown = counts.images - counts.known - counts.uncertain
+        times = np.stack([counts.positive, counts.negative, counts.uncertain, unknown])
+        targets = training_targets(np.repeat(codes[:, None], len(label_names), axis=1), label_names, settings)
+        known = targets >= 0
+        return cls(
+            (np.where(known, targets, 0).astype(np.float64) * times).sum(axis=0),
+            (known * times).sum(axis=0),
+            ((targets != UNCERTAIN) * times).sum(axis=0),
+            counts.images,
+        )
 
 
-def loss_configuration(settings: RecipeArguments, targets: NDArray[Any], label_names: Sequence[str]) -> dict[str, Any]:
+def loss_configuration(settings: RecipeArguments, counts: TargetCounts, label_names: Sequence[str]) -> dict[str, Any]:
     """Return the keys of `TimmMultiLabelConfig` that make up the objective.
 
     `pos_weight: auto` becomes each label's negatives over positives among its targets, clipped to `POS_WEIGHT_RANGE`
@@ -40,29 +75,21 @@ def loss_configuration(settings: RecipeArguments, targets: NDArray[Any], label_n
         HalflabelError: On a weight that is no number, or a label that does not exist.
     """
     loss_args: dict[str, Any] = dict(cast(dict[str, Any], settings.loss_args or {}))
-    positive, answered = target_counts(targets)
     if settings.loss == "selective" and "prior" not in loss_args:
-        images = np.where(answered > positive, answered, len(targets))
-        loss_args["prior"] = (positive / np.maximum(images, 1)).tolist()
+        images = np.where(counts.answered > counts.positive, counts.answered, counts.images)
+        loss_args["prior"] = (counts.positive / np.maximum(images, 1)).tolist()
     return {
         "loss": settings.loss,
         "loss_args": loss_args or None,
         "normalizer": settings.normalizer,
-        "pos_weight": _pos_weight(settings.pos_weight, positive, answered - positive, label_names),
+        "pos_weight": _pos_weight(settings.pos_weight, counts.positive, counts.answered - counts.positive, label_names),
         "label_weight": _by_label("label_weight", settings.label_weight, label_names),
     }
 
 
-def target_counts(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return per label the sum of the targets and their number; a soft target counts by its value."""
-    known = targets >= 0
-    return np.where(known, targets, 0).sum(axis=0, dtype=np.float64), known.sum(axis=0)
-
-
-def prior_counts(targets: NDArray[Any], loss: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def prior_counts(counts: TargetCounts, loss: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
-    positive, answered = target_counts(targets)
-    return positive, (targets != UNCERTAIN).sum(axis=0) if loss in ASSUME_NEGATIVE else answered
+    return counts.positive, counts.asked if loss in ASSUME_NEGATIVE else counts.answered
 
 
 def _pos_weight(

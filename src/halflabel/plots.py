@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .data import decode_image
+from .decoding import decode_image
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification

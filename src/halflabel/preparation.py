@@ -1,37 +1,116 @@
 """What a recipe trains on: its pictures, their known labels, and the data set of each split."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import IterableDataset
+from torch import Tensor
 
 from .arguments import Recipe, RecipeArguments
-from .data import FeatureDataset, PixelDataset, assign_splits
+from .data import FeatureDataset, PixelDataset, inspect_pictures
 from .errors import HalflabelError, shortlist
 from .features import extract_features
 from .hiding import hide_labels
-from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import count_labels
+from .image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
+from .labels import LabelCounts, count_labels, evaluation_labels
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .objective import evaluation_labels, prior_counts
+from .objective import TargetCounts, prior_counts, training_targets
 from .sources import AnnotatedImages, load_source
+from .sources.loading import parse_sources
+from .splitting import assign_splits
+from .streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 
 log = logging.getLogger(__name__)
+
+
+SKIPPED = "skipped_images.txt"
+"""The file in the output folder that lists the pictures that were left out, a line each."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a recipe trains on.
+
+    Attributes:
+        images: Every picture with its split; of streamed training pictures only the first few.
+        counts: What is known in the training split.
+        stream: Where training pictures come from one after another; None: they are in `images`.
+        skipped: A line for each picture that cannot be read and was left out.
+    """
+
+    images: AnnotatedImages
+    counts: LabelCounts
+    stream: ImageStream | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label names."""
+        return self.images.label_space.names
+
+    def target_counts(self, settings: RecipeArguments) -> TargetCounts:
+        """Count the targets of the training split under the recipe's policies."""
+        return TargetCounts.from_labels(self.counts, self.names, settings)
+
+
+def prepare_data(recipe: Recipe) -> TrainingData:
+    """Load what the recipe trains on; see `load_data`, and `streaming.open_stream` for a recipe that streams."""
+    settings, seed = recipe.settings, recipe.training.seed
+    if settings.streaming:
+        return _open_stream(settings)
+    images = load_data(settings, seed)
+    skipped: tuple[str, ...] = ()
+    if settings.bad_images == "skip":
+        images, skipped = leave_out_unreadable(images, quiet=bool(recipe.training.disable_tqdm))
+    return TrainingData(images, count_labels(images.of_split("train").labels), None, skipped)
+
+
+def _open_stream(settings: RecipeArguments) -> TrainingData:
+    sources = parse_sources(settings.data, None, settings.uncertain_values or ())
+    stream = open_stream(sources, settings.labels)
+    images = stream.collect({"train": EXAMPLES, "validation": None, "test": settings.max_test_images})
+    skipped: tuple[str, ...] = ()
+    if settings.bad_images == "skip":
+        images, skipped = leave_out_unreadable(images, quiet=True)
+    return TrainingData(images, stream.counts["train"], stream, skipped)
+
+
+def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> tuple[AnnotatedImages, tuple[str, ...]]:
+    """Decode every picture once, each process its share, and return the readable ones and a line for each other one."""
+    state = PartialState()
+    rows = list(range(state.process_index, len(images), state.num_processes))
+    found = zip(rows, inspect_pictures(images.select(rows), quiet), strict=True)
+    mine = {row: picture["error"] for row, picture in found if "error" in picture}
+    bad = dict(sorted(item for part in gather_object([mine]) for item in part.items()))
+    for line in list(bad.values())[:20]:
+        log.warning("left out: %s", line)
+    if len(bad) > 20:
+        log.warning("left out: %d more, see %s", len(bad) - 20, SKIPPED)
+    return images.select(i for i in range(len(images)) if i not in bad) if bad else images, tuple(bad.values())
 
 
 def load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     images = load_source(
-        settings.data, settings.image_folder, settings.labels, settings.max_train_images, settings.max_test_images,
-        uncertain_values=settings.uncertain_values or (),
-    )  # fmt: skip
+        settings.data,
+        settings.image_folder,
+        settings.labels,
+        settings.max_train_images,
+        settings.max_test_images,
+        settings.uncertain_values or (),
+        settings.contradictions,
+    )
     images = assign_splits(images, settings.validation_share, settings.test_share, seed)
     asked = (settings.keep_labels, settings.hide_per_label, settings.hide_groups)
     if settings.hide_protocol == "random" and asked == (None, None, None):
         return images
     # Test entries are neither hidden nor drawn for: the draw depends on the other images alone.
-    rows, labels = images.column("split") != "test", images.labels
+    rows, labels = images.column("split") != "test", images.labels.copy()
     labels[rows] = hide_labels(
         labels[rows],
         settings.hide_protocol,
@@ -44,14 +123,12 @@ def load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
     return images.with_labels(labels)
 
 
-def report_labels(train_images: AnnotatedImages, strict: bool) -> None:
+def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> None:
     """Log how much is known, and the labels nobody answered.
 
     Raises:
         HalflabelError: If a label has no known training entry and `strict` is set, or if no label has any.
     """
-    counts = count_labels(train_images.labels)
-    names = train_images.label_space.names
     empty = [name for name, known in zip(names, counts.known, strict=True) if not known]
     if empty:
         text = f"no known training entry for {shortlist(empty)}: nothing can be learned for it"
@@ -65,8 +142,7 @@ def make_datasets(
     recipe: Recipe,
     model: TimmMultiLabelForImageClassification,
     processor: TimmMultiLabelImageProcessor,
-    images: AnnotatedImages,
-    targets: NDArray[Any],
+    data: TrainingData,
 ) -> dict[str, Any]:
     """Return the data set of each split that has images, and start the head from the training data.
 
@@ -74,40 +150,54 @@ def make_datasets(
         recipe: The recipe.
         model: Its backbone makes the features where the recipe caches them.
         processor: The model's.
-        images: All pictures.
-        targets: The labels to train on, shape (training images, num_labels).
+        data: What the recipe trains on.
     """
     settings = recipe.settings
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
-        part = images.of_split(split)
-        if not len(part):
-            continue
-        labels = targets if split == "train" else evaluation_labels(part.labels)
         augmented = split == "train" and not settings.cache_features
         transform = processor.train_transform() if augmented else processor.eval_transform()
-        pixels = PixelDataset(part, transform, labels)
-        made[split] = pixels
+        side = processor.needed_side(training=augmented) if settings.fast_decode else None
+        if split == "train" and data.stream is not None:
+            made[split] = _stream_dataset(recipe, data.stream, transform, side)
+            continue
+        part = data.images.of_split(split)
+        if not len(part):
+            continue
+        train = split == "train"
+        labels = training_targets(part.labels, data.names, settings) if train else evaluation_labels(part.labels)
+        made[split] = PixelDataset(part, transform, labels, side)
         if settings.cache_features:
-            training = recipe.training
-            torch.nn.Module.to(model, training.device)
-            features = extract_features(
-                model,
-                part,
-                pixels,
-                batch_size=training.per_device_eval_batch_size,
-                workers=training.dataloader_num_workers,
-                title=f"features of {split}",
-                quiet=bool(training.disable_tqdm),
-            )
-            made[split] = FeatureDataset(features, labels)
-    start_head(model, made["train"])
+            made[split] = FeatureDataset(_extract(recipe, model, made[split], f"features of {split}"), labels)
+    start_head(model, made["train"], data.target_counts(settings))
     return made
 
 
-def start_head(model: TimmMultiLabelForImageClassification, dataset: FeatureDataset | PixelDataset) -> None:
+def _extract(recipe: Recipe, model: TimmMultiLabelForImageClassification, pixels: PixelDataset, title: str) -> Tensor:
+    training = recipe.training
+    torch.nn.Module.to(model, training.device)
+    return extract_features(
+        model,
+        pixels,
+        batch_size=training.per_device_eval_batch_size,
+        workers=training.dataloader_num_workers,
+        title=title,
+        quiet=bool(training.disable_tqdm),
+    )
+
+
+def _stream_dataset(
+    recipe: Recipe, stream: ImageStream, transform: ImageTransform, side: int | None
+) -> IterableDataset:
+    settings, names = recipe.settings, stream.label_space.names
+    skipped = recipe.folder / SKIPPED if settings.bad_images == "skip" else None
+    prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped)
+    return stream.training_rows(prepare, recipe.training.seed, settings.shuffle_buffer)
+
+
+def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
-    positive, entries = prior_counts(dataset.labels, model.config.loss)
+    positive, entries = prior_counts(counts, model.config.loss)
     model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))  # type: ignore[operator]
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.features)  # type: ignore[operator]

@@ -14,7 +14,15 @@ from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
 
 class TellEpoch(TrainerCallback):
-    """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too."""
+    """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
+
+    Args:
+        images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
+    """
+
+    def __init__(self, images_in_stream: int | None = None) -> None:
+        """Keep the number."""
+        self.images_in_stream = images_in_stream
 
     def on_epoch_begin(
         self,
@@ -26,6 +34,19 @@ class TellEpoch(TrainerCallback):
     ) -> None:
         """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""
         model.epoch = int((state.epoch or 0) + 1e-6)
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,  # noqa: ANN401 - transformers' own contract
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Count the passes over a stream."""
+        if self.images_in_stream:
+            images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            model.epoch = images // self.images_in_stream
 
 
 class MultiLabelTrainer(Trainer):
@@ -40,12 +61,12 @@ class MultiLabelTrainer(Trainer):
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of Trainer
-        """Take what `transformers.Trainer` takes."""
+    def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take what `transformers.Trainer` takes, and `images_in_stream` for training data without a length."""
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
-        self.add_callback(TellEpoch())
+        self.add_callback(TellEpoch(images_in_stream))
 
     @property
     def _loss_name(self) -> str:

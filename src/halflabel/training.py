@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -27,8 +26,7 @@ from .model_card import render_card
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import loss_configuration, training_targets
 from .plots import draw_examples
-from .preparation import load_data, make_datasets, report_labels, start_head
-from .sources import AnnotatedImages
+from .preparation import SKIPPED, TrainingData, make_datasets, prepare_data, report_labels, start_head
 from .trainer import MultiLabelTrainer
 
 log = logging.getLogger(__name__)
@@ -78,26 +76,35 @@ def train(recipe: Recipe) -> Result:
     """
     settings, folder = recipe.settings, recipe.folder
     checkpoint = _checkpoint(recipe, folder)
-    images = load_data(settings, recipe.training.seed)
-    report_labels(images.of_split("train"), settings.strict)
+    data = prepare_data(recipe)
+    report_labels(data.counts, data.names, settings.strict)
     set_seed(recipe.training.seed)
-    targets = _targets(settings, images)
-    model, processor = _build_model(settings, images, targets)
-    datasets = make_datasets(recipe, model, processor, images, targets)
-    trainer = _make_trainer(recipe, model, datasets)
+    model, processor = _build_model(settings, data)
+    datasets = make_datasets(recipe, model, processor, data)
+    trainer = _make_trainer(recipe, model, datasets, data)
     _clear(folder, checkpoint)
+    if data.skipped and trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = _test(trainer, datasets, images)
+    metrics = _test(trainer, datasets, data)
     if settings.compare_unknown_as_negative:
-        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, datasets, images)
+        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, datasets, data)
+    if settings.bad_images == "skip":
+        metrics["skipped_images"] = _count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
-        _save(recipe, trainer, processor, metrics, images)
-        draw_examples(images.of_split("train"), model, processor, folder / "examples.png")
+        _save(recipe, trainer, processor, metrics, data)
+        draw_examples(data.images.of_split("train"), model, processor, folder / "examples.png")
     return Result(metrics, folder)
 
 
-def _targets(settings: RecipeArguments, images: AnnotatedImages) -> NDArray[Any]:
-    return training_targets(images.of_split("train").labels, images.label_space.names, settings)
+def _count_skipped(path: Path) -> int:
+    """Count the pictures that were left out; a stream notes one again in every pass."""
+    if not path.is_file():
+        return 0
+    lines = list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -123,29 +130,32 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
 def _clear(folder: Path, checkpoint: str | None) -> None:
     """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's."""
     if checkpoint is None and folder.is_dir():
-        (folder / "metrics.json").unlink(missing_ok=True)
+        for name in ("metrics.json", SKIPPED):
+            (folder / name).unlink(missing_ok=True)
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)  # several processes may clear at once
 
 
 def _build_model(
-    settings: RecipeArguments, images: AnnotatedImages, targets: NDArray[Any]
+    settings: RecipeArguments, data: TrainingData
 ) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
     model = TimmMultiLabelForImageClassification.from_backbone(
         settings.backbone,
-        images.label_space.names,
+        data.names,
         weights=None if settings.weights == "none" else settings.weights,
         head=settings.head,
         head_args=settings.head_args,  # type: ignore[arg-type]
         backbone_args=settings.backbone_args,  # type: ignore[arg-type]
-        **loss_configuration(settings, targets, images.label_space.names),
+        **loss_configuration(settings, data.target_counts(settings), data.names),
     )
     if settings.freeze_backbone:
         model.freeze_backbone()
     return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
 
 
-def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any]) -> Trainer:
+def _make_trainer(
+    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
+) -> Trainer:
     arguments = recipe.training
     validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
     if "validation" in datasets and not validated:
@@ -161,6 +171,8 @@ def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, d
         if not validated:
             raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    if data.stream is not None and arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
+        arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
     trainer = MultiLabelTrainer(
         model=model,
         args=arguments,
@@ -169,6 +181,7 @@ def _make_trainer(recipe: Recipe, model: TimmMultiLabelForImageClassification, d
         eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        images_in_stream=None if data.stream is None else data.counts.images,
     )
     trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return trainer
@@ -180,40 +193,41 @@ def _is_measurable(labels: IntMatrix) -> bool:
     return bool(((counts.positive > 0) & (counts.negative > 0)).any())
 
 
-def _test(trainer: Trainer, datasets: dict[str, Any], images: AnnotatedImages) -> dict[str, Any]:
+def _test(trainer: Trainer, datasets: dict[str, Any], data: TrainingData) -> dict[str, Any]:
     """Touch the test split, once, at the end."""
     if "test" not in datasets:
         log.warning("there is no test split: metrics.json holds no result")
         return {"split": None}
     logits = np.asarray(trainer.predict(datasets["test"]).predictions, dtype=np.float64)
-    return {"split": "test", **evaluate_scores(sigmoid(logits), datasets["test"].labels, images.label_space.names)}
+    return {"split": "test", **evaluate_scores(sigmoid(logits), datasets["test"].labels, data.names)}
 
 
 def _train_unknown_as_negative(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], images: AnnotatedImages
+    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
 ) -> dict[str, Any]:
     """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
     log.info("once more, with unknown taken as negative")
     settings = replace(recipe.settings, compare_unknown_as_negative=False, unknown="negative")
-    targets = _targets(settings, images)
     training = copy.copy(recipe.training)
     training.output_dir = str(recipe.folder / "unknown_as_negative")
     other = replace(recipe, settings=settings, training=training)
     set_seed(training.seed)
     if settings.cache_features:
-        objective = loss_configuration(settings, targets, images.label_space.names)
+        counts = data.target_counts(settings)
+        objective = loss_configuration(settings, counts, data.names)
         config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective})
         rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
+        targets = training_targets(data.images.of_split("train").labels, data.names, settings)
         sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets)}
-        start_head(rival, sets["train"])
+        start_head(rival, sets["train"], counts)
     else:
-        rival, processor = _build_model(settings, images, targets)
-        sets = make_datasets(other, rival, processor, images, targets)
-    trainer = _make_trainer(other, rival, sets)
+        rival, processor = _build_model(settings, data)
+        sets = make_datasets(other, rival, processor, data)
+    trainer = _make_trainer(other, rival, sets, data)
     _clear(other.folder, None)
     trainer.train()
-    metrics = _test(trainer, sets, images)
+    metrics = _test(trainer, sets, data)
     if trainer.is_world_process_zero():
         shutil.rmtree(other.folder, ignore_errors=True)
     return metrics
@@ -224,7 +238,7 @@ def _save(
     trainer: Trainer,
     processor: TimmMultiLabelImageProcessor,
     metrics: dict[str, Any],
-    images: AnnotatedImages,
+    data: TrainingData,
 ) -> None:
     folder = recipe.folder
     trainer.save_model(str(folder))
@@ -232,7 +246,6 @@ def _save(
     processor.save_pretrained(folder)
     resolved = {**recipe.given, INFORMATION: library_versions()}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    card = render_card(recipe.name, resolved, metrics, count_labels(images.of_split("train").labels),
-                       images.label_space.names)  # fmt: skip
+    card = render_card(recipe.name, resolved, metrics, data.counts, data.names)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done

@@ -19,8 +19,8 @@ from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, a
 from halflabel.arguments import parse_recipe
 from halflabel.data import FeatureDataset, collate
 from halflabel.metrics import mean_defined
-from halflabel.objective import loss_configuration, training_targets
-from halflabel.preparation import load_data, make_datasets, start_head
+from halflabel.objective import TargetCounts, loss_configuration, training_targets
+from halflabel.preparation import make_datasets, prepare_data, start_head
 from halflabel.training import _build_model
 
 PROTOCOLS = {
@@ -48,12 +48,13 @@ LOSSES = {
 def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
     targets = training_targets(labels, names, recipe.settings)
     set_seed(seed)
-    objective = loss_configuration(recipe.settings, targets, names)
+    counts = TargetCounts.of(targets)
+    objective = loss_configuration(recipe.settings, counts, names)
     config = type(backbone.config)(**{**backbone.config.to_dict(), **objective})
     model = TimmMultiLabelForImageClassification(config, backbone=backbone.backbone)
     model.freeze_backbone()
     train = FeatureDataset(features["train"], targets)
-    start_head(model, train)
+    start_head(model, train, counts)
     recipe.training.output_dir = folder
     MultiLabelTrainer(model, recipe.training, collate, train).train()
     with torch.no_grad():
@@ -72,11 +73,12 @@ def main():
     shared = ["--data", options.data, "--validation_share", "0", "--save_strategy", "no", "--eval_strategy", "no",
               "--logging_strategy", "no", "--disable_tqdm", "true", "--report_to", "none"]  # fmt: skip
     recipe = parse_recipe("linear_probe", shared)
-    images = load_data(recipe.settings, 0)
+    data = prepare_data(recipe)
+    images = data.images
     truth = {split: images.of_split(split).labels for split in ("train", "test")}
     names = images.label_space.names
-    model, processor = _build_model(recipe.settings, images, truth["train"])
-    sets = make_datasets(recipe, model, processor, images, truth["train"])
+    model, processor = _build_model(recipe.settings, data)
+    sets = make_datasets(recipe, model, processor, data)
     features = {split: sets[split].features for split in truth}
     table = {}
     with tempfile.TemporaryDirectory() as folder:
