@@ -18,7 +18,7 @@ def sources(tmp_path):
     (tmp_path / "copy.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
     (tmp_path / "bad.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
     (tmp_path / "signs.csv").write_text(
-        "file_name,stop sign,car,yield,split\na.jpg,1,,,train\nb.jpg,0,1,,train\ncopy.jpg,1,0,,train\n"
+        "file_name,stop sign,car,yield,split\na.jpg,1,,,train\nb.jpg,0,1,,train\ncopy.jpg,0,0,,train\n"
         "bad.jpg,0,,,test\ngrey.png,,,,train\n"
     )
     (tmp_path / "cars.csv").write_text("file_name,car,Stop-Sign\nb.jpg,0,1\nc.png,1,\nd.jpg,-1,0\n")
@@ -45,8 +45,12 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
     assert report["formats"] == {"JPEG": 4, "PNG": 2}
     assert report["modes"] == {"RGB": 5, "L": 1}
     assert report["duplicates"] == [["a.jpg", "copy.jpg"]]
-    assert len(report["contradictions"]) == 1
-    assert "'b.jpg'" in report["contradictions"][0]
+    assert [text.split(" (")[0] for text in report["contradictions"]] == [
+        "'a.jpg' = 'copy.jpg': 'stop sign' is 1 and 0",
+        "'b.jpg': 'car' is 1 and 0",
+    ]
+    alone = describe(*load_sources(parse_sources(sources[0])), quiet=True)
+    assert [text.split(" (")[0] for text in alone["contradictions"]] == ["'a.jpg' = 'copy.jpg': 'stop sign' is 1 and 0"]
     assert len(report["unreadable"]) == 1
     assert report["unreadable"][0].startswith("image bad.jpg cannot be read: ")
     text = render(report)
@@ -55,7 +59,7 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
         "labels without a known entry (1): yield",
         "images with equal content (1): a.jpg = copy.jpg",
         "unreadable files (1): image bad.jpg",
-        "contradictions (1): 'b.jpg'",
+        "contradictions (2): 'a.jpg' = 'copy.jpg'",
     ):
         assert part in text
 

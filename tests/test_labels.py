@@ -54,6 +54,19 @@ def test_counts_per_label():
     assert np.isnan(count_labels(np.zeros((0, 2), int)).known_fraction)
 
 
+def test_counts_of_more_rows_than_are_looked_at_together():
+    labels = np.random.default_rng(0).choice(
+        np.array([1, 0, -100, UNCERTAIN], np.int8), (1000, 3), p=[0.7, 0.1, 0.1, 0.1]
+    )
+    counts = count_labels(labels)
+    assert counts.positive.tolist() == [sum(row[k] == 1 for row in labels.tolist()) for k in range(3)]
+    assert counts.known.tolist() == [sum(row[k] in (0, 1) for row in labels.tolist()) for k in range(3)]
+    assert counts.uncertain.tolist() == [sum(row[k] == UNCERTAIN for row in labels.tolist()) for k in range(3)]
+    labels[700, 2] = 7
+    with pytest.raises(HalflabelError, match="label value 7 at row 700, column 2"):
+        count_labels(labels)
+
+
 def test_a_matrix_names_its_first_wrong_entry():
     with pytest.raises(HalflabelError, match="2.* row 1, column 0"):
         check_matrix([[0, 1], [2, 1]])

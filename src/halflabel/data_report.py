@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .data import inspect_pictures
 from .labels import LabelCounts, count_labels
 from .sources import AnnotatedImages
-from .sources.merging import MergeReport
+from .sources.merging import MergeReport, repeat_contradictions
 from .sources.same_images import same_images
 
 _SHOWN, _LABELS_SHOWN = 20, 40
@@ -39,7 +40,7 @@ def describe(
         `images`, `splits`, `labels` (name -> known, positive, negative, uncertain), `sources` (name -> `images` and
         `labels`, as the source alone knows them), `never_asked` (labels without any known entry), `unannotated` (images
         without any), `joined`, `contradictions`, `similar_names`; and of the pictures `sizes`, `formats`, `modes`,
-        `unreadable`, `duplicates` (groups of equal content).
+        `unreadable`, `duplicates` (groups of equal content; of one source alone `contradictions` are what these disagree about).
     """
     names, files = images.label_space.names, images.column("file_name")
     counts = count_labels(images.labels)
@@ -57,7 +58,12 @@ def describe(
         "contradictions": merged.contradictions,
         "similar_names": [list(group) for group in merged.similar_names],
     }
-    return {**report, **_describe_pictures(images, quiet)} if pictures else report
+    if not pictures:
+        return report
+    same = same_images([images])
+    if len(merged.parts) < 2:  # of several, merging has listed these
+        report["contradictions"] = repeat_contradictions(images, same)
+    return {**report, **_describe_pictures(images, same, quiet)}
 
 
 def _by_label(names: tuple[str, ...], counts: LabelCounts) -> dict[str, dict[str, int]]:
@@ -67,11 +73,11 @@ def _by_label(names: tuple[str, ...], counts: LabelCounts) -> dict[str, dict[str
     }
 
 
-def _describe_pictures(images: AnnotatedImages, quiet: bool) -> dict[str, Any]:
+def _describe_pictures(images: AnnotatedImages, same: NDArray[np.int64], quiet: bool) -> dict[str, Any]:
     pictures = list(inspect_pictures(images, quiet))
     readable = [picture for picture in pictures if "error" not in picture]
     files, groups = images.column("file_name"), defaultdict(list)
-    for row, first in enumerate(same_images([images])):
+    for row, first in enumerate(same):
         groups[first].append(str(files[row]))
     return {
         "sizes": _spread([picture["size"] for picture in readable]),

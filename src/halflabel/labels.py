@@ -6,7 +6,7 @@ A *label* is one yes/no question. For one image it is *known* (1 or 0), *unknown
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ UNCERTAIN = -101
 """The value of an uncertain entry. Metrics and counts do not take it for known; a policy says what is trained on."""
 
 IntMatrix = NDArray[np.int8]
+_PIECE = 255  # rows looked at together
 
 POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
 NEGATIVE_CODES = frozenset({"0", "0.0", "false", "no"})
@@ -171,14 +172,21 @@ def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]
     matrix = np.asarray(labels)
     if matrix.ndim != 2:
         raise HalflabelError(f"labels have shape {matrix.shape}, expected (images, num_labels)")
-    wrong = ~np.isin(matrix, (0, 1, IGNORE_INDEX, UNCERTAIN))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise HalflabelError(
-            f"label value {matrix[row, column]!r} at row {row}, column {column} "
-            f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
-        )
+    for start, rows in _pieces(matrix):
+        wrong = (rows != 0) & (rows != 1) & (rows != IGNORE_INDEX) & (rows != UNCERTAIN)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise HalflabelError(
+                f"label value {rows[row, column].item()!r} at row {start + row}, column {column} "
+                f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
+            )
     return matrix
+
+
+def _pieces(matrix: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Give the rows in pieces, each with its first position: a billion entries must not be copied as a whole."""
+    for start in range(0, len(matrix), _PIECE):
+        yield start, matrix[start : start + _PIECE]
 
 
 def evaluation_labels(labels: IntMatrix) -> IntMatrix:
@@ -193,5 +201,9 @@ def count_labels(labels: NDArray[Any] | Sequence[Sequence[int]]) -> LabelCounts:
         labels: Array of shape (n, num_labels) with 1, 0, `IGNORE_INDEX` and `UNCERTAIN`.
     """
     matrix = check_matrix(labels)
-    positive, negative = (matrix == 1).sum(axis=0), (matrix == 0).sum(axis=0)
-    return LabelCounts(positive + negative, positive, negative, (matrix == UNCERTAIN).sum(axis=0), len(matrix))
+    counts = {code: np.zeros(matrix.shape[1], dtype=np.int64) for code in (1, 0, UNCERTAIN)}
+    for _, rows in _pieces(matrix):
+        for code, count in counts.items():
+            count += (rows == code).sum(axis=0, dtype=np.uint8)  # a piece has no more rows than a byte counts
+    positive, negative, uncertain = counts.values()
+    return LabelCounts(positive + negative, positive, negative, uncertain, len(matrix))
