@@ -40,7 +40,8 @@ def describe(
         `images`, `splits`, `labels` (name -> known, positive, negative, uncertain), `sources` (name -> `images` and
         `labels`, as the source alone knows them), `never_asked` (labels without any known entry), `unannotated` (images
         without any), `joined`, `contradictions`, `similar_names`; and of the pictures `sizes`, `formats`, `modes`,
-        `unreadable`, `duplicates` (groups of equal content; of one source alone `contradictions` are what these disagree about).
+        `unreadable`, `duplicates` (groups of equal content). Of one source alone `contradictions` are those of equal
+        pictures.
     """
     names, files = images.label_space.names, images.column("file_name")
     counts = count_labels(images.labels)

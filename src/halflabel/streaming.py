@@ -20,7 +20,7 @@ from .sources import AnnotatedImages, Source, from_records
 from .sources.annotated_images import check_split
 from .sources.columns import Columns
 from .sources.faults import Faults
-from .sources.hub import class_names, find_image_column
+from .sources.hub import class_names, find_image_column, open_parts
 from .sources.hub_labels import find_labels
 from .sources.loading import find_format
 from .sources.merging import map_codes
@@ -142,34 +142,11 @@ def _features(parts: Mapping[str, datasets.IterableDataset]) -> datasets.Feature
     return next(iter(parts.values())).features
 
 
-def _load_parts(source: Source, columns: Sequence[str] | None = None) -> dict[str, datasets.IterableDataset]:
-    """Open the parts of a data set; with `columns`, only these are read where the files allow it."""
-    path = Path(source.path)
-    try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-            kept = loaded if isinstance(loaded, dict) else {"train": loaded}
-            parts = {str(name): part.to_iterable_dataset(len(part.data.chunks or [1])) for name, part in kept.items()}
-        elif path.is_dir():
-            parts = dict(datasets.load_dataset("parquet", data_dir=str(path), streaming=True, columns=columns))
-        else:
-            try:
-                parts = dict(datasets.load_dataset(source.path, streaming=True, columns=columns))
-            except ValueError:  # not of Parquet files: no builder but that one knows columns
-                parts = dict(datasets.load_dataset(source.path, streaming=True))
-    except Exception as error:  # the library raises many kinds, also those of its file systems
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HalflabelError(f"data {source.path!r} cannot be streamed: {reason[:200]}") from error
-    if columns is None:
-        return parts
-    return {name: part.select_columns(list(columns)) for name, part in parts.items()}
-
-
 def _splits(batch: Mapping[str, Sequence[Any]], part: str, source: Source) -> list[str]:
     """Return the split of each row: as the source is told, as the row says, or as its part is called."""
     rows = len(next(iter(batch.values())))
     given = batch.get("split") or [""] * rows
-    return [source.split or check_split(str(one or part)) for one in given]
+    return [source.split or check_split(str(one or part or "train")) for one in given]
 
 
 def _name(batch: Mapping[str, Sequence[Any]], row: int, picture: Mapping[str, Any]) -> str:
@@ -234,7 +211,7 @@ def open_stream(sources: Sequence[Source], labels: Sequence[str] | None = None) 
             f"{source.path}: streaming needs Parquet shards or a data set of the Hub, and this is {form}; "
             f"halflabel data {source.path} --output shards/ writes shards"
         )
-    parts = _load_parts(source)
+    parts = open_parts(source, streaming=True)
     features = _features(parts)
     if features is None:
         raise HalflabelError(f"{source.title}: the data set does not tell its column types, which streaming needs")
@@ -251,7 +228,7 @@ def _counted(stream: ImageStream) -> ImageStream:
     tally: dict[str, LabelCounts] = {}
     rows_of: dict[tuple[str, str], int] = defaultdict(int)
     wanted = [name for name in _features(stream.parts) if name != stream.image_column]
-    for name, part in _load_parts(stream.source, wanted).items():
+    for name, part in open_parts(stream.source, True, wanted).items():
         for batch in part.iter(batch_size=_LABEL_ROWS):
             codes = stream.codes(batch)
             splits = np.array(_splits(batch, name, stream.source), dtype=object)

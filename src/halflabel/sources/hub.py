@@ -1,5 +1,6 @@
 """Data sets of the `datasets` library: on the Hub, saved on disk, in Parquet files."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..errors import HalflabelError, did_you_mean, shortlist
-from ..labels import IntMatrix, LabelSpace
+from ..labels import LabelSpace
 from .annotated_images import FEATURES, TEXT_COLUMNS, AnnotatedImages, check_split
 from .columns import Columns
 from .faults import Faults, show
@@ -20,6 +21,8 @@ from .hub_labels import ANSWER_COLUMNS as ANSWER_COLUMNS
 from .hub_labels import ClassNames, find_labels
 from .imagefolder import find_metadata
 from .source import Source
+
+_SHARDS = 64  # of a saved data set that is streamed: so many workers can share it
 
 
 def read_datasets(source: Source) -> AnnotatedImages:
@@ -55,37 +58,68 @@ def read_datasets(source: Source) -> AnnotatedImages:
     return AnnotatedImages(pictures.select_columns(list(FEATURES)), space, matrix)
 
 
-def load(source: Source, streaming: bool = False) -> Any:  # noqa: ANN401 - datasets' own kinds
+def load(source: Source) -> datasets.Dataset:
     """Load a data set with its splits put together, a column `split` saying which.
 
     Raises:
         HalflabelError: If there is no such data set, the Hub cannot be reached, or its splits do not fit together.
     """
-    try:
-        loaded = _load(source, streaming)
-        if not isinstance(loaded, dict):
-            return loaded
-        parts = []
-        for split, part in loaded.items():
-            parts.append(part if streaming else _with_split(part, _standard(str(split))))
+    parts = [_with_split(part, _standard(split)) if split else part for split, part in open_parts(source).items()]
+    with _told(source):
         return datasets.concatenate_datasets(parts)
+
+
+def open_parts(source: Source, streaming: bool = False, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Open each split of a data set.
+
+    Args:
+        source: Where it is.
+        streaming: Give `datasets.IterableDataset`, and not `datasets.Dataset`.
+        columns: Read only these, where the files allow it; None: all.
+
+    Returns:
+        The parts by their split; by "" where the data set has none.
+
+    Raises:
+        HalflabelError: If there is no such data set, or the Hub cannot be reached.
+    """
+    with _told(source):
+        loaded = _open(source, streaming, columns)
+        parts = loaded if isinstance(loaded, dict) else {"": loaded}
+        if columns is not None:
+            parts = {split: part.select_columns(list(columns)) for split, part in parts.items()}
+        return {str(split): part for split, part in parts.items()}
+
+
+@contextlib.contextmanager
+def _told(source: Source) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the library raises many kinds, also those of its file systems
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HalflabelError(f"data {source.path!r} cannot be loaded as a data set: {reason[:200]}") from error
 
 
-def _load(source: Source, streaming: bool) -> Any:  # noqa: ANN401 - datasets' own kinds
+def _open(source: Source, streaming: bool, columns: Sequence[str] | None) -> Any:  # noqa: ANN401 - datasets' own kinds
     path = Path(source.path)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         loaded = datasets.load_from_disk(str(path))
-        return loaded.to_iterable_dataset() if streaming else loaded
+        if not streaming:
+            return loaded
+        parts = loaded if isinstance(loaded, dict) else {"": loaded}
+        return {split: part.to_iterable_dataset(min(_SHARDS, len(part)) or 1) for split, part in parts.items()}
     if path.is_dir() and find_metadata(path):
         return datasets.load_dataset("imagefolder", data_dir=str(path), drop_labels=True, streaming=streaming)
     if path.is_dir():
-        return datasets.load_dataset("parquet", data_dir=str(path), streaming=streaming)
+        return datasets.load_dataset("parquet", data_dir=str(path), streaming=streaming, columns=columns)
     if path.is_file() and path.suffix == ".parquet":
-        return datasets.load_dataset("parquet", data_files=str(path), streaming=streaming)
-    return datasets.load_dataset(source.path, streaming=streaming)
+        return datasets.load_dataset("parquet", data_files=str(path), streaming=streaming, columns=columns)
+    if columns is None:
+        return datasets.load_dataset(source.path, streaming=streaming)
+    try:
+        return datasets.load_dataset(source.path, streaming=streaming, columns=columns)
+    except ValueError:  # not of Parquet files: no other builder knows columns
+        return datasets.load_dataset(source.path, streaming=streaming)
 
 
 def _with_split(part: datasets.Dataset, split: str) -> datasets.Dataset:
@@ -124,29 +158,6 @@ def find_image_column(source: Source, features: datasets.Features) -> str:
         found = f"the image columns {shortlist(images)}: say which by image_column" if images else "no image column"
         raise HalflabelError(f"{source.title}: it has {found}")
     return str(images[0])
-
-
-def answer_names(features: datasets.Features) -> list[str]:
-    """Return the label names that shards carry in the types of their answer columns."""
-    names: list[str] = features["positive"].feature.names
-    return names
-
-
-def read_labels(source: Source, whole: datasets.Dataset, image: str) -> tuple[IntMatrix, list[str]]:
-    """Return the codes of a data set, int8 of shape (n, num_labels), and the label names.
-
-    Args:
-        source: Where it comes from.
-        whole: The rows; the picture column may be left out.
-        image: The picture column.
-
-    Raises:
-        HalflabelError: As for `hub_labels.find_labels`, and with row and column, all at once, for what is no label.
-    """
-    columns, classes = _read_columns(source, whole, image)
-    found = find_labels(source, columns, classes)
-    columns.faults.raise_any()
-    return found
 
 
 def _read_columns(source: Source, whole: datasets.Dataset, image: str) -> tuple[Columns, ClassNames]:
