@@ -25,6 +25,9 @@ def test_round_trip_through_auto_config(tmp_path):
         ({"backbone": "resnet_50"}, "did you mean .*resnet50"),
         ({"backbone": "resnet50.a9_in1k"}, "a1_in1k"),
         ({"head": "liner"}, "did you mean linear"),
+        ({"head": "mlp", "head_args": {"dropout": 1}}, "head 'mlp': dropout is 1, expected .* below 1"),
+        ({"head": "csra", "head_args": {"lamb": 1}}, "takes no argument 'lamb'.*did you mean lam"),
+        ({"head_args": [1]}, "head_args"),
         ({"loss": "bcee"}, "did you mean bce"),
         ({"loss": "asl", "loss_args": {"gamma": 2}}, "takes no argument 'gamma'"),
         ({"pos_weight": [1.0, 2.0]}, "pos_weight holds 2 numbers for 1 labels"),
@@ -46,3 +49,51 @@ def test_an_unknown_key_in_a_saved_file_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**content, "haed": "linear"}))
     with pytest.raises(HalflabelError, match="'haed'; did you mean head"):
         AutoConfig.from_pretrained(tmp_path)
+
+
+def test_head_arguments_survive_the_file(tmp_path):
+    args = {"temperatures": [1, 2.5, "max"], "lam": 0.3}
+    TimmMultiLabelConfig(label_names=["a"], head="csra", head_args=args).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).head_args == args
+
+
+KEYS = {
+    "label_names": ["a", "b", "c"],
+    "pos_weight": [2.0, 3.0, 4.0],
+    "label_weight": [0.5, 0.0, 1.0],
+    "loss": "selective",
+    "loss_args": {"gamma_unknown": 0.2, "prior": [0.1, 0.2, 0.3]},
+}
+
+
+def test_what_is_set_per_label_follows_the_label(caplog):
+    config = TimmMultiLabelConfig(**KEYS)
+    fewer = config.with_labels(["c", "a"])
+    assert (fewer.pos_weight, fewer.label_weight) == ([4.0, 2.0], [1.0, 0.5])
+    assert fewer.loss_args == {"gamma_unknown": 0.2, "prior": [0.3, 0.1]}
+    assert not caplog.records
+    more = config.with_labels(["a", "b", "c", "d"])
+    assert (more.pos_weight, more.label_weight) == ([2.0, 3.0, 4.0, 1.0], [0.5, 0.0, 1.0, 1.0])
+    assert more.loss_args == {"gamma_unknown": 0.2}
+    assert [record.getMessage() for record in caplog.records] == [
+        "the loss's prior is dropped: the new labels have none",
+        "pos_weight is 1 for the new labels",
+        "label_weight is 1 for the new labels",
+    ]
+    assert config.pos_weight == KEYS["pos_weight"]
+    assert (config.loss_args, config.label_space.names) == (KEYS["loss_args"], ("a", "b", "c"))
+
+
+def test_other_labels_inherit_nothing():
+    config = TimmMultiLabelConfig(**KEYS)
+    for other in (config.with_labels(["x", "y"]), config.with_labels(["a", "b", "c"], keep=False)):
+        assert (other.pos_weight, other.label_weight) == (None, None)
+        assert other.loss_args == {"gamma_unknown": 0.2}
+        assert other.loss == "selective"
+
+
+def test_the_head_and_its_arguments_stay_or_go():
+    config = TimmMultiLabelConfig(label_names=["a"], head="mlp", head_args={"layers": 2})
+    assert config.with_labels(["b"]).head_args == {"layers": 2}
+    assert config.with_labels(["b"], head_args={"width": 8}).head_args == {"width": 8}
+    assert config.with_labels(["b"], head="linear").head_args is None

@@ -1,6 +1,8 @@
 """The model's configuration: which backbone, which labels, which head, which loss."""
 
+import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -10,6 +12,8 @@ from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
 from .loss_arguments import check_loss, check_normalizer
+
+log = logging.getLogger(__name__)
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -103,7 +107,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
         check_backbone(self.backbone)
-        check_head(self.head)
+        check_head(self.head, self.head_args)
         check_normalizer(self.normalizer)
         names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}
         if sorted(names) != list(range(len(names))):
@@ -120,3 +124,56 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         """The label names, in the order of the logits."""
         assert self.id2label is not None
         return LabelSpace([str(self.id2label[i]) for i in range(len(self.id2label))])  # type: ignore[index]
+
+    def with_labels(
+        self,
+        label_names: Sequence[str],
+        head: str | None = None,
+        head_args: Mapping[str, Any] | None = None,
+        keep: bool = True,
+    ) -> "TimmMultiLabelConfig":
+        """Return the configuration of the same network for other labels.
+
+        Args:
+            label_names: The new yes/no questions.
+            head: None keeps the head, and its arguments where none are given.
+            head_args: Keyword arguments of the head.
+            keep: `pos_weight`, `label_weight` and the loss argument `prior` follow labels of the same name: a new
+                label has weight 1, and makes the prior go. False: all three go.
+
+        Raises:
+            HalflabelError: As the constructor.
+        """
+        places = {name: i for i, name in enumerate(self.label_space.names)}
+        rows = [places.get(name) if keep else None for name in label_names]
+        loss_args = dict(self.loss_args or {})
+        prior = loss_args.pop("prior", None)
+        if prior is not None and None not in rows:
+            loss_args["prior"] = [prior[row] for row in rows]
+        elif prior is not None:
+            log.warning("the loss's prior is dropped: the new labels have none")
+        kept_args = self.head_args if head in (None, self.head) else None
+        return TimmMultiLabelConfig(
+            backbone=self.backbone,
+            backbone_args=self.backbone_args,
+            head=head or self.head,
+            head_args=dict(head_args or kept_args or {}) or None,
+            loss=self.loss,
+            loss_args=loss_args or None,
+            normalizer=self.normalizer,
+            pos_weight=_follow("pos_weight", self.pos_weight, rows),
+            label_weight=_follow("label_weight", self.label_weight, rows),
+            label_names=list(label_names),  # type: ignore[call-arg]
+        )
+
+
+def _follow(name: str, weights: list[float] | None, rows: Sequence[int | None]) -> list[float] | None:
+    """Return the weights of labels in their new places; a new label has 1."""
+    if weights is None:
+        return None
+    if all(row is None for row in rows):
+        log.warning("%s is dropped: no label stays", name)
+        return None
+    if None in rows:
+        log.warning("%s is 1 for the new labels", name)
+    return [1.0 if row is None else weights[row] for row in rows]

@@ -1,72 +1,85 @@
-"""What is put on a backbone: modules from features to one logit per label."""
+"""What is put on a backbone: the heads by name, the arguments each takes, and their ranges."""
 
-import torch
-from torch import Tensor, nn
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from .errors import HalflabelError, did_you_mean
+from .feature_head import FeatureHead
+from .pooled_heads import ACTIVATIONS, NORMS, LinearHead, MlpHead
+from .position_heads import CsraHead, MlDecoderHead
+
+HEADS: dict[str, type[FeatureHead]] = {
+    "linear": LinearHead,
+    "mlp": MlpHead,
+    "csra": CsraHead,
+    "ml_decoder": MlDecoderHead,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    key: {
+        name: parameter.default
+        for name, parameter in inspect.signature(head).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    for key, head in HEADS.items()
+}
+_CHOICES = {"activation": tuple(ACTIVATIONS), "norm": NORMS}
+_COUNTS = frozenset({"feed_forward", "heads", "layers", "queries", "width"})
+# Lowest and highest value, the highest excluded.
+_RANGES: dict[str, tuple[float, float]] = {"dropout": (0, 1), "lam": (0, math.inf)}
 
 
-class LinearHead(nn.Module):
-    """One linear layer on the pooled feature vector, which it first standardises.
+def check_head(head: str, head_args: Mapping[str, Any] | None = None) -> None:
+    """Refuse a head that does not exist, or arguments that are not its own.
 
-    The mean and scale are 0 and 1 until `standardize_` sets them from training features; they are saved with the
-    weights. The bias can start at the log-odds of each label's known positives (`set_prior_`), so that the weights
-    need not learn how rare a label is: with few known entries this decides the quality of a probe.
-
-    Attributes:
-        consumes: `"pooled"`: features of shape (batch, in_features).
-    """
-
-    consumes = "pooled"
-    feature_mean: Tensor
-    feature_scale: Tensor
-
-    def __init__(self, in_features: int, num_labels: int) -> None:
-        """Build the head for features of one width."""
-        super().__init__()
-        self.in_features = in_features
-        self.linear = nn.Linear(in_features, num_labels)
-        self.register_buffer("feature_mean", torch.zeros(in_features))
-        self.register_buffer("feature_scale", torch.ones(in_features))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw new weights (normal, sd 0.01), zero the bias, and undo the standardisation."""
-        self.linear.weight.normal_(0.0, 0.01)
-        self.linear.bias.zero_()
-        self.feature_mean.zero_()
-        self.feature_scale.fill_(1.0)
-
-    @torch.no_grad()
-    def standardize_(self, features: Tensor) -> None:
-        """Take mean and standard deviation from training features of shape (n, in_features); a constant one gets 1."""
-        spread = features.std(dim=0, correction=0)
-        self.feature_mean.copy_(features.mean(dim=0))
-        self.feature_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
-
-    @torch.no_grad()
-    def set_prior_(self, positive: Tensor, known: Tensor) -> None:
-        """Set the bias to log-odds (positive + 1) / (known + 2) from known training counts, shape (num_labels,) each.
-
-        The added 1 and 2 (Laplace's rule) keep a label without a known positive or negative finite.
-        """
-        self.linear.bias.copy_(torch.logit((positive.double() + 1) / (known.double() + 2)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features of shape (batch, in_features) to logits of shape (batch, num_labels)."""
-        logits: Tensor = self.linear((features - self.feature_mean) / self.feature_scale)
-        return logits
-
-
-HEADS: dict[str, type[LinearHead]] = {"linear": LinearHead}
-
-
-def check_head(name: str) -> None:
-    """Refuse a head that does not exist.
+    Args:
+        head: A key of `HEADS`.
+        head_args: Its keyword arguments.
 
     Raises:
-        HalflabelError: It names the allowed ones.
+        HalflabelError: It names the value and the allowed ones.
     """
-    if name not in HEADS:
-        raise HalflabelError(f"unknown head {name!r}; it is one of {', '.join(HEADS)}{did_you_mean(name, HEADS)}")
+    if head not in HEADS:
+        raise HalflabelError(f"unknown head {head!r}; it is one of {', '.join(HEADS)}{did_you_mean(head, HEADS)}")
+    if not isinstance(head_args, Mapping | None):
+        raise HalflabelError(f"head_args is {head_args!r}, expected a mapping of names to values")
+    takes = _DEFAULTS[head]
+    for name, value in (head_args or {}).items():
+        if name not in takes:
+            raise HalflabelError(
+                f"head {head!r} takes no argument {name!r}; it takes {', '.join(takes) or 'none'}"
+                f"{did_you_mean(name, takes)}"
+            )
+        _check_value(head, name, value)
+    values = {**takes, **(head_args or {})}
+    if head == "ml_decoder" and values["width"] % values["heads"]:
+        raise HalflabelError(
+            f"head {head!r}: width is {values['width']}, expected a multiple of heads, which is {values['heads']}"
+        )
+
+
+def _check_value(head: str, name: str, value: Any) -> None:  # noqa: ANN401 - from a file
+    nearest = ""
+    if name in _COUNTS:
+        allowed, right = "a whole number of at least 1", isinstance(value, int) and _is_number(value) and value >= 1
+    elif name in _CHOICES:
+        choices = _CHOICES[name]
+        allowed, right = f"{', '.join(choices[:-1])} or {choices[-1]}", value in choices
+        nearest = did_you_mean(value, choices)
+    elif name == "learn_queries":
+        allowed, right = "true or false", isinstance(value, bool)
+    elif name == "temperatures":
+        allowed = "a list of numbers above 0 or 'max'"
+        right = isinstance(value, list | tuple) and len(value) > 0
+        right = right and all(item == "max" or (_is_number(item) and item > 0) for item in value)
+    else:
+        low, high = _RANGES[name]
+        allowed = f"a number of at least {low}" + ("" if high == math.inf else f" and below {high}")
+        right = _is_number(value) and low <= value < high
+    if not right:
+        raise HalflabelError(f"head {head!r}: {name} is {value!r}, expected {allowed}{nearest}")
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401 - from a file
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,5 +1,6 @@
 """A timm backbone with a multi-label head and a loss over the known entries, as a transformers model."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .errors import HalflabelError
+from .errors import HalflabelError, shortlist
+from .feature_head import FeatureHead
+from .feature_maps import position_width, to_positions
 from .heads import HEADS
 from .loss_arguments import EPOCH_DEPENDENT
 from .losses import masked_loss
 from .weights import create_backbone
+
+log = logging.getLogger(__name__)
 
 
 class TimmMultiLabelForImageClassification(PreTrainedModel):
@@ -38,7 +43,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if backbone is None:
             backbone = create_backbone(config.backbone, None, **(config.backbone_args or {}))
         self.backbone = backbone
-        self.head = self._make_head()
+        self.head = self._make_head(config)
         self.backbone_is_frozen = False
         self.epoch: int | None = None  # epochs that are done; `trainer.TellEpoch` sets it
         self.supports_gradient_checkpointing = self._can_checkpoint()
@@ -79,12 +84,11 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         )
         return cls(config, backbone=create_backbone(backbone, weights, **(backbone_args or {})))
 
-    def _make_head(self) -> nn.Module:
-        width = int(self.backbone.head_hidden_size)  # type: ignore[arg-type]
-        try:
-            return HEADS[self.config.head](width, len(self.config.label_space), **(self.config.head_args or {}))
-        except TypeError as error:
-            raise HalflabelError(f"head {self.config.head!r} does not take these head_args: {error}") from error
+    def _make_head(self, config: TimmMultiLabelConfig) -> FeatureHead:
+        kind = HEADS[config.head]
+        pooled = kind.consumes == "pooled"
+        width = int(self.backbone.head_hidden_size) if pooled else position_width(self.backbone)  # type: ignore[arg-type]
+        return kind(width, len(config.label_space), **(config.head_args or {}))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -93,8 +97,10 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         `from_pretrained` builds on the meta device and leaves non-persistent buffers (rope tables, relative position
         indices) undefined; timm's own initialisation of everything else stays.
         """
-        if module is self.head:
-            module.reset_parameters()  # type: ignore[operator]
+        # Of a head that was loaded in part (another number of labels) only the layers that were not come here.
+        partly = getattr(self.head.feature_mean, "_is_hf_initialized", False)
+        if module is self.head or (partly and any(module is part for part in self.head.modules())):
+            self.head.reset_parameters()
         elif callable(restore := getattr(module, "init_non_persistent_buffers", None)):
             restore()
 
@@ -123,38 +129,68 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "TimmMultiLabelForImageClassification":
-        """Set the training mode. The Trainer calls this at every micro-batch, so a frozen backbone is kept here."""
+        """Set the training mode; parts of the backbone none of whose parameters is trained stay in evaluation mode.
+
+        The Trainer calls this at every micro-batch, so they are kept here.
+        """
         super().train(mode)
         if self.backbone_is_frozen:
             self.backbone.eval()
+        elif mode:
+            _keep_frozen_in_eval(self.backbone)
         return self
 
-    def replace_head(self, label_names: Sequence[str], head: str | None = None, **head_args: Any) -> None:  # noqa: ANN401
-        """Put a fresh head for other labels on this network; weights and priors of the old labels go.
+    def replace_head(
+        self,
+        label_names: Sequence[str],
+        head: str | None = None,
+        *,
+        keep: bool = True,
+        **head_args: Any,  # noqa: ANN401
+    ) -> None:
+        """Answer other labels with this network; labels that it answers already go on as they are.
+
+        A label of the same name keeps its weights, its `pos_weight` and its `label_weight`; layers that all labels
+        share and the standardisation of the features stay. A new label starts fresh, with weight 1. So labels can be
+        added to a trained model, removed or put in another order, and the scores of the others do not change, but for
+        the rounding of a matrix product of another size.
+
+        Heads of another kind or size start fresh, and so does `ml_decoder` where labels with different queries would
+        now share one (see `MlDecoderHead.rows_of_tensors`): a line in the log says so. The loss argument `prior` is
+        kept where no label is new. Make an optimizer after the call, not before.
 
         Args:
             label_names: The new yes/no questions.
             head: A key of `heads.HEADS`; None keeps the kind of head (and its arguments where none are given).
+            keep: False: all labels start fresh, also those of the same name, and so do the layers they share.
             head_args: Keyword arguments of the new head.
+
+        Raises:
+            HalflabelError: On names that are empty or repeated, or wrong arguments; the model is then unchanged.
         """
-        old = self.config.to_dict()
-        kept = (self.config.head_args or {}) if head in (None, self.config.head) else {}
-        fresh = TimmMultiLabelConfig(
-            **{key: old[key] for key in ("backbone", "backbone_args", "loss", "normalizer")},
-            loss_args={key: value for key, value in (old["loss_args"] or {}).items() if key != "prior"} or None,
-            label_names=list(label_names),  # type: ignore[call-arg]
-            head=head or self.config.head,
-            head_args=head_args or kept or None,
-        )
+        old, places = self.head, {name: i for i, name in enumerate(self.config.label_space.names)}
+        config = self.config.with_labels(label_names, head, head_args, keep)
+        like = old.feature_mean
+        fresh = self._make_head(config).to(like.device, like.dtype).train(self.training)
+        rows = [places.get(name) for name in label_names]
+        if keep and not fresh.take_labels_(old, rows):
+            names = shortlist(name for name in label_names if name in places)
+            if names:
+                log.warning("the new %s head cannot continue the old one: it starts fresh for %s", config.head, names)
         for key in ("id2label", "label2id", "head", "head_args", "loss_args", "pos_weight", "label_weight"):
-            setattr(self.config, key, getattr(fresh, key))
-        self.num_labels = len(label_names)
-        parameter = next(self.parameters())
-        self.head = self._make_head().to(parameter.device, parameter.dtype)
+            setattr(self.config, key, getattr(config, key))
+        self.head = fresh
 
     def extract_features(self, pixel_values: Tensor) -> Tensor:
-        """Run the backbone: (batch, channels, height, width) -> what the head consumes, here (batch, width)."""
+        """Run the backbone on pixels of shape (batch, channels, height, width).
+
+        Returns:
+            What the head consumes: pooled features of shape (batch, width), or where it attends over positions
+            (batch, positions, width). They may be cached, and given to `forward` as `features`.
+        """
         maps = self.backbone.forward_features(pixel_values)  # type: ignore[operator]
+        if self.head.consumes == "positions":
+            return to_positions(maps, self.backbone)
         features: Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
         return features
 
@@ -206,3 +242,15 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
+    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode."""
+    parts = {child: _keep_frozen_in_eval(child) for child in module.children()}
+    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
+    if trained == {False}:
+        module.training = False  # not `eval()`, which would walk through the same parts once more at every level
+        for child, inside in parts.items():
+            if not inside:
+                child.eval()
+    return trained
