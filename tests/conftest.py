@@ -1,8 +1,12 @@
 """Everything runs offline and on tiny networks."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp()  # cached features of tests are not a user's
 
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 import halflabel
 from halflabel.sources import AnnotatedImages, read_table
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 transformers_logging.disable_progress_bar()
 ROAD_SIGNS = Path(__file__).parents[2] / "shared" / "data" / "road_signs" / "labels.csv"
 

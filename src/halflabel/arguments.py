@@ -12,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from .errors import HalflabelError, did_you_mean
+from .heads import check_head
 from .loss_arguments import check_loss, check_normalizer
 from .policies import parse_policy
 
@@ -20,6 +21,7 @@ PACKAGE_FOLDER = Path(__file__).parent
 BAD_IMAGES = ("error", "skip")
 _NOT_STREAMING = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
                   "image_folder")  # fmt: skip
+_EXCLUDING = {"freeze_backbone": ("freeze", "unfreeze_every", "lora_rank"), "lora_rank": ("freeze", "unfreeze_every")}
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 
 # Where this package's defaults differ from those of TrainingArguments.
@@ -83,7 +85,25 @@ class RecipeArguments:
     label_weight: str | None = field(default=None, metadata={"help": "factor of a label's loss: label -> number"})
     normalizer: str = field(default="labels", metadata={"help": "labels, images or tasks: what the loss is divided by"})
     freeze_backbone: bool = field(default=False, metadata={"help": "train the head only"})
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "backbone modules to keep: names, globs, or how many first layer groups"}
+    )
+    unfreeze_every: float | None = field(
+        default=None, metadata={"help": "the head first, then one more layer group every so many epochs"}
+    )
+    layer_decay: float = field(default=1.0, metadata={"help": "rate of a layer group relative to the one above it"})
+    head_lr_multiplier: float = field(default=1.0, metadata={"help": "factor of the head's learning rate"})
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "evaluate and save a moving average of the weights, like 0.999"}
+    )
+    lora_rank: int | None = field(default=None, metadata={"help": "train low-rank adapters of this rank (extra lora)"})
+    lora_alpha: float | None = field(default=None, metadata={"help": "scale of the adapters; default: twice the rank"})
+    lora_targets: list[str] | None = field(
+        default=None, metadata={"help": "layers to adapt; default: attention and mlp linear layers"}
+    )
     cache_features: bool = field(default=False, metadata={"help": "each image through the frozen backbone once"})
+    views: int = field(default=1, metadata={"help": "augmented views of each image whose features are cached"})
+    feature_cache: str | None = field(default=None, metadata={"help": "where cached features lie, or none: in memory"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better mAP"})
 
     def __post_init__(self) -> None:
@@ -97,6 +117,7 @@ class RecipeArguments:
         for name in ("unknown", "uncertain"):
             policy = getattr(self, name)
             parse_policy(name, policy, list(policy) if isinstance(policy, dict) else ["any"])
+        check_head(self.head, self.head_args)  # type: ignore[arg-type]
         check_loss(self.loss, self.loss_args)  # type: ignore[arg-type]
         check_normalizer(self.normalizer)
         if self.bad_images not in BAD_IMAGES:
@@ -104,6 +125,15 @@ class RecipeArguments:
             raise HalflabelError(f"bad_images: {self.bad_images!r} is none of {', '.join(BAD_IMAGES)}{nearest}")
         if self.streaming:
             self._check_streaming()
+        for name, others in _EXCLUDING.items():
+            for other in others:
+                if getattr(self, name) not in (None, False) and getattr(self, other) not in (None, False):
+                    raise HalflabelError(f"{name} does not go with {other}: each says which weights are trained")
+        for name in ("lora_alpha", "lora_targets"):
+            if getattr(self, name) is not None and self.lora_rank is None:
+                raise HalflabelError(f"{name} needs lora_rank, like 8")
+        if self.views < 1 or (self.views > 1 and not self.cache_features):
+            raise HalflabelError(f"views is {self.views}: it is at least 1, and more than 1 only with cache_features")
         if self.cache_features and not self.freeze_backbone:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .decoding import decode_image
 from .errors import HalflabelError
+from .feature_shards import MappedRows
 from .image_processing_timm_multilabel import ImageTransform
 from .sources import AnnotatedImages
 
@@ -82,20 +83,49 @@ class PixelDataset(Dataset[dict[str, Any]]):
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):
-    """Backbone features and labels for the Trainer: `features` (width,) and `labels` (num_labels,)."""
+    """Backbone features and labels for the Trainer: `features` as the head consumes them, `labels` (num_labels,).
 
-    def __init__(self, features: Tensor, labels: NDArray[Any]) -> None:
-        """Hold features of shape (n, width) and labels of shape (n, num_labels)."""
+    Of several views of an image an epoch shows one, the next epoch the next: an epoch stays one pass over the images,
+    a probe trained for as many steps is as good as with every view in every epoch, and nothing is drawn, so that a
+    resumed run sees what one without a break would see.
+    """
+
+    def __init__(self, features: Tensor | MappedRows, labels: NDArray[Any], views: int = 1) -> None:
+        """Hold features and labels.
+
+        Args:
+            features: Shape (n * views, width) or (n * views, positions, width); all views of an image in a row.
+            labels: Shape (n, num_labels).
+            views: How many there are of an image.
+
+        Raises:
+            HalflabelError: If the numbers of rows do not fit.
+        """
+        if len(features) != len(labels) * views:
+            raise HalflabelError(f"{len(features)} rows of features do not fit {len(labels)} images in {views} view(s)")
         self.features = features
         self.labels = labels
+        self.views = views
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if views > 1:
+            self._epoch.share_memory_()  # with the processes of a loader that outlive an epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the views of an epoch, counted from 0."""
+        self._epoch.fill_(epoch)
+
+    def sample(self) -> Tensor:
+        """Return features for means and standard deviations: all in memory, of those on disk up to 256 MiB."""
+        return self.features if isinstance(self.features, Tensor) else self.features.sample()
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.features)
+        return len(self.labels)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one row."""
-        return {"features": self.features[position], "labels": self.labels[position]}
+        """Return one image's view of this epoch; a batch mixes views."""
+        view = (position + int(self._epoch)) % self.views
+        return {"features": self.features[position * self.views + view], "labels": self.labels[position]}
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -9,14 +9,18 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import IterableDataset
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .arguments import Recipe, RecipeArguments
 from .data import FeatureDataset, PixelDataset, inspect_pictures
 from .errors import HalflabelError, shortlist
-from .features import extract_features
+from .feature_cache import DEFAULT_FOLDER
+from .feature_shards import MappedRows
+from .feature_views import Views
+from .features import cached_features
 from .hiding import hide_labels
-from .image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
+from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import LabelCounts, count_labels, evaluation_labels
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import TargetCounts, prior_counts, training_targets
@@ -155,30 +159,46 @@ def make_datasets(
     settings = recipe.settings
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
-        augmented = split == "train" and not settings.cache_features
-        transform = processor.train_transform() if augmented else processor.eval_transform()
-        side = processor.needed_side(training=augmented) if settings.fast_decode else None
-        if split == "train" and data.stream is not None:
-            made[split] = _stream_dataset(recipe, data.stream, transform, side)
+        train = split == "train"
+        if train and data.stream is not None:
+            made[split] = _stream_dataset(recipe, data.stream, processor)
             continue
         part = data.images.of_split(split)
         if not len(part):
             continue
-        train = split == "train"
         labels = training_targets(part.labels, data.names, settings) if train else evaluation_labels(part.labels)
-        made[split] = PixelDataset(part, transform, labels, side)
+        plain, augmented = (_pixels(part, labels, processor, settings, training) for training in (False, True))
         if settings.cache_features:
-            made[split] = FeatureDataset(_extract(recipe, model, made[split], f"features of {split}"), labels)
+            views = Views(plain, augmented, settings.views if train else 1, recipe.training.seed)
+            features = _extract(recipe, model, views, f"features of {split}")
+            made[split] = FeatureDataset(features, labels, views.views)
+        else:
+            made[split] = augmented if train else plain
     start_head(model, made["train"], data.target_counts(settings))
     return made
 
 
-def _extract(recipe: Recipe, model: TimmMultiLabelForImageClassification, pixels: PixelDataset, title: str) -> Tensor:
-    training = recipe.training
+def _pixels(
+    part: AnnotatedImages,
+    labels: NDArray[Any],
+    processor: TimmMultiLabelImageProcessor,
+    settings: RecipeArguments,
+    training: bool,
+) -> PixelDataset:
+    transform = processor.train_transform() if training else processor.eval_transform()
+    side = processor.needed_side(training) if settings.fast_decode else None
+    return PixelDataset(part, transform, labels, side)
+
+
+def _extract(
+    recipe: Recipe, model: TimmMultiLabelForImageClassification, views: Views, title: str
+) -> Tensor | MappedRows:
+    training, folder = recipe.training, recipe.settings.feature_cache
     torch.nn.Module.to(model, training.device)
-    return extract_features(
+    return cached_features(
         model,
-        pixels,
+        views,
+        None if folder == "none" else folder or DEFAULT_FOLDER,
         batch_size=training.per_device_eval_batch_size,
         workers=training.dataloader_num_workers,
         title=title,
@@ -186,10 +206,10 @@ def _extract(recipe: Recipe, model: TimmMultiLabelForImageClassification, pixels
     )
 
 
-def _stream_dataset(
-    recipe: Recipe, stream: ImageStream, transform: ImageTransform, side: int | None
-) -> IterableDataset:
+def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLabelImageProcessor) -> IterableDataset:
     settings, names = recipe.settings, stream.label_space.names
+    transform = processor.train_transform()
+    side = processor.needed_side(training=True) if settings.fast_decode else None
     skipped = recipe.folder / SKIPPED if settings.bad_images == "skip" else None
     prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped)
     return stream.training_rows(prepare, recipe.training.seed, settings.shuffle_buffer)
@@ -198,6 +218,6 @@ def _stream_dataset(
 def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
     positive, entries = prior_counts(counts, model.config.loss)
-    model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))  # type: ignore[operator]
+    model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))
     if isinstance(dataset, FeatureDataset):
-        model.head.standardize_(dataset.features)  # type: ignore[operator]
+        model.head.standardize_(dataset.sample())

@@ -15,19 +15,25 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import INFORMATION, Recipe, RecipeArguments
+from .averaging import AverageWeights
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset, collate
-from .errors import HalflabelError
+from .errors import HalflabelError, shortlist
+from .features import ChangeViews
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .inference import sigmoid
 from .labels import IntMatrix, count_labels
+from .lora import add_lora, merge_lora
 from .metrics import average_precision, evaluate_scores, known_loss, mean_defined, roc_auc
 from .model_card import render_card
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import loss_configuration, training_targets
 from .plots import draw_examples
 from .preparation import SKIPPED, TrainingData, make_datasets, prepare_data, report_labels, start_head
+from .resuming import TRAINING_WEIGHTS, KeepTrainingWeights
 from .trainer import MultiLabelTrainer
+from .transfer import freeze, optimizer_cls_and_kwargs
+from .unfreezing import UnfreezeGradually
 
 log = logging.getLogger(__name__)
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
@@ -81,12 +87,14 @@ def train(recipe: Recipe) -> Result:
     set_seed(recipe.training.seed)
     model, processor = _build_model(settings, data)
     datasets = make_datasets(recipe, model, processor, data)
-    trainer = _make_trainer(recipe, model, datasets, data)
+    trainer = _make_trainer(recipe, model, datasets, data, checkpoint)
     _clear(folder, checkpoint)
     if data.skipped and trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
+    if settings.lora_rank is not None:
+        merge_lora(model)
     metrics = _test(trainer, datasets, data)
     if settings.compare_unknown_as_negative:
         metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, datasets, data)
@@ -150,11 +158,20 @@ def _build_model(
     )
     if settings.freeze_backbone:
         model.freeze_backbone()
+    if settings.freeze:
+        freeze(model, settings.freeze)
+    if settings.lora_rank is not None:
+        adapted = add_lora(model, settings.lora_rank, settings.lora_alpha, settings.lora_targets)
+        log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
     return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
 
 
 def _make_trainer(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    datasets: dict[str, Any],
+    data: TrainingData,
+    checkpoint: str | None = None,
 ) -> Trainer:
     arguments = recipe.training
     validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
@@ -165,7 +182,9 @@ def _make_trainer(
         arguments.load_best_model_at_end = False
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
-    callbacks: list[TrainerCallback] = []
+    callbacks = _transfer_callbacks(recipe.settings, checkpoint)
+    if recipe.settings.views > 1:
+        callbacks.append(ChangeViews(datasets["train"]))
     patience = recipe.settings.early_stopping_patience
     if patience is not None:
         if not validated:
@@ -181,10 +200,27 @@ def _make_trainer(
         eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(
+            arguments, recipe.settings.layer_decay, recipe.settings.head_lr_multiplier
+        ),
         images_in_stream=None if data.stream is None else data.counts.images,
     )
     trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return trainer
+
+
+def _transfer_callbacks(settings: RecipeArguments, checkpoint: str | None) -> list[TrainerCallback]:
+    """Return what happens to the weights during training."""
+    callbacks: list[TrainerCallback] = []
+    if settings.unfreeze_every is not None:
+        callbacks.append(UnfreezeGradually(settings.unfreeze_every))
+    if settings.ema_decay is not None:
+        callbacks.append(AverageWeights(settings.ema_decay, checkpoint))
+    elif settings.lora_rank is not None:
+        callbacks.append(KeepTrainingWeights(checkpoint))
+    elif checkpoint is not None and (Path(checkpoint) / TRAINING_WEIGHTS).is_file():
+        raise HalflabelError(f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same")
+    return callbacks
 
 
 def _is_measurable(labels: IntMatrix) -> bool:
@@ -219,7 +255,7 @@ def _train_unknown_as_negative(
         rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
         targets = training_targets(data.images.of_split("train").labels, data.names, settings)
-        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets)}
+        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets, settings.views)}
         start_head(rival, sets["train"], counts)
     else:
         rival, processor = _build_model(settings, data)
@@ -227,6 +263,8 @@ def _train_unknown_as_negative(
     trainer = _make_trainer(other, rival, sets, data)
     _clear(other.folder, None)
     trainer.train()
+    if settings.lora_rank is not None:
+        merge_lora(rival)
     metrics = _test(trainer, sets, data)
     if trainer.is_world_process_zero():
         shutil.rmtree(other.folder, ignore_errors=True)
