@@ -117,10 +117,10 @@ def test_faults_of_chexpert_are_told_at_once(chexpert, tmp_path):
     assert error_of(chexpert) == (
         ", row 2, column 'No Finding': label value '2.0' is not 1, 0 or unknown (empty, NaN, -1); "
         f"row 3, column 'Path': {PICTURES[0]!r} is already in row 2; "
-        f"row 4, column 'Path': no image {gone!r} in {tmp_path}; is image_folder right?; "
+        f"row 4, column 'Path': no image {gone!r} in {tmp_path}; "
         f"row 5, column 'Path': '../x.jpg' leaves the image folder {tmp_path}; "
         f"row 6, column 'Path': '/etc/x.jpg' leaves the image folder {tmp_path}; "
-        "row 7, column 'Path': it is empty"
+        "row 7, column 'Path': it is empty; is image_folder right?"
     )
 
 

@@ -268,7 +268,7 @@ def test_all_faults_are_told_at_once(folder):
     assert "category 3 (id 3): the name 'dog' is already that of category 1 (id 18)" in text
     assert "annotation 5 (id 100): image_id 99 is not in images" in text
     assert text.count("is not in images") == 19
-    assert text.endswith("; and 12 more faults")
+    assert text.endswith("; and 12 more faults; is image_folder right?")
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

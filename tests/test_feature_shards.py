@@ -88,6 +88,6 @@ def test_opening_a_large_shard_takes_no_memory(tmp_path):
     shards = opened(tmp_path)
     assert all(shard.is_whole() for shard in shards)
     mapped = MappedRows(shards, np.array([(i // 128, i % 128) for i in range(512)]))
+    assert resident("RssFile") - before[1] < 24 << 20
     assert sum(mapped[i].sum().item() for i in range(0, 512, 50)) == 11 * width
-    assert resident("RssAnon") - before[0] < 8 << 20
-    assert resident("RssFile") - before[1] < 32 << 20
+    assert resident("RssAnon") - before[0] < 8 << 20  # what is read is the kernel's, to be dropped when it needs room

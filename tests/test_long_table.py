@@ -120,8 +120,8 @@ def test_faults(folder, rows, message):
 def test_images_that_are_not_there_or_outside_are_told_once(folder):
     (folder / "t.csv").write_text("file_name,label,value\na.jpg,car,1\nz.jpg,car,1\nz.jpg,dog,1\n../a.jpg,dog,0\n")
     assert error_of(read_long, folder / "t.csv") == (
-        f", row 3, column 'file_name': no image 'z.jpg' in {folder}; is image_folder right?; "
-        f"row 5, column 'file_name': '../a.jpg' leaves the image folder {folder}"
+        f", row 3, column 'file_name': no image 'z.jpg' in {folder}; "
+        f"row 5, column 'file_name': '../a.jpg' leaves the image folder {folder}; is image_folder right?"
     )
 
 
@@ -224,8 +224,8 @@ def test_faults_of_open_images_are_told_at_once(tmp_path):
     assert error_of(read_open_images, path) == (
         ", row 3, column 'Confidence': '000a' has another answer for 'Car' in an earlier row; "
         f"row 4, column 'LabelName': '/m/new' is not in {tmp_path / 'class-descriptions.csv'}; "
-        f"row 5, column 'ImageID': no image '000z.jpg' in {folder}; is image_folder right?; "
+        f"row 5, column 'ImageID': no image '000z.jpg' in {folder}; "
         f"row 6, column 'ImageID': '../x.jpg' leaves the image folder {folder}; "
         "row 7, column 'Confidence': label value '0.6' is not 1, 0 or unknown (empty, NaN, -1); "
-        "row 8, column 'Confidence': it is unknown; a verified label is 1 or 0"
+        "row 8, column 'Confidence': it is unknown; a verified label is 1 or 0; is image_folder right?"
     )

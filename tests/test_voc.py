@@ -172,7 +172,7 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path):
     assert "Annotations/b.xml: cannot be read as XML" in text
     assert "Annotations/c.xml, object 1: no <name>" in text
     assert "Annotations/e17.xml, filename: no image 'e17.jpg'" in text
-    assert text.endswith("; and 7 more faults")
+    assert text.endswith("; and 7 more faults; is image_folder right?")
 
 
 def test_a_file_name_with_a_line_break_stays_in_one_line(tmp_path):

@@ -116,7 +116,9 @@ def locate_images(
                 missing.append(i)
         elif path[len(parent) + 1 :] not in listed[parent]:
             missing.append(i)
-    faults.add_rows(missing, lambda i: (wheres[i], f"no image {show(names[i])} in {folder}; is image_folder right?"))
+    faults.add_rows(missing, lambda i: (wheres[i], f"no image {show(names[i])} in {folder}"))
+    if missing:
+        faults.hint("is image_folder right?")
     return paths
 
 
