@@ -78,6 +78,7 @@ def test_rows_are_sent_to_another_process_without_their_memory(rows):
     assert pickle.loads(sent).gather()[:, 0, 0].tolist() == order
 
 
+@pytest.mark.slow  # other tests of the process would count
 def test_opening_a_large_shard_takes_no_memory(tmp_path):
     if not Path("/proc/self/status").is_file():
         pytest.skip("needs Linux")
