@@ -73,7 +73,7 @@ def run_backbone(
     if workers:
         # With a generator of its own the loader draws nothing from the one that training draws from.
         source = DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),))
+    pool = ThreadPoolExecutor(threads, initializer=_start_thread, initargs=(model.device, max(1, cores // threads)))
     try:
         with tqdm(total=len(rows), desc=title, unit="image", disable=quiet) as progress:
             call = work if workers else lambda number: work(batches[number])
@@ -96,16 +96,24 @@ class _Network:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the features of a batch of pixels."""
+        pixels = self._on_device(pixels)
         with self.turn:  # on an accelerator the activations of one batch at a time
-            features = self.model.extract_features(self._on_device(pixels))
+            features = self.model.extract_features(pixels)
         return features.float().cpu()
 
     def _on_device(self, pixels: Tensor) -> Tensor:
         # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
         pixels = pixels.to(memory_format=torch.channels_last)
-        if self.device.type == "cuda":
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
             pixels = pixels.pin_memory()  # from pinned memory a copy runs beside the network
-        return pixels.to(self.device, self.dtype, non_blocking=True)
+        return pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+
+
+def _start_thread(device: torch.device, cores: int) -> None:
+    torch.set_num_threads(cores)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # every thread starts at the first one, and would pin memory for that
 
 
 def _in_order(

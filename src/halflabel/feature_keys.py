@@ -72,7 +72,7 @@ def pixel_parts(pixels: PixelDataset) -> dict[str, Any]:
         "shortest_side": pixels.shortest_side,
         "code": _digest(inspect.getsource(decoding) + inspect.getsource(image_processing_timm_multilabel)),
         "pillow": version("pillow"),
-        "jpeg": pillow_features.version("jpg"),
+        "libjpeg_turbo": pillow_features.version("libjpeg_turbo"),
         "torchvision": version("torchvision"),
     }
 
