@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of tiny networks must not hold the cores
 os.environ["HF_HOME"] = tempfile.mkdtemp()  # cached features of tests are not a user's
 
 from pathlib import Path

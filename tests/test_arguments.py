@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from halflabel import HalflabelError
-from halflabel.arguments import parse_recipe, shipped_recipes
+from halflabel.arguments import parse_recipe
 
 BASE = {"data": "labels.csv", "backbone": "test_resnet"}
 
@@ -88,14 +88,3 @@ def test_resume_without_a_value_means_the_last_checkpoint(tmp_path):
     assert parse_recipe(write(tmp_path), ["--resume_from_checkpoint"]).training.resume_from_checkpoint == "true"
     given = parse_recipe(write(tmp_path), ["--resume_from_checkpoint", "x", "--seed", "1"])
     assert (given.training.resume_from_checkpoint, given.training.seed) == ("x", 1)
-
-
-def test_shipped_recipes_have_a_header_and_parse():
-    assert "quickstart" in shipped_recipes()
-    for name, path in shipped_recipes().items():
-        lines = path.read_text().splitlines()
-        assert lines[0].startswith("# ")
-        assert lines[1].startswith("# Hardware: ")
-        assert lines[2].startswith("# Command: halflabel train " + name)
-        assert len(lines) <= 40
-        assert parse_recipe(name).settings.backbone

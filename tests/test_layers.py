@@ -25,9 +25,11 @@ LEVELS = [
     {"feature_views"},
     {"extraction"},
     {"features"},
-    {"arguments", "inference", "model_card", "plots"},
-    {"objective"},
+    {"settings", "inference", "model_card", "plots"},
+    {"arguments", "objective"},
     {"preparation"},
+    {"building"},
+    {"probing"},
     {"training"},
     {"cli"},
 ]

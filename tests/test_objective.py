@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError
-from halflabel.arguments import RecipeArguments
 from halflabel.labels import count_labels
 from halflabel.objective import TargetCounts, loss_configuration, prior_counts, training_targets
+from halflabel.settings import RecipeArguments
 
 NAMES = ["a", "b", "c"]
 TARGETS = np.array([[1, 0, 1], [0, 0, IGNORE_INDEX], [0, 0, 1], [0, IGNORE_INDEX, IGNORE_INDEX]], np.int8)

@@ -7,7 +7,7 @@ from halflabel import HalflabelError, TimmMultiLabelImageProcessor, count_labels
 from halflabel.arguments import parse_recipe
 from halflabel.data import PixelDataset
 from halflabel.objective import training_targets
-from halflabel.preparation import load_data, make_datasets, prepare_data, report_labels
+from halflabel.preparation import load_data, make_datasets, prepare_data, report_labels, start_head
 
 
 def recipe(table, folder, **keys):
@@ -46,6 +46,7 @@ def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_mod
     train = data.images.of_split("train")
     targets = training_targets(train.labels, train.label_space.names, made.settings)
     sets = make_datasets(made, tiny_model, processor, data)
+    start_head(tiny_model, sets["train"], data.target_counts(made.settings))
     assert {split: len(part) for split, part in sets.items()} == {"train": 27, "validation": 5, "test": 16}
     assert (sets["train"].labels == targets).all()
     positive = (data.images.of_split("train").labels == 1).sum(axis=0)

@@ -11,13 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 
+import halflabel.building
 import halflabel.training
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
+from halflabel.building import compute_metrics
 from halflabel.inference import evaluate_model, predict_files
 from halflabel.losses import LOSSES
 from halflabel.sources import read_table
-from halflabel.training import compute_metrics, train
+from halflabel.training import train
 
 BASE = {
     "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "optim": "sgd",
@@ -36,7 +38,7 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     result = train(recipe(colour_table, tmp_path, num_train_epochs=30))
     names = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml",
-                     "metrics.json", "examples.png"}  # fmt: skip
+                     "metrics.json", "training_log.json", "examples.png"}  # fmt: skip
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert saved == result.metrics
     assert saved["split"] == "test"
@@ -71,7 +73,7 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     colour_table, tmp_path, monkeypatch, batch_size
 ):
     logs = []
-    monkeypatch.setattr(halflabel.training, "compute_metrics", lambda p: logs.append(p) or compute_metrics(p))
+    monkeypatch.setattr(halflabel.building, "compute_metrics", lambda p: logs.append(p) or compute_metrics(p))
     states = []
     monkeypatch.setattr(
         halflabel.training, "_test", lambda trainer, *_: states.append(trainer.state) or {"split": None}
@@ -100,7 +102,7 @@ def test_the_best_epoch_is_kept_and_without_validation_the_last(colour_table, tm
         kept[value] = np.asarray(prediction.predictions).copy()
         return {"mAP": value}
 
-    monkeypatch.setattr(halflabel.training, "compute_metrics", scripted)
+    monkeypatch.setattr(halflabel.building, "compute_metrics", scripted)
     seen = {}
     original = halflabel.training._test
 
@@ -135,7 +137,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
 
     broken = {"output_dir": str(tmp_path / "broken")}
     with monkeypatch.context() as patch:
-        patch.setattr(halflabel.training, "compute_metrics", stop_at_third)
+        patch.setattr(halflabel.building, "compute_metrics", stop_at_third)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(colour_table, tmp_path, **broken))
     with pytest.raises(HalflabelError, match="unfinished run: add --resume_from_checkpoint"):

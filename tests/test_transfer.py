@@ -254,3 +254,11 @@ def test_two_processes_train_as_one(case, two_processes, tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-6)
     assert not torch.equal(alone["head.linear.weight"], start["head.linear.weight"])
+
+
+@pytest.mark.parametrize("given", ["betas=(0.9,0.999)", "momentum"])
+def test_optimizer_arguments_that_cannot_be_read_are_one_line(tmp_path, given):
+    arguments = TrainingArguments(str(tmp_path), optim="adamw_torch", optim_args=given, report_to="none", use_cpu=True)
+    chosen, kwargs = optimizer_cls_and_kwargs(arguments)
+    with pytest.raises(HalflabelError, match="expected key=value,key=value"):
+        chosen()(runs.make_model(), **kwargs)

@@ -5,10 +5,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import halflabel.building
 import halflabel.training
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.arguments import parse_recipe
-from halflabel.training import compute_metrics, train
+from halflabel.building import compute_metrics
+from halflabel.training import train
 
 BASE = {
     "backbone": "test_vit", "weights": "none", "optim": "sgd", "num_train_epochs": 3, "learning_rate": 0.01,
@@ -44,7 +46,7 @@ def test_a_broken_run_goes_on_to_the_same_plain_model(colour_table, tmp_path, mo
 
     keys["output_dir"] = str(tmp_path / "broken")
     with monkeypatch.context() as patch:
-        patch.setattr(halflabel.training, "compute_metrics", stop_at_second)
+        patch.setattr(halflabel.building, "compute_metrics", stop_at_second)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(colour_table, tmp_path, **keys))
     folder = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys)).folder

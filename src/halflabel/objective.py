@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import RecipeArguments
 from .errors import HalflabelError
 from .labels import IGNORE_INDEX, UNCERTAIN, LabelCounts, LabelSpace
 from .losses import LEARN_FROM_UNKNOWN
 from .policies import apply_policies
+from .settings import RecipeArguments
 
 POS_WEIGHT_RANGE = (0.05, 20.0)
 """What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""

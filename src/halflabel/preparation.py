@@ -12,7 +12,7 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .arguments import Recipe, RecipeArguments
+from .arguments import Recipe
 from .data import FeatureDataset, PixelDataset, inspect_pictures
 from .errors import HalflabelError, shortlist
 from .feature_cache import DEFAULT_FOLDER
@@ -24,6 +24,7 @@ from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import LabelCounts, count_labels, evaluation_labels
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import TargetCounts, prior_counts, training_targets
+from .settings import RecipeArguments
 from .sources import AnnotatedImages, load_source
 from .sources.loading import parse_sources
 from .splitting import assign_splits
@@ -148,7 +149,7 @@ def make_datasets(
     processor: TimmMultiLabelImageProcessor,
     data: TrainingData,
 ) -> dict[str, Any]:
-    """Return the data set of each split that has images, and start the head from the training data.
+    """Return the data set of each split that has images.
 
     Args:
         recipe: The recipe.
@@ -174,7 +175,6 @@ def make_datasets(
             made[split] = FeatureDataset(features, labels, views.views)
         else:
             made[split] = augmented if train else plain
-    start_head(model, made["train"], data.target_counts(settings))
     return made
 
 

@@ -160,7 +160,11 @@ def optimizer_cls_and_kwargs(
     _check_rates(layer_decay, head_lr_multiplier)
 
     def build(model: TimmMultiLabelForImageClassification, **kwargs: Any) -> Optimizer:  # noqa: ANN401
-        chosen, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        try:
+            chosen, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        except ValueError as error:  # written without "=", or an optimizer that transformers does not know
+            given = f"optim_args {arguments.optim_args!r} (expected key=value,key=value)"
+            raise HalflabelError(f"optim {arguments.optim} with {given} cannot be made: {error}") from error
         is_class = isinstance(chosen, type) and issubclass(chosen, Optimizer)
         own = [kwargs.pop(key) for key in ("params", "model", "optimizer_dict") if key in kwargs]
         if (own or not is_class) and (layer_decay, head_lr_multiplier) != (1, 1):

@@ -17,11 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
 from halflabel.arguments import parse_recipe
+from halflabel.building import build_model, choose_trained
 from halflabel.data import FeatureDataset, collate
 from halflabel.metrics import mean_defined
 from halflabel.objective import TargetCounts, loss_configuration, training_targets
 from halflabel.preparation import make_datasets, prepare_data, start_head
-from halflabel.training import _build_model
 
 PROTOCOLS = {
     "random 0.3": {"protocol": "random", "keep": 0.3},
@@ -77,7 +77,8 @@ def main():
     images = data.images
     truth = {split: images.of_split(split).labels for split in ("train", "test")}
     names = images.label_space.names
-    model, processor = _build_model(recipe.settings, data)
+    model, processor = build_model(recipe.settings, data)
+    choose_trained(model, recipe.settings)
     sets = make_datasets(recipe, model, processor, data)
     features = {split: sets[split].features for split in truth}
     table = {}
