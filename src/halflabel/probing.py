@@ -22,7 +22,8 @@ _NO_TRANSFER: dict[str, Any] = {
     "freeze": None, "unfreeze_every": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
     "lora_rank": None, "lora_alpha": None, "lora_targets": None, "probe_first": None, "early_stopping_patience": None,
 }  # fmt: skip
-_OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "dataloader_num_workers", "per_device_eval_batch_size")
+_OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
+               "per_device_eval_batch_size")  # fmt: skip
 
 
 def prepare_training(
@@ -75,7 +76,7 @@ def _fit_head(
 def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
     """Return a recipe that trains as the named one does, with this one's data, model, seed and device."""
     run = {key: getattr(recipe.training, key) for key in _OF_THE_RUN}
-    flags = [f"--{key}={value}" for key, value in run.items() if value is not None]
+    flags = [f"--{key}={getattr(value, 'value', value)}" for key, value in run.items() if value is not None]
     probe = parse_recipe(name, [f"--output_dir={folder}", "--report_to=none", *flags])
     if not probe.settings.cache_features or probe.settings.head != recipe.settings.head:
         raise HalflabelError(

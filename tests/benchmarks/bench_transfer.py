@@ -17,6 +17,7 @@ import time
 
 from transformers.utils import logging as transformers_logging
 
+from halflabel.allocator import keep_freed_memory
 from halflabel.arguments import parse_recipe
 from halflabel.training import train
 
@@ -46,6 +47,7 @@ def main():
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--output")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     logging.getLogger("halflabel").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
