@@ -1,98 +1,50 @@
-"""Masked metrics: arrays in, one value per label out; only known entries count and undefined is NaN, never 0."""
+"""Masked metrics: only known entries count, and undefined is NaN, never 0."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from transformers import EvalPrediction
 
-from .errors import HalflabelError
-from .labels import check_matrix, count_labels
+from .bootstrap import check_confidence, mean_over_labels, percentile_interval, resample_ranking
+from .calibration_metrics import brier_score, calibration_error, log_loss
+from .known_scores import Floats, KnownScores, check_pair, known_chunks, mean_defined
+from .metric_report import build_report, check_names, json_number
+from .paired_comparison import Comparison, compare_scores
+from .ranking_metrics import average_precision, micro_average_precision, rank_labels, roc_auc
+from .streaming_metrics import MetricAccumulator
+from .threshold_metrics import (
+    check_thresholds,
+    decision_counts,
+    decision_means,
+    decision_summary,
+    f_score,
+    precision,
+    recall,
+)
 
-Floats = NDArray[np.float64]
-_CHUNK_ENTRIES = 4_000_000  # entries sorted at once, so that memory does not grow with the number of labels
-
-
-def average_precision(scores: ArrayLike, labels: ArrayLike) -> Floats:
-    """Average precision per label, over its known entries: sum_n (R_n - R_(n-1)) P_n, ties taken as one step.
-
-    Args:
-        scores: Shape (n, num_labels); any real numbers, larger means more likely yes.
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
-
-    Returns:
-        float64 of shape (num_labels,), each in 0..1, as scikit-learn's `average_precision_score` on the known rows;
-        NaN for a label without both a known positive and a known negative.
-
-    Raises:
-        HalflabelError: On shapes that differ, on other label values, or on a score that is not finite.
-    """
-    return _by_chunks(scores, labels, _average_precision)
-
-
-def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Floats:
-    """Area under the ROC curve per label, over its known entries; half a point for a tie (Mann-Whitney's U).
-
-    Arguments, result and errors are those of `average_precision`.
-    """
-    return _by_chunks(scores, labels, _roc_auc)
-
-
-def _by_chunks(scores: ArrayLike, labels: ArrayLike, metric: Any) -> Floats:  # noqa: ANN401 - a function below
-    matrix, values = _check_pair(scores, labels)
-    width = max(1, _CHUNK_ENTRIES // max(len(matrix), 1))
-    parts = [_in_order(values[:, i : i + width], matrix[:, i : i + width]) for i in range(0, matrix.shape[1], width)]
-    return np.concatenate([metric(*part) for part in parts])
-
-
-def _check_pair(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Floats]:
-    matrix, values = check_matrix(np.asarray(labels)), np.asarray(scores, dtype=np.float64)
-    if values.shape != matrix.shape:
-        raise HalflabelError(f"scores have shape {values.shape}, labels {matrix.shape}; they must agree")
-    if not np.isfinite(values[matrix >= 0]).all():
-        raise HalflabelError("a score of a known entry is NaN or infinite")
-    return matrix, values
-
-
-def _in_order(scores: Floats, labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
-    """Sort each column by falling score, unknown entries last.
-
-    Returns:
-        positive and known in that order, and for each place the last place of its run of equal scores.
-    """
-    known = labels >= 0
-    keys = np.where(known, -scores, np.inf)
-    order = np.argsort(keys, axis=0, kind="stable")
-    keys = np.take_along_axis(keys, order, axis=0)
-    last = np.ones(keys.shape, dtype=bool)
-    last[:-1] = keys[1:] != keys[:-1]
-    places = np.where(last, np.arange(len(keys))[:, None], len(keys))
-    run_end = np.minimum.accumulate(places[::-1], axis=0)[::-1]
-    return np.take_along_axis(labels == 1, order, axis=0), np.take_along_axis(known, order, axis=0), run_end
-
-
-def _average_precision(positive: NDArray[np.bool_], known: NDArray[np.bool_], run_end: NDArray[np.intp]) -> Floats:
-    hits, seen = np.cumsum(positive, axis=0), np.cumsum(known, axis=0)
-    precision = np.take_along_axis(hits, run_end, axis=0) / np.maximum(np.take_along_axis(seen, run_end, axis=0), 1)
-    total = positive.sum(axis=0)
-    undefined = (total == 0) | (total == known.sum(axis=0))
-    return np.where(undefined, np.nan, (precision * positive).sum(axis=0) / np.maximum(total, 1))
-
-
-def _roc_auc(positive: NDArray[np.bool_], known: NDArray[np.bool_], run_end: NDArray[np.intp]) -> Floats:
-    negative = known & ~positive
-    above = np.cumsum(negative, axis=0)  # negatives at or above each place
-    at_end = np.take_along_axis(above, run_end, axis=0)
-    starts = np.zeros(run_end.shape, dtype=bool)
-    starts[0] = True
-    starts[1:] = run_end[1:] != run_end[:-1]
-    before = np.where(starts, above - negative, 0)
-    before = np.maximum.accumulate(before, axis=0)  # negatives above the run that a place stands in
-    positives, negatives = positive.sum(axis=0), negative.sum(axis=0)
-    won = ((negatives - at_end) + 0.5 * (at_end - before)) * positive
-    undefined = (positives == 0) | (negatives == 0)
-    return np.where(undefined, np.nan, won.sum(axis=0) / np.maximum(positives * negatives, 1))
+__all__ = [
+    "Comparison",
+    "Floats",
+    "MetricAccumulator",
+    "average_precision",
+    "brier_score",
+    "calibration_error",
+    "compare_scores",
+    "decision_summary",
+    "evaluate_scores",
+    "f_score",
+    "known_loss",
+    "log_loss",
+    "mean_defined",
+    "micro_average_precision",
+    "precision",
+    "recall",
+    "roc_auc",
+    "trainer_metrics",
+]
 
 
 def known_loss(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -102,44 +54,96 @@ def known_loss(logits: ArrayLike, labels: ArrayLike) -> float:
         logits: Shape (n, num_labels), finite where known.
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
     """
-    matrix, values = _check_pair(logits, labels)
-    known = matrix >= 0
-    z, y = values[known], matrix[known]
-    return float((np.logaddexp(0, z) - y * z).mean()) if known.any() else math.nan
+    return _mean_loss([_loss_and_count(known) for known in known_chunks(*check_pair(logits, labels))])
 
 
-def mean_defined(values: Floats) -> float:
-    """Mean of the values that are not NaN; NaN where all are."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan
+def _loss_and_count(known: KnownScores) -> tuple[float, int]:
+    costs = np.logaddexp(0, known.noes.scores, dtype=np.float64), np.logaddexp(0, -known.yeses.scores, dtype=np.float64)
+    return float(costs[0].sum() + costs[1].sum()), int(known.counts.sum())
 
 
-def evaluate_scores(scores: ArrayLike, labels: ArrayLike, label_names: Sequence[str]) -> dict[str, Any]:
-    """Measure scores against known labels.
+def _mean_loss(parts: list[tuple[float, int]]) -> float:
+    count = sum(count for _, count in parts)
+    return sum(loss for loss, _ in parts) / count if count else math.nan
+
+
+def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Measure logits on known entries: a `compute_metrics` for the Trainer.
+
+    Args:
+        prediction: `predictions` are logits (n, num_labels), `label_ids` the labels.
 
     Returns:
-        `mAP` and `mAUROC` (means over the defined labels), `undefined_labels` (their names), `known_entries`, and
-        `labels`: name -> `AP`, `AUROC` (None where undefined), `known`, `positives`.
+        `mAP`, `mAUROC`, `known_loss`, `undefined_labels` (for how many AP is not defined), and `CF1` and `OF1` of the
+        decisions logit >= 0, which is score >= 0.5; NaN where undefined.
     """
-    ap, auroc = average_precision(scores, labels), roc_auc(scores, labels)
-    counts = count_labels(np.asarray(labels))
+    logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+    zeros, parts, losses = np.zeros(logits.shape[1]), [], []
+    for known in known_chunks(logits, labels):
+        parts.append(np.concatenate([rank_labels(known), decision_counts(known, zeros)]))
+        losses.append(_loss_and_count(known))
+    ap, auroc, *counts = np.concatenate(parts, axis=1)
+    decided = decision_means(*counts)
     return {
-        "mAP": _json_number(mean_defined(ap)),
-        "mAUROC": _json_number(mean_defined(auroc)),
-        "undefined_labels": [name for name, value in zip(label_names, ap, strict=True) if math.isnan(value)],
-        "known_entries": int(counts.known.sum()),
-        "labels": {
-            name: {
-                "AP": _json_number(ap[i]),
-                "AUROC": _json_number(auroc[i]),
-                "known": int(counts.known[i]),
-                "positives": int(counts.positive[i]),
-            }
-            for i, name in enumerate(label_names)
-        },
+        "mAP": mean_defined(ap),
+        "mAUROC": mean_defined(auroc),
+        "known_loss": _mean_loss(losses),
+        "undefined_labels": int(np.isnan(ap).sum()),
+        "CF1": decided["CF1"],
+        "OF1": decided["OF1"],
     }
 
 
-def _json_number(value: float) -> float | None:
-    """Return None for NaN, which JSON cannot hold."""
-    return None if math.isnan(value) else float(value)
+def evaluate_scores(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    label_names: Sequence[str],
+    thresholds: ArrayLike = 0.5,
+    ci: float | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure scores against known labels; the result can be written as JSON, None stands for undefined.
+
+    Args:
+        scores: Shape (n, num_labels); array or tensor of probabilities in 0..1.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        label_names: The distinct names of the columns.
+        thresholds: A number, or one per label; decided yes is score >= threshold.
+        ci: The confidence of bootstrap intervals, like 0.95; None: no intervals.
+        samples: The number of resamples.
+        seed: Of the resamples.
+
+    Returns:
+        `labels`: name -> `AP`, `AUROC`, `precision`, `recall`, `F1`, `Brier`, `log_loss`, `ECE`, `threshold`, `known`
+        and `positives`. Their means over the labels where they are defined: `mAP`, `mAUROC`, `CP` (precision), `CR`
+        (recall), `macro_F1`, `Brier`, `log_loss`, `ECE`; `undefined`: name of the measure -> `count` and `labels` that
+        the mean leaves out; `undefined_labels`: those of AP. `mAP_weighted` weighs each label by its positives; `CF1`
+        is the harmonic mean of CP and CR. `micro_AP`, `OP`, `OR` and `OF1` are average precision, precision, recall
+        and F1 of the known entries of all labels together, whose number is `known_entries`.
+
+        With `ci`: `mAP_interval` and `mAUROC_interval`, each [low, high]; per label `AP_interval`, `AUROC_interval` and
+        `undefined_resamples`, the number of resamples they leave out; and `bootstrap`, how they were found.
+
+    Raises:
+        HalflabelError: On shapes, names or thresholds that do not fit one another, on other label values, or on scores
+            that are no probabilities.
+    """
+    values, matrix = check_pair(scores, labels, probabilities=True)
+    names = check_names(label_names, matrix.shape[1])
+    if ci is not None:
+        check_confidence(ci)
+    report = build_report(known_chunks(values, matrix), names, check_thresholds(thresholds, len(names)))
+    if ci is None:
+        return report
+    resamples = resample_ranking(values, matrix, samples, seed)
+    for measure, found in (("AP", resamples.average_precision), ("AUROC", resamples.roc_auc)):
+        interval = percentile_interval(found, ci)
+        for i, name in enumerate(names):
+            report["labels"][name][f"{measure}_interval"] = [json_number(bound) for bound in interval[:, i]]
+        mean = percentile_interval(mean_over_labels(found), ci)
+        report[f"m{measure}_interval"] = [json_number(bound) for bound in mean]
+    for name, undefined in zip(names, np.isnan(resamples.average_precision).sum(axis=0), strict=True):
+        report["labels"][name]["undefined_resamples"] = int(undefined)
+    report["bootstrap"] = {"ci": ci, "samples": samples, "seed": seed, "images": len(matrix), "method": "percentile"}
+    return report
