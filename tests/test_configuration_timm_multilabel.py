@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import AutoConfig
 
-from halflabel import HalflabelError, TimmMultiLabelConfig
+from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig
 
 
 def test_round_trip_through_auto_config(tmp_path):
@@ -36,6 +36,9 @@ def test_round_trip_through_auto_config(tmp_path):
         ({"normalizer": "label"}, "did you mean labels"),
         ({"normaliser": "labels"}, "unknown configuration key 'normaliser'; did you mean normalizer"),
         ({"id2label": {0: "a", 2: "b"}}, "numbered 0, 2"),
+        ({"decisions": DecisionRule.plain(2).to_dict()}, "decisions were fitted for 2 labels, not these 1"),
+        ({"decisions": {"scale": [1.0]}}, "decisions: shift is missing"),
+        ({"decisions": [1]}, r"decisions is \[1\], expected a mapping"),
     ],
 )
 def test_faults_are_named(arguments, message):
@@ -97,3 +100,53 @@ def test_the_head_and_its_arguments_stay_or_go():
     assert config.with_labels(["b"]).head_args == {"layers": 2}
     assert config.with_labels(["b"], head_args={"width": 8}).head_args == {"width": 8}
     assert config.with_labels(["b"], head="linear").head_args is None
+
+
+def with_decisions(**keys):
+    decisions = DecisionRule.plain(3).to_dict() | {
+        "scale": [0.5, 0.25, 2.0],
+        "thresholds": [0.1, 0.2, 2.0],
+        "known": [30, 20, 10],
+        "unmet": [False, False, True],
+        "calibration": "temperature",
+        "objective": "precision>=0.9",
+    }
+    return TimmMultiLabelConfig(label_names=["a", "b", "c"], decisions=decisions, **keys)
+
+
+def test_decisions_survive_the_file_and_without_any_yes_starts_at_a_half(tmp_path):
+    config = with_decisions()
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.decisions == config.decisions
+    assert loaded.decision_rule == config.decision_rule == DecisionRule.from_dict(config.decisions, 3)
+    assert loaded.decision_rule.scores([[2.0, 4.0, 0.5]]).std() == 0
+    assert TimmMultiLabelConfig(label_names=["a", "b"]).decision_rule == DecisionRule.plain(2)
+
+
+def test_decisions_follow_their_labels_and_new_ones_are_named(caplog):
+    config = with_decisions()
+    rule = config.with_labels(["c", "a"]).decision_rule
+    assert (rule.scale, rule.thresholds, rule.known) == ((2.0, 0.5), (2.0, 0.1), (10, 30))
+    assert (rule.unmet, rule.objective) == ((True, False), "precision>=0.9")
+    assert not caplog.records
+    rule = config.with_labels(["a", "d", "b"]).decision_rule
+    assert (rule.scale, rule.thresholds, rule.known) == ((0.5, 1.0, 0.25), (0.1, 0.5, 0.2), (30, 0, 20))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the new labels are not calibrated and answered with yes from a score of 0.5: d"
+    ]
+    assert config.decision_rule.known == (30, 20, 10)
+
+
+def test_decisions_of_other_labels_or_of_another_head_go_and_the_log_says_so(caplog):
+    config = with_decisions(head="mlp", head_args={"width": 8})
+    assert config.with_labels(["x"]).decisions is None
+    assert config.with_labels(["a"], head="linear").decisions is None
+    assert config.with_labels(["a"], head_args={"width": 4}).decisions is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "decisions is dropped: no label stays",
+        "decisions is dropped: it belongs to the old head",
+        "decisions is dropped: it belongs to the old head",
+    ]
+    assert config.with_labels(["a", "b", "c"], keep=False).decisions is None
+    assert config.with_labels(["b"], head="mlp").decision_rule.scale == (0.25,)

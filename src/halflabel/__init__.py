@@ -1,38 +1,47 @@
 """Fine-tune any timm backbone to many yes/no labels at once when most of the labels are unknown.
 
 Importing this package registers its classes with transformers' AutoConfig, AutoModelForImageClassification and
-AutoImageProcessor, and does nothing else.
+AutoImageProcessor, and its pipeline task `multi-label-image-classification`, and does nothing else.
 """
 
 from importlib.metadata import version
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .decision_fitting import fit_decisions
+from .decisions import DecisionRule
 from .errors import HalflabelError
 from .hiding import hide_labels
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
 from .losses import masked_loss
-from .metrics import average_precision, roc_auc
+from .metrics import average_precision, evaluate_scores, roc_auc, trainer_metrics
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .pipeline import TASK, MultiLabelImageClassificationPipeline
 from .trainer import MultiLabelTrainer
 
 __version__ = version("halflabel")
 __all__ = [
     "IGNORE_INDEX",
+    "DecisionRule",
     "HalflabelError",
     "UNCERTAIN",
     "LabelSpace",
+    "MultiLabelImageClassificationPipeline",
     "MultiLabelTrainer",
     "TimmMultiLabelConfig",
     "TimmMultiLabelForImageClassification",
     "TimmMultiLabelImageProcessor",
     "average_precision",
     "count_labels",
+    "evaluate_scores",
+    "fit_decisions",
     "hide_labels",
     "masked_loss",
     "roc_auc",
+    "trainer_metrics",
 ]
 
 AutoConfig.register("timm_multilabel", TimmMultiLabelConfig)
@@ -40,4 +49,7 @@ AutoModelForImageClassification.register(TimmMultiLabelConfig, TimmMultiLabelFor
 _BACKENDS = ("torchvision", "pil")  # timm's transforms use both; transformers asks for one by name
 AutoImageProcessor.register(
     TimmMultiLabelConfig, image_processor_classes=dict.fromkeys(_BACKENDS, TimmMultiLabelImageProcessor)
+)
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, MultiLabelImageClassificationPipeline, pt_model=AutoModelForImageClassification, type="image"
 )

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 from transformers import PreTrainedConfig
 
+from .decisions import DecisionRule
 from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
@@ -76,11 +77,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         pos_weight: Factor of the positive term per label, num_labels numbers above 0.
         label_weight: Factor of each label's loss, num_labels numbers of at least 0.
         normalizer: What the loss is divided by; see `losses.masked_loss`.
+        decisions: Calibration and threshold per label, as `DecisionRule.to_dict` gives them; None: none were fitted.
         label_names: The yes/no questions, in order (also accepted as `id2label`).
 
     Raises:
-        HalflabelError: On an unknown key, backbone, head, loss, argument or normalizer, on a value out of range, or
-            on label names that are empty, repeated or not numbered from 0.
+        HalflabelError: On an unknown key, backbone, head, loss, argument or normalizer, on a value out of range, on
+            decisions for other labels, or on label names that are empty, repeated or not numbered from 0.
     """
 
     model_type = "timm_multilabel"
@@ -94,6 +96,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     pos_weight: list[float] | None = None
     label_weight: list[float] | None = None
     normalizer: str = "labels"
+    decisions: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
         """Check every value; transformers calls this with the keys that are not fields."""
@@ -118,6 +121,14 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         check_loss(self.loss, self.loss_args, len(space))
         _check_weights("pos_weight", self.pos_weight, len(space), zero_allowed=False)
         _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
+        if self.decisions is not None:
+            DecisionRule.from_dict(self.decisions, len(space))
+
+    @property
+    def decision_rule(self) -> DecisionRule:
+        """The stored calibration and thresholds; without any, the plain sigmoid and yes from a score of 0.5."""
+        count = len(self.label_space)
+        return DecisionRule.plain(count) if self.decisions is None else DecisionRule.from_dict(self.decisions, count)
 
     @property
     def label_space(self) -> LabelSpace:
@@ -138,8 +149,9 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             label_names: The new yes/no questions.
             head: None keeps the head, and its arguments where none are given.
             head_args: Keyword arguments of the head.
-            keep: `pos_weight`, `label_weight` and the loss argument `prior` follow labels of the same name: a new
-                label has weight 1, and makes the prior go. False: all three go.
+            keep: `pos_weight`, `label_weight`, `decisions` and the loss argument `prior` follow labels of the same
+                name: a new label has weight 1, the plain sigmoid and a threshold of 0.5, and makes the prior go.
+                Another head makes the decisions go. False: all four go.
 
         Raises:
             HalflabelError: As the constructor.
@@ -153,18 +165,33 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         elif prior is not None:
             log.warning("the loss's prior is dropped: the new labels have none")
         kept_args = self.head_args if head in (None, self.head) else None
+        new_head = (head or self.head, dict(head_args or kept_args or {}) or None)
         return TimmMultiLabelConfig(
             backbone=self.backbone,
             backbone_args=self.backbone_args,
-            head=head or self.head,
-            head_args=dict(head_args or kept_args or {}) or None,
+            head=new_head[0],
+            head_args=new_head[1],
             loss=self.loss,
             loss_args=loss_args or None,
             normalizer=self.normalizer,
             pos_weight=_follow("pos_weight", self.pos_weight, rows),
             label_weight=_follow("label_weight", self.label_weight, rows),
+            decisions=self._follow_decisions(label_names, rows, new_head == (self.head, self.head_args or None)),
             label_names=list(label_names),  # type: ignore[call-arg]
         )
+
+    def _follow_decisions(
+        self, label_names: Sequence[str], rows: Sequence[int | None], same_head: bool
+    ) -> dict[str, Any] | None:
+        if self.decisions is None:
+            return None
+        if not same_head or all(row is None for row in rows):
+            log.warning("decisions is dropped: %s", "no label stays" if same_head else "it belongs to the old head")
+            return None
+        new = shortlist(name for name, row in zip(label_names, rows, strict=True) if row is None)
+        if new:
+            log.warning("the new labels are not calibrated and answered with yes from a score of 0.5: %s", new)
+        return self.decision_rule.take(rows).to_dict()
 
 
 def _follow(name: str, weights: list[float] | None, rows: Sequence[int | None]) -> list[float] | None:

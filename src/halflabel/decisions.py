@@ -1,0 +1,165 @@
+"""What a model answers per label: a calibrated score, and yes or no. It is stored in the model's configuration."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import HalflabelError, did_you_mean
+
+NEVER = 2.0
+"""A threshold above every score: the label is never answered with yes."""
+
+
+def yes_from(threshold: float) -> str:
+    """Return a threshold for people: three significant digits, or that the answer is always or never yes."""
+    return "never" if threshold > 1 else "always" if threshold == 0 else f"{threshold:.3g}"
+
+
+def say_threshold(threshold: float) -> str:
+    """Return when a label is answered with yes, for a line of a picture."""
+    words = yes_from(threshold)
+    return f"yes from {words}" if words[0].isdecimal() else f"{words} yes"
+
+
+def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logit)) in float64, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """Scores `sigmoid(scale * logit + shift)` and the answer `score >= threshold`, each label with its own numbers.
+
+    All sequences have num_labels items. `decision_fitting.fit_decisions` makes a rule from validation entries; `plain`
+    is that of a model without one: the plain sigmoid and 0.5.
+
+    Args:
+        scale: Above 0, so that the order of a label's scores never changes; 1 / scale is the label's temperature.
+        shift: Added to the scaled logit.
+        thresholds: In 0..1, or `NEVER`.
+        calibration: How scale and shift were fitted: `"none"`, `"temperature"` or `"platt"`.
+        objective: What the thresholds were fitted for, like `"f1"`; None: they were not.
+        min_known: How many known positives and known negatives a label needed for numbers of its own.
+        known: Known validation entries that the label was fitted on.
+        positives: The positives among them.
+        pooled_calibration: Whether the scale is not the label's own: that of several labels together, or next to 0
+            where the label's logits say nothing.
+        pooled_threshold: Whether the threshold is that of several labels together.
+        unmet: Whether no threshold met the objective.
+
+    Raises:
+        HalflabelError: On sequences of different lengths or values out of range.
+    """
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    calibration: str
+    objective: str | None
+    min_known: int
+    known: tuple[int, ...]
+    positives: tuple[int, ...]
+    pooled_calibration: tuple[bool, ...]
+    pooled_threshold: tuple[bool, ...]
+    unmet: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, check in _WORDS.items():
+            if not check[0](getattr(self, name)):
+                raise HalflabelError(f"decisions: {name} is {getattr(self, name)!r}, expected {check[1]}")
+        for name, (fits, expected, _) in _ROWS.items():
+            values = getattr(self, name)
+            if not isinstance(values, tuple):
+                raise HalflabelError(f"decisions: {name} is {values!r}, expected a list")
+            if len(values) != len(self.scale):
+                raise HalflabelError(f"decisions: {name} holds {len(values)} values for {len(self.scale)} labels")
+            for value in values:
+                if not fits(value):
+                    raise HalflabelError(f"decisions: {name} holds {value!r}, expected {expected}")
+
+    @classmethod
+    def plain(cls, num_labels: int) -> "DecisionRule":
+        """Return the rule of a model without a fitted one: the plain sigmoid, and yes from 0.5."""
+        rows = {name: (plain,) * num_labels for name, (_, _, plain) in _ROWS.items()}
+        return cls(calibration="none", objective=None, min_known=0, **rows)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], num_labels: int) -> "DecisionRule":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            HalflabelError: On another number of labels, a missing or unknown key, or a value out of range.
+        """
+        if not isinstance(stored, Mapping):
+            raise HalflabelError(f"decisions is {stored!r}, expected a mapping of names to values")
+        names = [field.name for field in fields(cls)]
+        for name in stored:
+            if name not in names:
+                raise HalflabelError(f"decisions: unknown key {name!r}{did_you_mean(name, names)}")
+        for name in names:
+            if name not in stored:
+                raise HalflabelError(f"decisions: {name} is missing")
+        read: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
+        rule = cls(**read)
+        if len(rule.scale) != num_labels:
+            raise HalflabelError(f"decisions were fitted for {len(rule.scale)} labels, not these {num_labels}")
+        return rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def scores(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated probabilities of logits; both have shape (..., num_labels)."""
+        return sigmoid(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
+
+    def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Return where calibrated scores, shape (..., num_labels), are a yes."""
+        return np.asarray(np.asarray(scores) >= np.array(self.thresholds))
+
+    def take(self, rows: Sequence[int | None]) -> "DecisionRule":
+        """Return the rule of other labels: the one of a label here, or the plain one for None."""
+        values: dict[str, Any] = {
+            name: tuple(plain if row is None else getattr(self, name)[row] for row in rows)
+            for name, (_, _, plain) in _ROWS.items()
+        }
+        return replace(self, **values)
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401 - what a file holds
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_flag(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, bool)
+
+
+# What a field holds: the check, the words for it; for a value per label also that of a label without a fitted one.
+_WORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "calibration": (lambda value: isinstance(value, str), "a word"),
+    "objective": (lambda value: value is None or isinstance(value, str), "a word"),
+    "min_known": (_is_count, "a count"),
+}
+_ROWS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
+    "scale": (lambda value: _is_number(value) and value > 0, "a number above 0", 1.0),
+    "shift": (_is_number, "a finite number", 0.0),
+    "thresholds": (
+        lambda value: _is_number(value) and (0 <= value <= 1 or value == NEVER),
+        f"a number in 0..1, or {NEVER} for never",
+        0.5,
+    ),
+    "known": (_is_count, "a count", 0),
+    "positives": (_is_count, "a count", 0),
+    "pooled_calibration": (_is_flag, "true or false", False),
+    "pooled_threshold": (_is_flag, "true or false", False),
+    "unmet": (_is_flag, "true or false", False),
+}

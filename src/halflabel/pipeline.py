@@ -1,0 +1,123 @@
+"""The pipeline task `multi-label-image-classification`: a calibrated score and a decision for every label."""
+
+import base64
+import os
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import torch
+from PIL import Image
+from transformers import BatchFeature, Pipeline
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .decoding import decode_image
+from .errors import HalflabelError
+
+TASK = "multi-label-image-classification"
+
+
+class MultiLabelImageClassificationPipeline(Pipeline):
+    """Answers every yes/no question of a halflabel model about an image.
+
+    `pipeline("multi-label-image-classification", model)` makes one. Called with an image (path, URL, base64 text, PIL
+    picture, or uint8 array or tensor), it returns a list with `label`, `score` (0..1) and `decision` (True is yes) for
+    each label, the highest score first; called with a list, a generator or a data set of images, such a list for each.
+
+    Score and decision are those of the model's stored decision rule, without one the plain sigmoid and a score of at
+    least 0.5. Files are decoded and transformed as `halflabel predict` does.
+
+    Args of the call:
+        top_k: The largest number of labels to return; None: all.
+        yes_only: Leave out the labels whose decision is no.
+        fast_decode: Decode a JPEG no larger than the transform needs.
+        timeout: Seconds to wait for a URL; None: as long as it takes.
+
+    Raises:
+        HalflabelError: If the model is not one of halflabel, or an image cannot be read.
+    """
+
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = True  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Take the model's decision rule; the model is set to evaluation mode."""
+        super().__init__(*args, **kwargs)
+        config = self.model.config
+        if config.model_type != TimmMultiLabelConfig.model_type:
+            raise HalflabelError(f"the task {TASK} needs a model of halflabel, not a {config.model_type!r} model")
+        self.model.eval()
+        self._names = config.label_space.names
+        self._rule = config.decision_rule
+
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        top_k: int | None = None,
+        yes_only: bool | None = None,
+        fast_decode: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if top_k is not None and top_k < 1:
+            raise HalflabelError(f"top_k is {top_k!r}, expected at least 1")
+        before = {"fast_decode": fast_decode, "timeout": timeout}
+        after = {"top_k": top_k, "yes_only": yes_only}
+        return _given(before), {}, _given(after)
+
+    def preprocess(  # type: ignore[override]
+        self,
+        input_: Any,  # noqa: ANN401 - any kind of image
+        fast_decode: bool = True,
+        timeout: float | None = None,
+    ) -> BatchFeature:
+        """Turn one image into `pixel_values` of shape (1, channels, height, width)."""
+        processor: Any = self.image_processor
+        side = processor.needed_side() if fast_decode else None
+        if isinstance(input_, str | Path):
+            input_ = _decode(str(input_), side, timeout)
+        features: BatchFeature = processor(input_)
+        return features
+
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Mapping[str, torch.Tensor]
+    ) -> ImageClassifierOutput:
+        output: ImageClassifierOutput = self.model(**input_tensors)
+        return output
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Mapping[str, torch.Tensor], top_k: int | None = None, yes_only: bool = False
+    ) -> list[dict[str, Any]]:
+        """Score, decide and sort."""
+        scores = self._rule.scores(model_outputs["logits"][0].double().numpy())
+        decisions = self._rule.decide(scores)
+        answers = [
+            {"label": self._names[i], "score": float(scores[i]), "decision": bool(decisions[i])}
+            for i in (-scores).argsort(kind="stable")
+            if decisions[i] or not yes_only
+        ]
+        return answers[:top_k]
+
+
+def _decode(text: str, side: int | None, timeout: float | None) -> Image.Image:
+    """Read a picture from a URL, a path or base64 text."""
+    if text.startswith(("http://", "https://")):
+        try:
+            with urlopen(Request(text, headers={"User-Agent": "halflabel"}), timeout=timeout) as answer:
+                content = answer.read()
+        except (OSError, HTTPException) as error:
+            raise HalflabelError(f"image {text} cannot be fetched: {error}") from error
+        return decode_image({"bytes": content}, text, side)
+    if os.path.isfile(text):
+        return decode_image({"path": text}, shortest_side=side)
+    try:
+        return decode_image({"bytes": base64.b64decode(text.rpartition(",")[2], validate=True)}, shortest_side=side)
+    except ValueError as error:
+        raise HalflabelError(f"image {text[:80]!r} is neither a file nor a URL nor a picture in base64") from error
+
+
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
