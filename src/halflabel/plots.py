@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from .decoding import decode_image
+from .figures import load_font, plain
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -29,7 +30,7 @@ def draw_examples(
 
     Args:
         images: Where to choose from: pictures with both known and unknown labels first, as varied as there are.
-        model: Gives the scores.
+        model: Gives the scores, calibrated by its decision rule.
         processor: The model's.
         path: The PNG to write.
         columns: How many pictures.
@@ -38,7 +39,8 @@ def draw_examples(
     pictures = [decode_image(images.dataset[i]["image"], images.dataset[i]["file_name"]) for i in chosen]
     with torch.inference_mode():
         pixels = processor(pictures)["pixel_values"].to(model.device)
-        scores = model.train(False)(pixel_values=pixels).logits.sigmoid().cpu().numpy()
+        logits = model.train(False)(pixel_values=pixels).logits.double().cpu().numpy()
+    scores = model.config.decision_rule.scores(logits)
     shown = min(len(images.label_space), _MOST_LABELS)
     height = 2 * _PAD + _SIDE + 10 + (shown + 1) * _ROW
     sheet = Image.new("RGB", (_PAD + len(chosen) * (_SIDE + _PAD), height), "white")
@@ -71,7 +73,7 @@ def _draw_answers(
     row: np.ndarray,
     scores: np.ndarray,
 ) -> None:
-    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    font, small = load_font(13), load_font(11)
     top = _PAD + _SIDE + 10
     bar, end = left + 178, left + _SIDE - 36
     for x, text in ((left, "label"), (left + 108, "annotated"), (bar, "predicted")):
@@ -79,8 +81,7 @@ def _draw_answers(
     for k, name in enumerate(names):
         y = top + (k + 1) * _ROW
         answer, colour = _ANSWERS[int(row[k])]
-        short = name if draw.textlength(name, font=font) < 104 else name[:12] + "…"
-        draw.text((left, y), short, fill=_INK, font=font)
+        draw.text((left, y), plain(name, 100, font.getlength), fill=_INK, font=font)
         draw.text((left + 108, y), answer, fill=colour, font=font)
         draw.rectangle((bar, y + 5, end, y + 14), fill=_TRACK)
         draw.rectangle((bar, y + 5, bar + round((end - bar) * float(scores[k])), y + 14), fill=_INK)
