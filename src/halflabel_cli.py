@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 SKIPPED_FILES, USER_ERROR = 3, 2
 
@@ -25,25 +26,16 @@ def build_parser() -> argparse.ArgumentParser:
         "can be set as --key value, which is stronger than the file.",
     )
     train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
-    evaluate = commands.add_parser("evaluate", help="measure a model on a table's known labels")
-    evaluate.add_argument("model", help="a model's folder or Hub name")
-    evaluate.add_argument("--data", required=True, nargs="+", metavar="SOURCE", help=_SOURCE)
-    _add_source_options(evaluate)
-    evaluate.add_argument(
-        "--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable"
-    )
-    evaluate.add_argument("--split", default="test", help="which split to measure on (default: test)")
-    evaluate.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
-    evaluate.add_argument(
-        "--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full"
-    )
-    evaluate.add_argument("--output", help="also write the measures to this JSON file")
+    _add_evaluate(commands)
+    _add_calibrate(commands)
+    _add_errors(commands)
+    _add_explain(commands)
     predict = commands.add_parser("predict", help="score pictures")
     predict.add_argument("model", help="a model's folder or Hub name")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
     predict.add_argument("--output", required=True, help="scores.csv, .jsonl or .parquet")
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
-    predict.add_argument("--batch_size", type=int, default=32, help="pictures at once (default: 32)")
+    predict.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
     predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
     data = commands.add_parser("data", help="look at annotated data, merge it, write it")
     data.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
@@ -55,6 +47,66 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("recipes", help="list the shipped recipes")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
+
+
+def _add_evaluate(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its type
+    evaluate = commands.add_parser("evaluate", help="measure a model on a table's known labels")
+    _add_measured(evaluate, "test", "which split to measure on")
+    evaluate.add_argument("--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95")
+    evaluate.add_argument("--plots", metavar="FOLDER", help="also draw what was measured")
+    evaluate.add_argument(
+        "--compare", metavar="MODEL", help="another model, for paired differences on the same entries"
+    )
+    evaluate.add_argument("--output", help="also write the measures to this JSON file")
+
+
+def _add_calibrate(commands: Any) -> None:  # noqa: ANN401
+    calibrate = commands.add_parser(
+        "calibrate", help="fit calibrated scores and a threshold per label, and store them in the model"
+    )
+    _add_measured(calibrate, "validation", "which split to fit on; never the one to be measured on")
+    calibrate.add_argument(
+        "--objective",
+        default="f1",
+        help="f1 (default; or another beta: f0.5, f2), precision>=0.9, recall>=0.95, or rate=0.05",
+    )
+    calibrate.add_argument("--calibration", default="platt", help="platt (default), temperature or none")
+    calibrate.add_argument("--output", help="also write the report to this JSON file")
+
+
+def _add_errors(commands: Any) -> None:  # noqa: ANN401
+    errors = commands.add_parser(
+        "errors", help="likely annotation mistakes, and what to annotate next", description="Lists known answers that "
+        "the model disagrees with most, and unknown ones that it is surest and least sure about."
+    )  # fmt: skip
+    _add_measured(errors, None, "which split to look at")
+    errors.add_argument("--limit", type=int, default=20, help="the most entries of each kind (default: 20)")
+    errors.add_argument("--output", required=True, metavar="FOLDER", help="for errors.csv and errors.png")
+
+
+def _add_explain(commands: Any) -> None:  # noqa: ANN401
+    explain = commands.add_parser("explain", help="draw where a picture speaks for a label")
+    explain.add_argument("model", help="a model's folder or Hub name")
+    explain.add_argument("image", help="a picture file")
+    explain.add_argument("--labels", nargs="+", metavar="LABEL", help="default: the six with the highest scores")
+    explain.add_argument("--output", default="explanation.png", metavar="PNG", help="default: explanation.png")
+
+
+def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:
+    parser.add_argument("model", help="a model's folder or Hub name")
+    parser.add_argument("--data", required=True, nargs="+", metavar="SOURCE", help=_SOURCE)
+    _add_source_options(parser)
+    parser.add_argument("--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable")
+    parser.add_argument("--split", default=split, help=f"{what} (default: {split or 'all'})")
+    parser.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
+    parser.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
+
+
+def _positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:

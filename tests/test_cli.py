@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -5,6 +6,7 @@ from importlib.metadata import entry_points
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from halflabel_cli import build_parser, main
 
@@ -26,13 +28,21 @@ def trained(colour_table, tmp_path, capsys):
     return tmp_path / "out"
 
 
+def flat(values, name=""):
+    """Return the numbers in nested mappings by path."""
+    if not isinstance(values, dict):
+        return {name: values} if isinstance(values, int | float) else {}
+    return {key: leaf for word, inside in values.items() for key, leaf in flat(inside, f"{name}/{word}").items()}
+
+
 def test_train_evaluate_predict(trained, colour_table, tmp_path, capsys):
     assert main(["evaluate", str(trained), "--data", str(colour_table), "--output", str(tmp_path / "m.json")]) == 0
-    assert (tmp_path / "m.json").read_text() == (trained / "metrics.json").read_text()
+    again, first = (flat(json.loads(path.read_text())) for path in (tmp_path / "m.json", trained / "metrics.json"))
+    assert again == pytest.approx(first, abs=1e-5)  # cached features have their BatchNorm folded
     scores = tmp_path / "scores.csv"
     pictures = str(colour_table.parent / "0*.png")
     assert main(["predict", str(trained), pictures, "--output", str(scores), "--labels", "blue"]) == 0
-    assert list(pd.read_csv(scores).columns) == ["file_name", "blue"]
+    assert list(pd.read_csv(scores).columns) == ["file_name", "answered_yes", "blue"]
     bad = colour_table.parent / "bad.png"
     bad.write_text("x")
     assert main(["predict", str(trained), pictures, str(bad), "--output", str(scores)]) == 3
@@ -40,6 +50,74 @@ def test_train_evaluate_predict(trained, colour_table, tmp_path, capsys):
     assert "scored 48 of 49 pictures" in captured.out
     assert "skipped: image" in captured.err
     assert len(pd.read_csv(scores)) == 48
+
+
+def test_calibrate_then_evaluate_by_its_thresholds(trained, colour_table, tmp_path, capsys):
+    source = [str(trained), "--data", str(colour_table)]
+    objective = ["--objective", "recall>=0.5", "--split", "train", "--output", str(tmp_path / "report.json")]
+    assert main(["calibrate", *source, *objective]) == 0
+    shown = capsys.readouterr().out
+    assert "the same" in shown  # the numbers are of the entries that the thresholds were fitted on
+    stored = json.loads((trained / "config.json").read_text())["decisions"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["threshold"] for row in report["labels"].values()] == stored["thresholds"]
+    assert main(["evaluate", *source, "--ci", "0.9", "--output", str(tmp_path / "m.json")]) == 0
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert [row["threshold"] for row in measured["labels"].values()] == stored["thresholds"]
+    low, high = measured["mAP_interval"]
+    assert low <= measured["mAP"] <= high
+    assert f"{low:.3f} to {high:.3f}" in capsys.readouterr().out
+
+
+def test_errors_explain_and_plots_write_what_they_say(trained, colour_table, tmp_path, capsys):
+    source = [str(trained), "--data", str(colour_table)]
+    assert main(["errors", *source, "--output", str(tmp_path / "found"), "--limit", "3"]) == 0
+    assert "32 images of split train" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "found" / "errors.csv")
+    assert found.groupby("kind").size().max() <= 3
+    assert set(found.loc[found["kind"].str.startswith("unknown"), "known"]) == {"unknown"}
+    picture = colour_table.parent / "000.png"
+    Image.open(picture).convert("RGBA").save(picture)  # decoded as for predict, so that the score is the same
+    assert main(["predict", str(trained), str(picture), "--output", str(tmp_path / "one.csv")]) == 0
+    expected = pd.read_csv(tmp_path / "one.csv")["blue"][0]
+    capsys.readouterr()
+    assert main(["explain", str(trained), str(picture), "--labels", "blue", "--output", str(tmp_path / "why.png")]) == 0
+    assert f"(score {expected:.3f})" in capsys.readouterr().out
+    assert main(["evaluate", *source, "--plots", str(tmp_path / "plots")]) == 0
+    for path in (tmp_path / "found" / "errors.png", tmp_path / "why.png", tmp_path / "plots" / "reliability.png"):
+        with Image.open(path) as image:
+            assert image.width > 300
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["calibrate", "{model}", "--data", "{data}"], "no image in split 'validation': give pictures"),
+        (["calibrate", "{model}", "--data", "{data}", "--split", "train", "--objective", "precision>=2"], "objective"),
+        (
+            ["calibrate", "{model}", "--data", "{data}", "--split", "train", "--calibration", "plat"],
+            "did you mean platt",
+        ),
+        (["evaluate", "{model}", "--data", "{data}", "--ci", "95"], "between 0 and 1"),
+        (["evaluate", "{model}", "--data", "{data}", "--compare", "nowhere"], "model 'nowhere' cannot be loaded"),
+        (["errors", "{model}", "--data", "{data}", "--output", "x", "--limit", "0"], "limit is 0"),
+        (["explain", "{model}", "nothing.png"], "no picture at 'nothing.png'"),
+        (["explain", "{model}", "{data}"], "labels.csv"),
+        (["evaluate", "{model}", "--data", "{data}", "--output", "{model}"], "is a folder; give the name of a file"),
+        (["evaluate", "{model}", "--data", "{data}", "--plots", "{picture}"], "000.png is a file; a folder is needed"),
+        (["explain", "{model}", "{picture}", "--labels", "blu"], "blue"),
+        (["explain", "{model}", "{picture}", "--output", "x.jpg"], "end it in .png"),
+    ],
+)
+def test_a_mistake_in_judging_a_model_is_one_line(
+    trained, colour_table, capsys, tmp_path, monkeypatch, command, message
+):
+    monkeypatch.chdir(tmp_path)
+    words = {"model": trained, "data": colour_table, "picture": colour_table.parent / "000.png"}
+    assert main([word.format(**words) for word in command]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("halflabel: error: ")
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -89,6 +167,9 @@ def test_help_needs_no_torch():
     assert set(build_parser()._subparsers._group_actions[0].choices) == {
         "train",
         "evaluate",
+        "calibrate",
+        "errors",
+        "explain",
         "predict",
         "data",
         "recipes",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from halflabel import HalflabelError, TimmMultiLabelConfig, TimmMultiLabelForImageClassification
+from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig, TimmMultiLabelForImageClassification
 
 HEAD_ARGS = {
     "linear": {},
@@ -227,3 +227,32 @@ def test_the_heads_travel_with_the_model(tmp_path):
     }
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "logits.pt"), model(pixels).logits)
+
+
+def decided(model, thresholds):
+    """Store thresholds as if they had been fitted."""
+    rule = DecisionRule.plain(len(thresholds)).to_dict()
+    model.config.decisions = {**rule, "thresholds": thresholds, "objective": "f1"}
+
+
+def test_thresholds_follow_their_labels_to_a_new_head(caplog):
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", list("abc"), weights=None)
+    decided(model, [0.1, 0.2, 0.3])
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        model.replace_head(["c", "new", "a"])
+    assert model.config.decision_rule.thresholds == (0.3, 0.5, 0.1)
+    assert "answered with yes from a score of 0.5: new" in caplog.text
+    model.replace_head(["new"], keep=False)
+    assert model.config.decisions is None
+
+
+def test_thresholds_go_where_the_head_cannot_continue(caplog):
+    args = {"queries": 2, "width": 32, "feed_forward": 32, "heads": 2}
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        "test_resnet", list("abcd"), weights=None, head="ml_decoder", head_args=args
+    )
+    decided(model, [0.1, 0.2, 0.3, 0.4])
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        model.replace_head(list("acbd"))  # labels of different queries would share one
+    assert model.config.decisions is None
+    assert "the decisions are dropped" in caplog.text

@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from halflabel import HalflabelError, TimmMultiLabelImageProcessor
-from halflabel.inference import evaluate_model, find_images, load_model, predict_files, write_scores
+from halflabel import DecisionRule, HalflabelError, TimmMultiLabelImageProcessor
+from halflabel.decisions import NEVER
+from halflabel.evaluation import evaluate_model
+from halflabel.inference import find_images, load_model, predict_files, write_scores
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_scores_are_the_models_own_in_the_order_of_the_files(saved, pictures):
 
 def test_a_subset_of_labels(saved, pictures):
     frame, _ = predict_files(saved, pictures[:2], labels=["blue"])
-    assert list(frame.columns) == ["file_name", "blue"]
+    assert list(frame.columns) == ["file_name", "answered_yes", "blue"]
     with pytest.raises(HalflabelError, match="did you mean blue"):
         predict_files(saved, pictures[:2], labels=["blu"])
 
@@ -49,8 +51,39 @@ def test_an_unreadable_file_is_reported_and_the_others_are_scored(saved, picture
     assert len(skipped) == 1
     assert "bad.png" in skipped[0]
     frame, skipped = predict_files(saved, [bad])
-    assert list(frame.columns) == ["file_name", "red", "blue"]
+    assert list(frame.columns) == ["file_name", "answered_yes", "red", "blue"]
     assert len(frame) == 0
+
+
+def test_stored_decisions_are_applied_also_to_a_subset_of_labels(tiny_model, saved, pictures):
+    plain, _ = predict_files(saved, pictures[:6])
+    assert plain["answered_yes"].tolist() == [
+        [name for name in ("red", "blue") if row[name] >= 0.5] for _, row in plain.iterrows()
+    ]
+    middle = float(plain["blue"].median())
+    shift = -2 * np.log(middle / (1 - middle))
+    rule = DecisionRule.plain(2).to_dict() | {"scale": [1.0, 2.0], "shift": [0.0, shift], "thresholds": [NEVER, 0.5]}
+    tiny_model.config.decisions = rule
+    tiny_model.save_pretrained(saved)
+    frame, _ = predict_files(saved, pictures[:6], labels=["blue", "red"])
+    logits = np.log(plain["blue"] / (1 - plain["blue"]))
+    np.testing.assert_allclose(frame["blue"], 1 / (1 + np.exp(-2 * logits - shift)), rtol=1e-6)
+    np.testing.assert_allclose(frame["red"], plain["red"], rtol=1e-6)
+    assert frame["answered_yes"].tolist() == [["blue"] if score >= 0.5 else [] for score in frame["blue"]]
+    assert len({str(names) for names in frame["answered_yes"]}) == 2
+
+
+def test_who_is_answered_with_yes_reads_back_from_every_format(tmp_path):
+    yes = [["red", "stop sign"], [], ["red"]]
+    frame = pd.DataFrame({"file_name": list("abc"), "answered_yes": yes, "red": [0.9, 0.1, 0.8]})
+    for ending in ("csv", "jsonl", "parquet"):
+        write_scores(frame, tmp_path / f"s.{ending}")
+    assert [list(one) for one in pd.read_parquet(tmp_path / "s.parquet")["answered_yes"]] == yes
+    assert pd.read_json(tmp_path / "s.jsonl", lines=True)["answered_yes"].tolist() == yes
+    read = pd.read_csv(tmp_path / "s.csv", keep_default_na=False)["answered_yes"]
+    assert read.tolist() == ["red|stop sign", "", "red"]
+    assert read.str.get_dummies()["red"].tolist() == [1, 0, 1]
+    assert frame["answered_yes"].tolist() == yes
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

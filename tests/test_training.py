@@ -15,9 +15,10 @@ import halflabel.building
 import halflabel.training
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
-from halflabel.building import compute_metrics
-from halflabel.inference import evaluate_model, predict_files
+from halflabel.evaluation import evaluate_model
+from halflabel.inference import predict_files
 from halflabel.losses import LOSSES
+from halflabel.metrics import trainer_metrics
 from halflabel.sources import read_table
 from halflabel.training import train
 
@@ -73,7 +74,7 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     colour_table, tmp_path, monkeypatch, batch_size
 ):
     logs = []
-    monkeypatch.setattr(halflabel.building, "compute_metrics", lambda p: logs.append(p) or compute_metrics(p))
+    monkeypatch.setattr(halflabel.building, "trainer_metrics", lambda p: logs.append(p) or trainer_metrics(p))
     states = []
     monkeypatch.setattr(
         halflabel.training, "_test", lambda trainer, *_: states.append(trainer.state) or {"split": None}
@@ -88,7 +89,7 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
 
 
 def test_an_undefined_metric_is_nan_and_counted():
-    result = compute_metrics(SimpleNamespace(predictions=np.zeros((3, 2)), label_ids=np.array([[1, -100]] * 3)))
+    result = trainer_metrics(SimpleNamespace(predictions=np.zeros((3, 2)), label_ids=np.array([[1, -100]] * 3)))
     assert math.isnan(result["mAP"])
     assert result["undefined_labels"] == 2
 
@@ -102,15 +103,15 @@ def test_the_best_epoch_is_kept_and_without_validation_the_last(colour_table, tm
         kept[value] = np.asarray(prediction.predictions).copy()
         return {"mAP": value}
 
-    monkeypatch.setattr(halflabel.building, "compute_metrics", scripted)
+    monkeypatch.setattr(halflabel.building, "trainer_metrics", scripted)
     seen = {}
     original = halflabel.training._test
 
-    def look(trainer, datasets, images):
+    def look(trainer, config, datasets, *rest):
         with torch.no_grad():
             seen["logits"] = trainer.model.eval()(features=datasets["validation"].features).logits.numpy()
         trainer.compute_metrics = None
-        return original(trainer, datasets, images)
+        return original(trainer, config, datasets, *rest)
 
     monkeypatch.setattr(halflabel.training, "_test", look)
     train(recipe(colour_table, tmp_path))
@@ -133,11 +134,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return compute_metrics(prediction)
+        return trainer_metrics(prediction)
 
     broken = {"output_dir": str(tmp_path / "broken")}
     with monkeypatch.context() as patch:
-        patch.setattr(halflabel.building, "compute_metrics", stop_at_third)
+        patch.setattr(halflabel.building, "trainer_metrics", stop_at_third)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(colour_table, tmp_path, **broken))
     with pytest.raises(HalflabelError, match="unfinished run: add --resume_from_checkpoint"):

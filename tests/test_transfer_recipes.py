@@ -9,7 +9,7 @@ import halflabel.building
 import halflabel.training
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.arguments import parse_recipe
-from halflabel.building import compute_metrics
+from halflabel.metrics import trainer_metrics
 from halflabel.training import train
 
 BASE = {
@@ -42,11 +42,11 @@ def test_a_broken_run_goes_on_to_the_same_plain_model(colour_table, tmp_path, mo
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return compute_metrics(prediction)
+        return trainer_metrics(prediction)
 
     keys["output_dir"] = str(tmp_path / "broken")
     with monkeypatch.context() as patch:
-        patch.setattr(halflabel.building, "compute_metrics", stop_at_second)
+        patch.setattr(halflabel.building, "trainer_metrics", stop_at_second)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(colour_table, tmp_path, **keys))
     folder = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys)).folder

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from halflabel import evaluate_modules
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,6 +26,8 @@ def test_what_it_carries(wheel):
     shipped = {f"halflabel/recipes/{path.relative_to(ROOT / 'recipes')}" for path in ROOT.glob("recipes/**/*.yaml")}
     assert shipped
     assert shipped | {"halflabel/py.typed", "halflabel/card_template.md.jinja", "halflabel_cli.py"} <= names
+    measures = {f"halflabel/evaluate_modules/{name}/{name}.py" for name in evaluate_modules.NAMES}
+    assert measures <= names
     assert not any(name.startswith(("tests/", "model_cards/")) for name in names)
 
 

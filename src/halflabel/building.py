@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from .arguments import Recipe
 from .averaging import AverageWeights
@@ -15,7 +14,7 @@ from .features import ChangeViews
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import IntMatrix, count_labels
 from .lora import add_lora
-from .metrics import average_precision, known_loss, mean_defined, roc_auc
+from .metrics import trainer_metrics
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import loss_configuration
 from .preparation import TrainingData
@@ -36,18 +35,6 @@ class DropBatchMeanLoss(TrainerCallback):
         for entry in (logs, state.log_history[-1] if state.log_history else None):
             if entry is not None:
                 entry.pop("eval_loss", None)
-
-
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Measure logits on known entries, for the Trainer: `mAP`, `mAUROC`, `known_loss`, `undefined_labels` (a count)."""
-    logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
-    ap = average_precision(logits, labels)
-    return {
-        "mAP": mean_defined(ap),
-        "mAUROC": mean_defined(roc_auc(logits, labels)),
-        "known_loss": known_loss(logits, labels),
-        "undefined_labels": int(np.isnan(ap).sum()),
-    }
 
 
 def build_model(
@@ -129,7 +116,7 @@ def make_trainer(
         data_collator=collate,
         train_dataset=datasets["train"],
         eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=compute_metrics,
+        compute_metrics=trainer_metrics,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(
             arguments, recipe.settings.layer_decay, recipe.settings.head_lr_multiplier

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -12,8 +13,6 @@ from typing import Any
 from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
 
 from .errors import HalflabelError
-
-TABLE_LIMIT = 40  # label rows printed; metrics.json has all of them
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -26,6 +25,9 @@ def run_command(options: argparse.Namespace) -> int:
         # An error that crossed from a decoding process carries that process's traceback; its last line is ours.
         print(f"halflabel: error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"halflabel: error: {error}", file=sys.stderr)
+        return USER_ERROR
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -35,6 +37,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     from .allocator import keep_freed_memory
     from .arguments import parse_recipe
+    from .metric_table import render_metrics
     from .training import train
 
     keep_freed_memory()
@@ -43,7 +46,7 @@ def run_train(options: argparse.Namespace) -> int:
     recipe = parse_recipe(options.recipe, options.overrides)
     result = train(recipe)
     if recipe.training.process_index == 0:
-        print_metrics(result.metrics)
+        print(render_metrics(result.metrics))
         print(f"\nsaved to {result.folder}")
     return 0
 
@@ -61,6 +64,8 @@ def run_data(options: argparse.Namespace) -> int:
     output = options.output
     if output and not output.endswith(("/", ".parquet")):
         raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
+    for file in (options.report, options.plot):
+        _check_outputs(file)
     given = [_source(one) for one in options.sources]
     sources = parse_sources(given, options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
@@ -68,8 +73,7 @@ def run_data(options: argparse.Namespace) -> int:
     images, merged = load_sources(sources, contradictions=policy)
     report = describe(images, merged, pictures=not options.labels_only)
     print(render(report))
-    if options.report:
-        Path(options.report).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    _write_json(options.report, report)
     if options.plot:
         draw_coverage(images, Path(options.plot))
         print(f"drawn: {options.plot}")
@@ -92,11 +96,111 @@ def _source(given: str) -> Any:  # noqa: ANN401 - a path or a mapping
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
+    from .evaluation import evaluate_model
+    from .metric_table import render_metrics
+    from .sources.annotated_images import check_split
+
+    split, plots = check_split(options.split), Path(options.plots) if options.plots else None
+    _check_outputs(options.output, folder=plots)
+    images, skipped = _load_measured(options)
+    metrics = evaluate_model(
+        options.model, images, split, options.batch_size, options.fast_decode, options.ci, plots, options.compare
+    )
+    if _is_main():
+        print(render_metrics(metrics))
+        _write_json(options.output, metrics)
+        if plots:
+            print(f"drawn: {plots}")
+    return SKIPPED_FILES if skipped else 0
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Fit calibration and thresholds, store them in the model, and print what they do."""
+    from .decision_report import render_decisions
+    from .model_calibration import calibrate_model
+    from .sources.annotated_images import check_split
+
+    _check_outputs(options.output)
+    images, skipped = _load_measured(options)
+    report = calibrate_model(
+        options.model, images, check_split(options.split), options.objective, options.calibration,
+        batch_size=options.batch_size, fast_decode=options.fast_decode,
+    )  # fmt: skip
+    if _is_main():
+        print(render_decisions(report))
+        print(f"stored in {options.model}; its README.md and metrics.json still tell of the earlier thresholds")
+        _write_json(options.output, report)
+    return SKIPPED_FILES if skipped else 0
+
+
+def run_errors(options: argparse.Namespace) -> int:
+    """Write a table and a contact sheet of what somebody should look at."""
+    from .evaluation import find_errors
+    from .sources.annotated_images import check_split
+
+    split, folder = options.split and check_split(options.split), Path(options.output)
+    _check_outputs(None, folder=folder)
+    images, skipped = _load_measured(options)
+    about = find_errors(options.model, images, split, options.limit, folder, options.batch_size, options.fast_decode)
+    if _is_main():
+        print(about)
+        print(f"written: {folder / 'errors.csv'} and {folder / 'errors.png'}")
+    return SKIPPED_FILES if skipped else 0
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    """Draw where a picture speaks for labels."""
+    from .decoding import decode_image
+    from .explain import explain, write_explanation
+    from .inference import load_model
+
+    output = Path(options.output)
+    if output.suffix != ".png":
+        raise HalflabelError(f"--output {options.output!r}: end it in .png")
+    _check_outputs(output)
+    if not Path(options.image).is_file():
+        raise HalflabelError(f"no picture at {options.image!r}: give one file")
+    model, processor = load_model(options.model)
+    # As `predict` decodes it, so that the scores are the same.
+    picture = decode_image({"path": options.image}, options.image, processor.needed_side())
+    explanation = explain(model, processor, picture, options.labels)
+    write_explanation(output, explanation)
+    for found in explanation.labels:
+        print(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
+    print(f"drawn: {output}")
+    return 0
+
+
+def _check_outputs(file: str | Path | None, folder: Path | None = None) -> None:
+    """Refuse, before any work is done for it, an output that cannot be written; folders that are missing are made."""
+    for place in (folder, None if file is None else Path(file).parent):
+        if place is not None:
+            if place.exists() and not place.is_dir():
+                raise HalflabelError(f"{place} is a file; a folder is needed there")
+            place.mkdir(parents=True, exist_ok=True)
+            if not os.access(place, os.W_OK):
+                raise HalflabelError(f"{place} cannot be written to")
+    if file is not None and Path(file).is_dir():
+        raise HalflabelError(f"{file} is a folder; give the name of a file")
+
+
+def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_main() -> bool:
+    """Tell whether this process is the one that prints and writes."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
+    """Load the annotated pictures of a command that runs a model on them, and a line for each that was left out."""
     from .allocator import keep_freed_memory
-    from .inference import evaluate_model
     from .preparation import leave_out_unreadable
     from .sources import load_source
-    from .sources.annotated_images import check_split
 
     keep_freed_memory()
     images = load_source(
@@ -105,15 +209,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         uncertain_values=options.uncertain_values,
         contradictions=options.contradictions or "error",
     )
-    skipped: tuple[str, ...] = ()
-    if options.bad_images == "skip":
-        images, skipped = leave_out_unreadable(images)
-    split = check_split(options.split)
-    metrics = evaluate_model(options.model, images, split, options.batch_size, options.fast_decode)
-    if options.output:
-        Path(options.output).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    print_metrics(metrics)
-    return SKIPPED_FILES if skipped else 0
+    return leave_out_unreadable(images) if options.bad_images == "skip" else (images, ())
 
 
 def run_predict(options: argparse.Namespace) -> int:
@@ -124,6 +220,7 @@ def run_predict(options: argparse.Namespace) -> int:
     keep_freed_memory()
     output = Path(options.output)
     check_output(output)
+    _check_outputs(output)
     files = find_images(options.paths)
     frame, skipped = predict_files(options.model, files, options.labels, options.batch_size, options.fast_decode)
     write_scores(frame, output)
@@ -158,34 +255,12 @@ def run_env(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print a table: per label known entries, positives, AP; then the means, and what is undefined."""
-    from .model_card import number
-
-    if not metrics.get("split"):
-        print("no test split: nothing was measured")
-        return
-    rival = metrics.get("unknown_as_negative")
-    rows = list(metrics["labels"].items())
-    width = max(len(name) for name in (*metrics["labels"], "mAP, unknown entries masked"))
-    print(f"\n{metrics['split'] + ' split':{width}} {'known':>7} {'yes':>7} {'AP':>10}")
-    for name, row in rows[:TABLE_LIMIT]:
-        print(f"{name:{width}} {row['known']:7} {row['positives']:7} {number(row['AP']):>10}")
-    if len(rows) > TABLE_LIMIT:
-        print(f"... and {len(rows) - TABLE_LIMIT} more labels in metrics.json")
-    if rival:
-        print(f"{'mAP, unknown entries masked':{width}} {'':15} {number(metrics['mAP']):>10}")
-        print(f"{'mAP, unknown taken as no':{width}} {'':15} {number(rival['mAP']):>10}")
-    else:
-        print(f"{'mAP':{width}} {'':15} {number(metrics['mAP']):>10}")
-    if metrics["undefined_labels"]:
-        names = ", ".join(metrics["undefined_labels"])
-        print(f"undefined, for want of a known yes or a known no: {names}")
-
-
 COMMANDS = {
     "train": run_train,
     "evaluate": run_evaluate,
+    "calibrate": run_calibrate,
+    "errors": run_errors,
+    "explain": run_explain,
     "predict": run_predict,
     "data": run_data,
     "recipes": run_recipes,

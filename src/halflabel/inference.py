@@ -1,6 +1,7 @@
-"""Scores for pictures that lie on disk, and a model's measures on an annotated data set."""
+"""Logits of an annotated data set; scores and decisions for pictures that lie on disk."""
 
 import glob
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +18,17 @@ from .data import PixelDataset, collate
 from .decoding import decode_image
 from .errors import HalflabelError, did_you_mean
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .metrics import Floats, evaluate_scores
+from .metrics import Floats
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .sources import AnnotatedImages
 
 OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
+log = logging.getLogger(__name__)
+
+ALL = "all"
+"""What stands for the split where all images are measured."""
+YES = "answered_yes"
+"""The column of a score table with the labels whose decision is yes."""
 
 
 def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
@@ -58,39 +65,43 @@ def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, ba
         return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
 
 
-def evaluate_model(
-    name: str, images: AnnotatedImages, split: str, batch_size: int = 32, fast_decode: bool = True
-) -> dict[str, Any]:
-    """Measure a model on one split; the layout is that of `metrics.json`.
+def choose_split(
+    name: str, model: TimmMultiLabelForImageClassification, images: AnnotatedImages, split: str | None
+) -> tuple[AnnotatedImages, str]:
+    """Return the images of a split with the model's labels, in its order, and which they are: the split, or `ALL`.
 
-    Args:
-        name: A model's folder or Hub name.
-        images: Pictures with labels.
-        split: What to measure on; where the data name no splits: all.
-        batch_size: Pictures at once.
-        fast_decode: Decode a JPEG no larger than the transform needs.
+    All are taken for None, and, with a warning, where the data name no splits.
 
     Raises:
-        HalflabelError: If the split is empty, or the data and the model have different labels.
+        HalflabelError: If there is none, or a label is missing.
     """
-    model, processor = load_model(name)
     names = model.config.label_space.names
     missing = [label for label in names if label not in images.label_space.names]
     if missing:
         nearest = did_you_mean(missing[0], images.label_space.names)
         raise HalflabelError(f"the data have no label {missing[0]!r}, which {name} answers{nearest}")
     chosen = images.with_only(names)
-    chosen = chosen.of_split(split) if (chosen.column("split") != "").any() else chosen
+    if split and not (chosen.column("split") != "").any():
+        log.warning(
+            "the data name no splits: all %d images are taken, also any that the model was trained on", len(chosen)
+        )
+        split = None
+    chosen = chosen.of_split(split) if split else chosen
     if not len(chosen):
-        raise HalflabelError(f"the data have no image in split {split!r}")
+        raise HalflabelError(f"the data have no image{f' in split {split!r}' if split else ''}")
+    return chosen, split or ALL
+
+
+def split_logits(
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    images: AnnotatedImages,
+    batch_size: int,
+    fast_decode: bool,
+) -> Floats:
+    """Return the logits of images as the model's processor prepares them; see `evaluation.evaluate_model`."""
     side = processor.needed_side() if fast_decode else None
-    logits = predict_logits(model, PixelDataset(chosen, processor.eval_transform(), shortest_side=side), batch_size)
-    return {"split": split, **evaluate_scores(sigmoid(logits), chosen.labels, names)}
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """Return 1 / (1 + exp(-logit)) without overflow."""
-    return np.asarray(torch.from_numpy(logits).sigmoid().numpy(), dtype=np.float64)
+    return predict_logits(model, PixelDataset(images, processor.eval_transform(), shortest_side=side), batch_size)
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
@@ -121,7 +132,9 @@ def predict_files(
     batch_size: int = 32,
     fast_decode: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Score picture files.
+    """Score picture files, and decide.
+
+    Without stored decisions scores are the plain sigmoid, and yes is a score of at least 0.5.
 
     Args:
         name: A model's folder or Hub name.
@@ -131,8 +144,8 @@ def predict_files(
         fast_decode: Decode a JPEG no larger than the transform needs.
 
     Returns:
-        A table with `file_name` and a column of scores (0..1) per label, in the order of the files, and one line for
-        each file that was skipped.
+        A table in the order of the files: `file_name`, `answered_yes` (the list of those labels whose decision is yes)
+        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped.
 
     Raises:
         HalflabelError: If a label is not the model's.
@@ -140,19 +153,21 @@ def predict_files(
     model, processor = load_model(name)
     space = model.config.label_space
     columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
+    rule = model.config.decision_rule.take(columns)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.nn.Module.to(model, device)
     torch.nn.Module.to(model, memory_format=torch.channels_last)
     skipped: list[str] = []
-    names, scores = [], []
+    names, scores = [], [np.empty((0, len(columns)))]
     with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:
         for batch_names, pixels in _batches(files, processor, batch_size, fast_decode, skipped, progress):
             pixels = pixels.to(model.device, memory_format=torch.channels_last)
-            scores.append(model(pixel_values=pixels).logits.double().sigmoid().cpu().numpy()[:, columns])
+            scores.append(rule.scores(model(pixel_values=pixels).logits.double().cpu().numpy()[:, columns]))
             names += batch_names
-    table = np.concatenate(scores) if scores else np.empty((0, len(columns)))
-    frame = pd.DataFrame(table, columns=[space.names[i] for i in columns])
+    table, chosen = np.concatenate(scores), np.array(space.names)[columns]
+    frame = pd.DataFrame(table, columns=chosen)
     frame.insert(0, "file_name", names)
+    frame.insert(1, YES, [chosen[row].tolist() for row in rule.decide(table)])
     return frame, skipped
 
 
@@ -185,13 +200,17 @@ def _batches(
 def write_scores(frame: pd.DataFrame, path: Path) -> None:
     """Write a table of scores as its ending says.
 
+    Labels answered with yes are a list in jsonl and parquet; in csv they are joined by |, which
+    `frame["answered_yes"].str.get_dummies()` of pandas takes apart.
+
     Raises:
         HalflabelError: On another ending than csv, jsonl or parquet.
     """
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+        joined = {YES: frame[YES].str.join("|")} if YES in frame else {}
+        frame.assign(**joined).to_csv(path, index=False)
     elif path.suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True, double_precision=15)
     else:

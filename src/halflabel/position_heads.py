@@ -142,13 +142,9 @@ class MlDecoderHead(FeatureHead):
         return self.bias
 
     def reset_parameters(self) -> None:
-        """Draw new weights: queries with sd 0.1, the labels' vectors so that scores have sd 0.1; biases are 0.
-
-        The authors' queries have sd 1. They are added to what is attended to and normalised with it, which drowns the
-        image in a constant: few labels are then learned slower and worse.
-        """
+        """Draw new weights: queries with sd 1, the labels' vectors so that scores have sd 0.1; biases are 0."""
         super().reset_parameters()
-        nn.init.normal_(self.queries, 0.0, START)
+        nn.init.normal_(self.queries)
         for layer in (self.embed, self.query, self.key, self.value, self.out, self.expand, self.contract):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from .bootstrap import check_confidence
+from .decision_fitting import check_fitting
 from .errors import HalflabelError, did_you_mean
 from .heads import check_head
 from .loss_arguments import check_loss, check_normalizer
@@ -88,6 +90,13 @@ class RecipeArguments:
     probe_first: str | None = field(
         default=None, metadata={"help": "a probe recipe that fits the head before anything else is trained"}
     )
+    decide: str | None = field(
+        default=None,
+        metadata={"help": "fit a threshold per label on validation: f1, precision>=0.9, recall>=0.95, rate=0.05"},
+    )
+    calibration: str = field(default="platt", metadata={"help": "fitted with it: platt, temperature or none"})
+    ci: float | None = field(default=None, metadata={"help": "confidence of intervals in metrics.json, like 0.95"})
+    plots: bool = field(default=False, metadata={"help": "also draw what was measured (extra plots)"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better mAP"})
 
     def __post_init__(self) -> None:
@@ -118,6 +127,11 @@ class RecipeArguments:
                 raise HalflabelError(f"{name} needs lora_rank, like 8")
         if self.views < 1 or (self.views > 1 and not self.cache_features):
             raise HalflabelError(f"views is {self.views}: it is at least 1, and more than 1 only with cache_features")
+        if self.decide == "none":
+            self.decide = None
+        check_fitting(self.decide or "f1", self.calibration)
+        if self.ci is not None:
+            check_confidence(self.ci)
         if self.cache_features and not self.freeze_backbone:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"

@@ -1,5 +1,6 @@
 """The Trainer with exact counts: what a loss is divided by is counted over the whole optimizer step on all devices."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,13 @@ from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import LEARN_FROM_UNKNOWN, count_items
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
+log = logging.getLogger(__name__)
+
 
 class TellEpoch(TrainerCallback):
     """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
+
+    A model that is trained further loses its decisions, which were fitted to its scores.
 
     Args:
         images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
@@ -23,6 +28,19 @@ class TellEpoch(TrainerCallback):
     def __init__(self, images_in_stream: int | None = None) -> None:
         """Keep the number."""
         self.images_in_stream = images_in_stream
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,  # noqa: ANN401 - transformers' own contract
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Drop thresholds that were fitted to the weights as they were."""
+        if model.config.decisions is not None:
+            model.config.decisions = None
+            log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
 
     def on_epoch_begin(
         self,

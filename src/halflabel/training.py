@@ -3,7 +3,9 @@
 import copy
 import json
 import logging
+import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +20,13 @@ from .arguments import INFORMATION, Recipe
 from .building import make_trainer
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset
+from .decision_fitting import fit_decisions
+from .decision_report import decision_notes
+from .decisions import DecisionRule
 from .errors import HalflabelError
+from .evaluation import draw_measured
+from .figures import check_drawing, save
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .inference import sigmoid
 from .lora import merge_lora
 from .metrics import evaluate_scores
 from .model_card import render_card
@@ -29,10 +35,15 @@ from .objective import loss_configuration, training_targets
 from .plots import draw_examples
 from .preparation import SKIPPED, TrainingData, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
+from .settings import RecipeArguments
+from .summary_plots import draw_coverage, draw_learning_curve
 
 log = logging.getLogger(__name__)
 TRAINING_LOG = "training_log.json"
 """The file in the output folder with what the Trainer logged: losses, rates, and the measures on validation."""
+
+PLOTS = "plots"
+"""The folder in the output folder with the pictures of what was measured."""
 
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -57,11 +68,14 @@ def train(recipe: Recipe) -> Result:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
     settings, folder = recipe.settings, recipe.folder
+    if settings.plots:
+        check_drawing()
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
     report_labels(data.counts, data.names, settings.strict)
     set_seed(recipe.training.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
+    start = copy.deepcopy(model.head.state_dict())
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
     _clear(folder, checkpoint)
     if data.skipped and trainer.is_world_process_zero():
@@ -70,13 +84,16 @@ def train(recipe: Recipe) -> Result:
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.lora_rank is not None:
         merge_lora(model)
-    metrics = _test(trainer, datasets, data)
+    _fit_rule(trainer, model.config, datasets, settings)
+    metrics, logits = _test(trainer, model.config, datasets, settings)
     if settings.compare_unknown_as_negative:
-        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, datasets, data)
+        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, start, datasets, data)
     if settings.bad_images == "skip":
         metrics["skipped_images"] = _count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
-        _save(recipe, trainer, processor, metrics, data)
+        _save(recipe, trainer, processor, metrics, data, model.config.decision_rule)
+        if settings.plots:
+            _draw(folder / PLOTS, trainer, model.config.decision_rule, datasets, logits, metrics, data)
         draw_examples(data.images.of_split("train"), model, processor, folder / "examples.png")
     return Result(metrics, folder)
 
@@ -117,21 +134,65 @@ def _clear(folder: Path, checkpoint: str | None) -> None:
     if checkpoint is None and folder.is_dir():
         for name in ("metrics.json", SKIPPED):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / PLOTS, ignore_errors=True)
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)  # several processes may clear at once
 
 
-def _test(trainer: Trainer, datasets: dict[str, Any], data: TrainingData) -> dict[str, Any]:
-    """Touch the test split, once, at the end."""
+def _fit_rule(
+    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], settings: RecipeArguments
+) -> None:
+    """Fit calibration and thresholds on the validation split, and store them in the model's configuration."""
+    if settings.decide is None:
+        return
+    if trainer.eval_dataset is None:
+        log.warning("decide: no validation split to fit thresholds on, so yes is a score of at least 0.5")
+        return
+    logits = np.asarray(trainer.predict(datasets["validation"]).predictions)
+    rule = fit_decisions(logits, datasets["validation"].labels, settings.decide, settings.calibration)
+    config.decisions = rule.to_dict()
+    if trainer.is_world_process_zero():
+        for note in decision_notes(rule, config.label_space.names):
+            log.warning("%s", note)
+
+
+def _test(
+    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], settings: RecipeArguments
+) -> tuple[dict[str, Any], Any]:
+    """Touch the test split, once, at the end; return its measures and its logits."""
     if "test" not in datasets:
         log.warning("there is no test split: metrics.json holds no result")
-        return {"split": None}
-    logits = np.asarray(trainer.predict(datasets["test"]).predictions, dtype=np.float64)
-    return {"split": "test", **evaluate_scores(sigmoid(logits), datasets["test"].labels, data.names)}
+        return {"split": None}, None
+    logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), config.decision_rule
+    ci = settings.ci if trainer.is_world_process_zero() else None  # resampling takes its time; one process is enough
+    labels, names = datasets["test"].labels, config.label_space.names
+    return {"split": "test", **evaluate_scores(rule.scores(logits), labels, names, rule.thresholds, ci)}, logits
+
+
+def _draw(
+    folder: Path,
+    trainer: Trainer,
+    rule: DecisionRule,
+    datasets: dict[str, Any],
+    logits: Any,  # noqa: ANN401 - None without a test split
+    metrics: dict[str, Any],
+    data: TrainingData,
+) -> None:
+    """Draw what was measured; without a test split only how the run learned, and from what."""
+    history = trainer.state.log_history
+    if logits is not None:
+        draw_measured(folder, logits, datasets["test"].labels, data.names, rule, metrics, history, data.counts)
+        return
+    save(draw_learning_curve(history), folder / "learning_curve.png")
+    save(draw_coverage(data.counts, data.names, "training"), folder / "coverage.png")
 
 
 def _train_unknown_as_negative(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    start: Mapping[str, Any],
+    datasets: dict[str, Any],
+    data: TrainingData,
 ) -> dict[str, Any]:
     """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
     log.info("once more, with unknown taken as negative")
@@ -143,9 +204,10 @@ def _train_unknown_as_negative(
     if settings.cache_features:
         counts = data.target_counts(settings)
         objective = loss_configuration(settings, counts, data.names)
-        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective})
+        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None})
         rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
+        rival.head.load_state_dict(start)
         targets = training_targets(data.images.of_split("train").labels, data.names, settings)
         sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets, settings.views)}
         start_head(rival, sets["train"], counts)
@@ -156,7 +218,8 @@ def _train_unknown_as_negative(
     trainer.train()
     if settings.lora_rank is not None:
         merge_lora(rival)
-    metrics = _test(trainer, sets, data)
+    _fit_rule(trainer, rival.config, sets, settings)
+    metrics, _ = _test(trainer, rival.config, sets, settings)
     if trainer.is_world_process_zero():
         shutil.rmtree(other.folder, ignore_errors=True)
     return metrics
@@ -168,6 +231,7 @@ def _save(
     processor: TimmMultiLabelImageProcessor,
     metrics: dict[str, Any],
     data: TrainingData,
+    rule: DecisionRule,
 ) -> None:
     folder = recipe.folder
     trainer.save_model(str(folder))
@@ -175,8 +239,14 @@ def _save(
     processor.save_pretrained(folder)
     resolved = {**recipe.given, INFORMATION: library_versions()}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    card = render_card(recipe.name, resolved, metrics, data.counts, data.names)
-    history = json.dumps(trainer.state.log_history, indent=1)
+    card = render_card(recipe.name, resolved, metrics, data.counts, data.names, rule)
+    entries = [{key: _or_none(value) for key, value in entry.items()} for entry in trainer.state.log_history]
+    history = json.dumps(entries, indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
+
+
+def _or_none(value: Any) -> Any:  # noqa: ANN401 - whatever the Trainer logs
+    """Return None for NaN and infinity, which JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
