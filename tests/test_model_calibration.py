@@ -30,7 +30,7 @@ def test_the_rule_is_fitted_on_the_split_and_stored_and_nothing_else_changes(sav
     report = calibrate_model(str(saved), colour_images, "train", "f2", "temperature")
     after = contents(saved)
     model, processor = load_model(str(saved))
-    train = choose_split(str(saved), model, colour_images, "train")
+    train, _ = choose_split(str(saved), model, colour_images, "train")
     logits = split_logits(model, processor, train, 32, True)
     assert model.config.decision_rule == fit_decisions(logits, train.labels, "f2", "temperature")
     assert set(after) == set(before)

@@ -77,7 +77,7 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     monkeypatch.setattr(halflabel.building, "trainer_metrics", lambda p: logs.append(p) or trainer_metrics(p))
     states = []
     monkeypatch.setattr(
-        halflabel.training, "_test", lambda trainer, *_: states.append(trainer.state) or {"split": None}
+        halflabel.training, "_test", lambda trainer, *_: states.append(trainer.state) or ({"split": None}, None)
     )
     train(recipe(colour_table, tmp_path, per_device_eval_batch_size=batch_size, num_train_epochs=1))
     entry = next(row for row in states[0].log_history if "eval_mAP" in row)
