@@ -1,5 +1,6 @@
 """What every head does: it standardises its features, starts from what is known, and lets labels keep their rows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ CHUNK = 1 << 21
 """How many numbers `FeatureHead.standardize_` holds at once in float64: 16 MiB."""
 
 
-class FeatureHead(nn.Module):
+class FeatureHead(nn.Module, ABC):
     """Features of one backbone to one logit per label; the features are standardised first.
 
     The mean and scale are 0 and 1 until `standardize_` sets them from training features; they are saved with the
@@ -42,13 +43,13 @@ class FeatureHead(nn.Module):
         self.register_buffer("feature_scale", torch.ones(in_features))
 
     @property
+    @abstractmethod
     def label_bias(self) -> Tensor:
         """The bias of the logits, shape (num_labels,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features to logits of shape (batch, num_labels)."""
-        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Start again: small random weights in the last layer, a bias of 0, no standardisation.
