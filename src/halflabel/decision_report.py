@@ -14,6 +14,28 @@ _SHOWN = 40  # labels in the table
 _WIDEST_NAME = 30
 
 
+def measure_rule(
+    rule: DecisionRule, logits: ArrayLike, labels: ArrayLike, label_names: Sequence[str], ci: float | None = None
+) -> dict[str, Any]:
+    """Measure what a rule makes of logits; the result can be written as JSON.
+
+    Args:
+        rule: The rule.
+        logits: Shape (n, num_labels).
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        label_names: The names of the columns.
+        ci: As for `metrics.evaluate_scores`.
+
+    Returns:
+        What `metrics.evaluate_scores` says of the calibrated scores at the rule's thresholds; each label's `scale` and
+        `shift` stand beside its `threshold`, so that the numbers say which rule they are of.
+    """
+    report = evaluate_scores(rule.scores(logits), labels, label_names, rule.thresholds, ci)
+    for row, scale, shift in zip(report["labels"].values(), rule.scale, rule.shift, strict=True):
+        row |= {"scale": scale, "shift": shift}
+    return report
+
+
 def describe_decisions(
     rule: DecisionRule, logits: ArrayLike, labels: ArrayLike, label_names: Sequence[str]
 ) -> dict[str, Any]:
@@ -26,15 +48,14 @@ def describe_decisions(
         label_names: The names of the columns.
 
     Returns:
-        What `metrics.evaluate_scores` says of the calibrated scores at the rule's thresholds; `calibration`,
-        `objective`, `notes` (see `decision_notes`) and `ECE_uncalibrated` (the mean of the plain sigmoid's); for each
-        label also `scale`, `shift`, `pooled_calibration`, `pooled_threshold`, `unmet` and `ECE_uncalibrated`. None
-        stands for undefined.
+        What `measure_rule` says; `calibration`, `objective`, `notes` (see `decision_notes`) and `ECE_uncalibrated` (the
+        mean of the plain sigmoid's); for each label also `pooled_calibration`, `pooled_threshold`, `unmet` and
+        `ECE_uncalibrated`. None stands for undefined.
     """
-    report = evaluate_scores(rule.scores(logits), labels, label_names, thresholds=rule.thresholds)
+    report = measure_rule(rule, logits, labels, label_names)
     plain = calibration_error(sigmoid(logits), labels)
     for i, row in enumerate(report["labels"].values()):
-        for name in ("scale", "shift", "pooled_calibration", "pooled_threshold", "unmet"):
+        for name in ("pooled_calibration", "pooled_threshold", "unmet"):
             row[name] = getattr(rule, name)[i]
         row["ECE_uncalibrated"] = float(plain[i]) if row["known"] else None
     return {
@@ -81,8 +102,8 @@ def render_decisions(report: Mapping[str, Any]) -> str:
         threshold = yes_from(row["threshold"])
         lines.append(
             f"{short:{width}} {row['known']:7} {row['positives']:7} {row['scale']:8.3f} {row['shift']:8.3f} "
-            f"{threshold:>9} {_number(row['precision']):>9} {_number(row['recall']):>9} "
-            f"{_number(row['ECE_uncalibrated']):>10} {_number(row['ECE']):>9}"
+            f"{threshold:>9} {number(row['precision']):>9} {number(row['recall']):>9} "
+            f"{number(row['ECE_uncalibrated']):>10} {number(row['ECE']):>9}"
         )
     if len(rows) > _SHOWN:
         lines.append(f"... and {len(rows) - _SHOWN} more labels")
@@ -96,5 +117,6 @@ def render_decisions(report: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return three decimals, or the word for None, which stands for a measure that is not defined."""
     return "undefined" if value is None else f"{value:.3f}"

@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 
 from .bootstrap import check_confidence
 from .contact_sheet import draw_contact_sheet
+from .decision_report import measure_rule
 from .decisions import DecisionRule
 from .disagreements import about_splits, find_disagreements
 from .errors import HalflabelError, shortlist
 from .figures import check_drawing
 from .inference import choose_split, load_model, split_logits
 from .labels import LabelCounts
-from .metrics import compare_scores, evaluate_scores
+from .metrics import compare_scores
 from .sources import AnnotatedImages
 from .summary_plots import draw_metrics
 
@@ -61,7 +62,7 @@ def evaluate_model(
         order = _same_labels(name, names, compare, other[0].config.label_space.names)
     chosen, split = choose_split(name, loaded[0], images, split)
     logits = split_logits(*loaded, chosen, batch_size, fast_decode)
-    metrics = evaluate_scores(rule.scores(logits), chosen.labels, names, rule.thresholds, ci)
+    metrics = measure_rule(rule, logits, chosen.labels, names, ci)
     if plots is not None and PartialState().is_main_process:
         draw_measured(plots, logits, chosen.labels, names, rule, metrics)
     if other is not None:
@@ -93,7 +94,7 @@ def draw_measured(
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         label_names: The names of the columns.
         rule: Gives the calibrated scores and the thresholds.
-        metrics: What `evaluate_scores` found; its intervals are drawn where it has some.
+        metrics: What was measured; its intervals are drawn where it has some.
         log_history: The run's, for its learning curve.
         counts: What was known in training.
     """

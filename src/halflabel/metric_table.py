@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .decision_report import number
 from .decisions import yes_from
 from .errors import shortlist
-from .model_card import number
 
 _SHOWN = 40  # labels; the file has all of them
 _MEASURES = ("AP", "precision", "recall", "F1")

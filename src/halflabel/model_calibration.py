@@ -65,12 +65,19 @@ def calibrate_model(
 
 def store_decisions(folder: Path, rule: DecisionRule) -> None:
     """Put a rule into a model's `config.json`: wholly or, where writing fails, not at all; nothing else changes."""
-    path, draft = folder / CONFIG_NAME, folder / f".{CONFIG_NAME}.{os.getpid()}"
+    path = folder / CONFIG_NAME
     content = json.loads(path.read_text(encoding="utf-8"))
     content["decisions"] = rule.to_dict()
+    replace_file(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file wholly or, where writing fails, leave the one that is there; its permissions stay."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        shutil.copymode(path, draft)
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        if path.exists():
+            shutil.copymode(path, draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
