@@ -44,6 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--plot", metavar="PNG", help="draw what is known")
     data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
     data.add_argument("--report", metavar="JSON", help="also write the report to this file")
+    _add_card(commands)
+    _add_demo(commands)
+    _add_export(commands)
+    _add_push(commands)
     commands.add_parser("recipes", help="list the shipped recipes")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
@@ -90,6 +94,39 @@ def _add_explain(commands: Any) -> None:  # noqa: ANN401
     explain.add_argument("image", help="a picture file")
     explain.add_argument("--labels", nargs="+", metavar="LABEL", help="default: the six with the highest scores")
     explain.add_argument("--output", default="explanation.png", metavar="PNG", help="default: explanation.png")
+
+
+def _add_card(commands: Any) -> None:  # noqa: ANN401
+    card = commands.add_parser("card", help="render a model's README.md again from what its folder holds")
+    card.add_argument("folder", help="the output folder of a run, or a copy of it from the Hub")
+    card.add_argument("--repository", help="the Hub name to load from in the card, like me/my-model")
+
+
+def _add_demo(commands: Any) -> None:  # noqa: ANN401
+    demo = commands.add_parser("demo", help="show a model in the browser, or make a Space of it (extra demo)")
+    demo.add_argument("model", help="a model's folder or Hub name")
+    demo.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
+    demo.add_argument("--port", type=_positive, help="default: the first free one from 7860")
+    demo.add_argument("--space", metavar="NAME", help="instead push the page to the Hub as this Space, like me/my-demo")
+    demo.add_argument("--output", metavar="FOLDER", help="write the Space there, and do not push it")
+
+
+def _add_export(commands: Any) -> None:  # noqa: ANN401
+    export = commands.add_parser("export", help="write a model in a format that needs no halflabel")
+    export.add_argument("model", help="a model's folder or Hub name")
+    export.add_argument(
+        "--format", required=True, help="timm: for timm and plain transformers; onnx: for ONNX runtimes (extra onnx)"
+    )
+    export.add_argument("--output", required=True, metavar="FOLDER", help="a new folder, or one of an earlier export")
+
+
+def _add_push(commands: Any) -> None:  # noqa: ANN401
+    push = commands.add_parser("push", help="upload a trained model's folder to the Hub")
+    push.add_argument("folder", help="the output folder of a run")
+    push.add_argument("repository", help="a Hub name, like me/my-model; it is created where it is not there yet")
+    push.add_argument("--private", action="store_true", help="nobody else sees a repository that is created")
+    push.add_argument("--revision", help="the branch to push to; it is created where it is not there yet")
+    push.add_argument("--message", help="the commit's title")
 
 
 def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_client import HubClient
+from hub_server import HubServer
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
@@ -71,3 +73,19 @@ def colour_images(colour_table) -> AnnotatedImages:
 @pytest.fixture
 def tiny_model() -> halflabel.TimmMultiLabelForImageClassification:
     return halflabel.TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["red", "blue"], weights=None)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """A Hub on this machine with the users alice and bob, whose tokens are hf_alice and hf_bob."""
+    server = HubServer(tmp_path_factory.mktemp("hub"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def client(hub, tmp_path_factory):
+    """A process with halflabel that talks to this Hub."""
+    process = HubClient(hub, tmp_path_factory.mktemp("home"))
+    yield process
+    process.stop()

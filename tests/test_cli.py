@@ -172,6 +172,10 @@ def test_help_needs_no_torch():
         "explain",
         "predict",
         "data",
+        "card",
+        "demo",
+        "export",
+        "push",
         "recipes",
         "env",
     }

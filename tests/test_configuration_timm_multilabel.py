@@ -1,9 +1,11 @@
 import json
+from importlib.metadata import version
 
 import pytest
 from transformers import AutoConfig
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig
+from halflabel.configuration_timm_multilabel import VERSION
 
 
 def test_round_trip_through_auto_config(tmp_path):
@@ -39,6 +41,7 @@ def test_round_trip_through_auto_config(tmp_path):
         ({"decisions": DecisionRule.plain(2).to_dict()}, "decisions were fitted for 2 labels, not these 1"),
         ({"decisions": {"scale": [1.0]}}, "decisions: shift is missing"),
         ({"decisions": [1]}, r"decisions is \[1\], expected a mapping"),
+        ({"halflabel_version": None}, "halflabel_version is None, expected a version like '"),
     ],
 )
 def test_faults_are_named(arguments, message):
@@ -52,6 +55,22 @@ def test_an_unknown_key_in_a_saved_file_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**content, "haed": "linear"}))
     with pytest.raises(HalflabelError, match="'haed'; did you mean head"):
         AutoConfig.from_pretrained(tmp_path)
+
+
+def test_only_a_newer_minor_version_is_refused_and_before_its_keys(tmp_path):
+    assert version("halflabel") == VERSION
+    TimmMultiLabelConfig(label_names=["a"]).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["halflabel_version"] == version("halflabel")
+    major, minor, patch = map(int, version("halflabel").split("."))
+    older = {key: value for key, value in content.items() if key != "halflabel_version"}
+    for readable in (older, {**content, "halflabel_version": f"{major}.{minor}.{patch + 9}"}):
+        (tmp_path / "config.json").write_text(json.dumps(readable))
+        assert AutoConfig.from_pretrained(tmp_path).halflabel_version == version("halflabel")
+    for newer in (f"{major}.{minor + 1}.0", f"{major + 1}.0.0.dev3"):
+        (tmp_path / "config.json").write_text(json.dumps({**content, "halflabel_version": newer, "new": 1}))
+        with pytest.raises(HalflabelError, match=f"saved by halflabel {newer}, and this is halflabel {major}"):
+            AutoConfig.from_pretrained(tmp_path)
 
 
 def test_head_arguments_survive_the_file(tmp_path):

@@ -208,12 +208,7 @@ def test_the_heads_travel_with_the_model(tmp_path):
         "    torch.save(model(torch.load(folder + '/pixels.pt')).logits, folder + '/logits.pt')\n"
     )
     model, pixels = trained("ml_decoder"), torch.randn(2, 3, 64, 64)
-    try:
-        TimmMultiLabelConfig.register_for_auto_class()
-        TimmMultiLabelForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-        model.save_pretrained(tmp_path)
-    finally:
-        TimmMultiLabelConfig._auto_class = TimmMultiLabelForImageClassification._auto_class = None
+    model.save_pretrained(tmp_path)
     torch.save(pixels, tmp_path / "pixels.pt")
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": ""}
     run = subprocess.run(

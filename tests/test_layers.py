@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
-    {"errors", "allocator"},
+    {"errors", "allocator", "hub_errors"},
     {"labels", "feature_shards", "decisions"},
     {"feature_cache", "hiding", "policies", "known_losses", "feature_head", "feature_maps", "known_scores"},
     {
@@ -30,9 +30,11 @@ LEVELS = [
         "image_processing_timm_multilabel",
         "decision_report",
         "evaluate_modules",
+        "card_record",
     },
-    {"modeling_timm_multilabel"},
-    {"folding", "trainer", "transfer", "resuming", "lora", "pipeline", "figures"},
+    {"short_card"},
+    {"modeling_timm_multilabel", "card_metadata"},
+    {"folding", "trainer", "transfer", "resuming", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
     {"unfreezing", "averaging", "metric_plots", "explain"},
     {"sources", "summary_plots", "disagreements"},
     {"data", "splitting", "streaming", "contact_sheet"},
@@ -41,12 +43,14 @@ LEVELS = [
     {"feature_views"},
     {"extraction"},
     {"features"},
-    {"settings", "inference", "model_card"},
-    {"arguments", "objective", "evaluation", "model_calibration", "metric_table"},
-    {"preparation"},
-    {"building"},
-    {"probing"},
+    {"settings", "inference"},
+    {"arguments", "objective", "evaluation", "model_calibration", "metric_table", "export", "demo", "demo_space"},
+    {"preparation", "card_text"},
+    {"building", "model_card"},
+    {"probing", "card_files"},
+    {"sharing"},
     {"training"},
+    {"sharing_commands"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
@@ -54,7 +58,7 @@ TRAVELLING = {"errors", "labels", "decisions", "known_losses", "unknown_losses",
               "losses", "heads",
               "feature_head", "feature_maps", "pooled_heads", "position_heads",
               "decoding", "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
-              "modeling_timm_multilabel", "pipeline"}  # fmt: skip
+              "short_card", "modeling_timm_multilabel", "pipeline"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, pipeline
 
-from halflabel import IGNORE_INDEX, HalflabelError, TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
+from halflabel import (
+    IGNORE_INDEX,
+    HalflabelError,
+    TimmMultiLabelConfig,
+    TimmMultiLabelForImageClassification,
+    TimmMultiLabelImageProcessor,
+)
 from halflabel.data import FeatureDataset, collate
 from halflabel.losses import masked_loss
 
@@ -75,6 +81,23 @@ def test_the_stock_pipeline_uses_a_sigmoid_per_label(tiny_model, tmp_path):
         "red": scores[0].item(),
         "blue": scores[1].item(),
     }
+
+
+def test_a_checkpoint_of_other_labels_loads_with_a_fresh_head_and_a_new_model_has_random_weights(tiny_model, tmp_path):
+    """Loading leaves out the random weights that it replaces, and only those."""
+    tiny_model.save_pretrained(tmp_path)
+    kind = type(tiny_model)
+    names = {0: "a", 1: "b", 2: "c"}
+    config = TimmMultiLabelConfig.from_pretrained(tmp_path, id2label=names)
+    loaded = kind.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    assert loaded.head.linear.weight.shape[0] == 3
+    assert 0 < loaded.head.linear.weight.std() < 1
+    state, old = loaded.backbone.state_dict(), tiny_model.backbone.state_dict()
+    assert all(torch.equal(state[key], old[key]) for key in old)
+    fresh = kind(tiny_model.config)
+    for key, value in fresh.backbone.named_parameters():
+        if value.ndim > 1:
+            assert value.std() > 0, key
 
 
 def test_features_skip_the_backbone(tiny_model):

@@ -38,8 +38,10 @@ def recipe(table, folder, overrides=(), **keys):
 def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     result = train(recipe(colour_table, tmp_path, num_train_epochs=30))
     names = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml",
-                     "metrics.json", "training_log.json", "examples.png"}  # fmt: skip
+    code = {name for name in names if name.endswith(".py")}
+    assert {"modeling_timm_multilabel.py", "image_processing_timm_multilabel.py", "losses.py", "heads.py"} < code
+    assert names - code == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml",
+                            "metrics.json", "training_log.json", "examples.png", "card.json"}  # fmt: skip
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert saved == result.metrics
     assert saved["split"] == "test"

@@ -146,7 +146,7 @@ def _as_flags(key: str, value: Any) -> list[str]:  # noqa: ANN401 - a YAML value
 
 
 def _complete_flags(overrides: Sequence[str], keys: set[str]) -> list[str]:
-    """Check the overrides' keys; `--resume_from_checkpoint` alone means the last checkpoint."""
+    """Check the overrides' keys; `--resume_from_checkpoint` alone means the last checkpoint, others alone mean yes."""
     flags: list[str] = []
     for position, part in enumerate(overrides):
         if part.startswith("--"):
@@ -156,14 +156,15 @@ def _complete_flags(overrides: Sequence[str], keys: set[str]) -> list[str]:
             part = f"--{key}" + part[2 + len(key) :]
         flags.append(part)
         following = overrides[position + 1] if position + 1 < len(overrides) else "--"
-        if part == "--resume_from_checkpoint" and following.startswith("--"):
+        if part in ("--resume_from_checkpoint", "--hub_private_repo") and following.startswith("--"):
             flags.append("true")
     return flags
 
 
 def _plain(training: TrainingArguments, given: set[str]) -> dict[str, Any]:
     """Return the given training arguments as plain YAML values."""
-    known = {f.name for f in fields(training)}
+    # Where this run is pushed to, and by whose token, is nothing for who runs the saved recipe again.
+    known = {f.name for f in fields(training) if f.name != "push_to_hub" and not f.name.startswith("hub_")}
     values = training.to_dict()
     values["report_to"] = ",".join(training.report_to or ()) or "none"  # TrainingArguments turned a name into a list
     return {key: values[key] for key in sorted({key.split("=")[0] for key in given} & known | {"seed"})}

@@ -13,6 +13,7 @@ from typing import Any
 from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
 
 from .errors import HalflabelError
+from .sharing_commands import SHARING_COMMANDS
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -108,27 +109,32 @@ def run_evaluate(options: argparse.Namespace) -> int:
     )
     if _is_main():
         print(render_metrics(metrics))
-        _write_json(options.output, metrics)
+        _write_json(options.output, {"data": [_source(one) for one in options.data], **metrics})
         if plots:
             print(f"drawn: {plots}")
     return SKIPPED_FILES if skipped else 0
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
-    """Fit calibration and thresholds, store them in the model, and print what they do."""
+    """Fit calibration and thresholds, store them in the model, print what they do, and bring the card up to date."""
+    from .card_files import is_rendered, write_card
     from .decision_report import render_decisions
     from .model_calibration import calibrate_model
     from .sources.annotated_images import check_split
 
     _check_outputs(options.output)
     images, skipped = _load_measured(options)
+    card = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
     report = calibrate_model(
         options.model, images, check_split(options.split), options.objective, options.calibration,
         batch_size=options.batch_size, fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
         print(render_decisions(report))
-        print(f"stored in {options.model}; its README.md and metrics.json still tell of the earlier thresholds")
+        if card:
+            write_card(options.model)
+        told = "and told in its README.md" if card else "whose README.md, if there is one, may tell of earlier ones"
+        print(f"stored in {options.model}, {told}")
         _write_json(options.output, report)
     return SKIPPED_FILES if skipped else 0
 
@@ -265,6 +271,7 @@ COMMANDS = {
     "data": run_data,
     "recipes": run_recipes,
     "env": run_env,
+    **SHARING_COMMANDS,
 }
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from .labels import LabelSpace
 from .loss_arguments import check_loss, check_normalizer
 
 log = logging.getLogger(__name__)
+VERSION = "0.1.0"
+"""This halflabel, which writes it into configurations. It stands here since the file also runs without the package."""
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -54,6 +57,24 @@ def check_backbone(name: str) -> None:
         raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
 
 
+def check_version(written: object) -> None:
+    """Refuse a configuration that a newer halflabel wrote, whose keys may mean something else.
+
+    Args:
+        written: A version like `"0.1.0"`; one that differs in the third number only can be read.
+
+    Raises:
+        HalflabelError: If it is newer, or no version.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", str(written))
+    if numbers is None:
+        raise HalflabelError(f"halflabel_version is {written!r}, expected a version like {VERSION!r}")
+    if tuple(map(int, numbers.groups())) > tuple(map(int, VERSION.split(".")[:2])):
+        raise HalflabelError(
+            f"the model was saved by halflabel {written}, and this is halflabel {VERSION}: pip install -U halflabel"
+        )
+
+
 def _check_weights(name: str, weights: list[float] | None, count: int, *, zero_allowed: bool) -> None:
     if weights is None:
         return
@@ -78,14 +99,17 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         label_weight: Factor of each label's loss, num_labels numbers of at least 0.
         normalizer: What the loss is divided by; see `losses.masked_loss`.
         decisions: Calibration and threshold per label, as `DecisionRule.to_dict` gives them; None: none were fitted.
+        halflabel_version: Who wrote the configuration; it is checked, and becomes this one's.
         label_names: The yes/no questions, in order (also accepted as `id2label`).
 
     Raises:
-        HalflabelError: On an unknown key, backbone, head, loss, argument or normalizer, on a value out of range, on
-            decisions for other labels, or on label names that are empty, repeated or not numbered from 0.
+        HalflabelError: On the configuration of a newer halflabel, an unknown key, backbone, head, loss, argument or
+            normalizer, a value out of range, decisions for other labels, or label names that are empty, repeated or
+            not numbered from 0.
     """
 
     model_type = "timm_multilabel"
+    _auto_class = "AutoConfig"  # the files with the model's code are saved beside it, for `trust_remote_code`
 
     backbone: str = "tf_efficientnet_lite0"
     backbone_args: dict[str, Any] | None = None
@@ -97,9 +121,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     label_weight: list[float] | None = None
     normalizer: str = "labels"
     decisions: dict[str, Any] | None = None
+    halflabel_version: str = VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
         """Check every value; transformers calls this with the keys that are not fields."""
+        check_version(self.halflabel_version)  # first: what is wrong with a newer one's keys is that they are newer
+        self.halflabel_version = VERSION
         label_names = kwargs.pop("label_names", None)
         unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
         if unknown:

@@ -23,7 +23,7 @@ _DECODE_MARGIN = 1.25
 0.01 on average, with this margin by half of that."""
 _SMALLEST_CROP = 0.5  # of the area, in training
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-_TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class"})
+_TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class", "video_processor_type"})
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
@@ -59,6 +59,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
+    _auto_class = "AutoImageProcessor"  # its code is saved beside it
 
     def __init__(
         self,
@@ -81,6 +82,8 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         self.std = list(std)
         self.crop_pct = crop_pct
         self.crop_mode = crop_mode
+        # Where nothing is said of video, a pipeline takes it that this code has a processor for it, and asks to run it.
+        self.video_processor_type = "none"
 
     @classmethod
     def from_backbone(cls, backbone: nn.Module) -> "TimmMultiLabelImageProcessor":

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from .data import PixelDataset, collate
 from .decoding import decode_image
 from .errors import HalflabelError, did_you_mean
+from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -41,13 +42,13 @@ def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMul
         config = AutoConfig.from_pretrained(name)
         if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
             raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
-        model = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True)
+        model = AutoModelForImageClassification.from_pretrained(name)
         processor = AutoImageProcessor.from_pretrained(name)
     except HalflabelError:
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise HalflabelError(f"model {name!r} cannot be loaded: {reason[:200]}") from error
+        where = "" if Path(name).is_dir() else "there is no such folder, and from the Hub: "
+        raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
     return model.eval(), processor
 
 

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
@@ -17,7 +19,8 @@ from .feature_maps import position_width, to_positions
 from .heads import HEADS
 from .loss_arguments import EPOCH_DEPENDENT
 from .losses import masked_loss
-from .weights import create_backbone
+from .short_card import replace_stock_card
+from .weights import create_backbone, raise_without_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     """
 
     config_class = TimmMultiLabelConfig
+    _auto_class = "AutoModelForImageClassification"  # its code is saved beside it
     config: TimmMultiLabelConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
@@ -83,6 +87,41 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             **config_args,
         )
         return cls(config, backbone=create_backbone(backbone, weights, **(backbone_args or {})))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,  # noqa: ANN401 - transformers' own contract
+        *model_args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - the model, or a pair with `output_loading_info`
+        """Load a model as transformers does, but from safetensors only: no pickle is read.
+
+        Raises:
+            HalflabelError: If a newer halflabel saved the model, or it has no safetensors.
+        """
+        try:
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, **{**kwargs, "use_safetensors": True}
+            )
+        except OSError as error:
+            raise_without_safetensors(pretrained_model_name_or_path, error, kwargs.get("revision"), kwargs.get("token"))
+            raise
+
+    @classmethod
+    def get_init_context(cls, *args: Any) -> list[Any]:  # noqa: ANN401 - transformers' own contract
+        """Leave out the random weights when weights are about to be loaded; making them takes longer than loading."""
+        return [*super().get_init_context(*args), no_init_weights()]
+
+    def _upload_modified_files(
+        self,
+        working_dir: str | PathLike[Any],
+        repo_id: str,
+        *args: Any,  # noqa: ANN401 - transformers' own contract
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        replace_stock_card(Path(working_dir), repo_id, self.config)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _make_head(self, config: TimmMultiLabelConfig) -> FeatureHead:
         kind = HEADS[config.head]

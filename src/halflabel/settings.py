@@ -97,6 +97,7 @@ class RecipeArguments:
     calibration: str = field(default="platt", metadata={"help": "fitted with it: platt, temperature or none"})
     ci: float | None = field(default=None, metadata={"help": "confidence of intervals in metrics.json, like 0.95"})
     plots: bool = field(default=False, metadata={"help": "also draw what was measured (extra plots)"})
+    license: str | None = field(default=None, metadata={"help": "of the model, for its card, like apache-2.0"})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "evaluations without a better mAP"})
 
     def __post_init__(self) -> None:

@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from .errors import HalflabelError
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import LEARN_FROM_UNKNOWN, count_items
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .short_card import short_card
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,11 @@ class MultiLabelTrainer(Trainer):
 
     The stock Trainer counts the known entries of a step, which is all that `normalizer="labels"` needs with bce, focal
     and asl. This one counts what `losses.count_items` counts, adds it up over accumulated batches and devices, and
-    leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices. Everything
-    else is the stock Trainer.
+    leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices.
+
+    Where the stock Trainer saves and pushes `training_args.bin`, a pickle with the Hub's token in it, this one does
+    not; it pushes nothing before the end, whatever `hub_strategy` says, and a card that is there stays. Everything else
+    is the stock Trainer.
 
     Raises:
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
@@ -85,6 +91,22 @@ class MultiLabelTrainer(Trainer):
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(images_in_stream))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the model, and no pickle beside it."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing: what is pushed on the way is half a model, with a pickle that holds the token."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Write a short card of ours where there is no card."""
+        path = Path(str(self.args.output_dir), "README.md")
+        if self.is_world_process_zero() and not path.exists():
+            model = self.accelerator.unwrap_model(self.model)
+            path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
     @property
     def _loss_name(self) -> str:

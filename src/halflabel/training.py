@@ -18,32 +18,30 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import INFORMATION, Recipe
 from .building import make_trainer
+from .card_files import METRICS, PLOTS, RECIPE, save_card_data, write_card
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset
 from .decision_fitting import fit_decisions
-from .decision_report import decision_notes
+from .decision_report import decision_notes, measure_rule
 from .decisions import DecisionRule
 from .errors import HalflabelError
 from .evaluation import draw_measured
 from .figures import check_drawing, save
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .lora import merge_lora
-from .metrics import evaluate_scores
-from .model_card import render_card
+from .model_card import EXAMPLES
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import loss_configuration, training_targets
 from .plots import draw_examples
 from .preparation import SKIPPED, TrainingData, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
 from .settings import RecipeArguments
+from .sharing import hub_name, prepare_repository, push_folder
 from .summary_plots import draw_coverage, draw_learning_curve
 
 log = logging.getLogger(__name__)
 TRAINING_LOG = "training_log.json"
 """The file in the output folder with what the Trainer logged: losses, rates, and the measures on validation."""
-
-PLOTS = "plots"
-"""The folder in the output folder with the pictures of what was measured."""
 
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -62,11 +60,28 @@ def library_versions() -> dict[str, str]:
 
 
 def train(recipe: Recipe) -> Result:
-    """Run a recipe from data to the saved, tested model.
+    """Run a recipe from data to the saved, tested model, and with `push_to_hub` push the finished folder.
 
     Raises:
-        HalflabelError: On any fault of the recipe or of the data, before training starts.
+        HalflabelError: On any fault of the recipe, of the data or of the Hub repository, before training starts; and
+            if the push fails at the end, when everything is saved.
     """
+    training = recipe.training
+    if not training.push_to_hub:
+        return _run(recipe)
+    repository, private = hub_name(training), training.hub_private_repo
+    if training.process_index == 0:
+        prepare_repository(repository, private, training.hub_token)
+    alone = copy.copy(training)  # the Trainer must not push: most of the folder is written after it has done its part
+    alone.push_to_hub, alone.hub_token = False, None
+    result = _run(replace(recipe, training=alone))
+    if training.process_index == 0:
+        page = push_folder(result.folder, repository, private, training.hub_revision, token=training.hub_token)
+        log.info("pushed to %s", page)
+    return result
+
+
+def _run(recipe: Recipe) -> Result:
     settings, folder = recipe.settings, recipe.folder
     if settings.plots:
         check_drawing()
@@ -91,10 +106,11 @@ def train(recipe: Recipe) -> Result:
     if settings.bad_images == "skip":
         metrics["skipped_images"] = _count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
-        _save(recipe, trainer, processor, metrics, data, model.config.decision_rule)
+        _save(recipe, trainer, processor, metrics, data)
         if settings.plots:
             _draw(folder / PLOTS, trainer, model.config.decision_rule, datasets, logits, metrics, data)
-        draw_examples(data.images.of_split("train"), model, processor, folder / "examples.png")
+        draw_examples(data.images.of_split("train"), model, processor, folder / EXAMPLES)
+        write_card(folder)  # last: it shows the pictures that are there
     return Result(metrics, folder)
 
 
@@ -112,7 +128,7 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     asked = recipe.training.resume_from_checkpoint
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if asked in (None, "false", "False"):
-        if last and not (folder / "metrics.json").is_file():
+        if last and not (folder / METRICS).is_file():
             raise HalflabelError(
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
@@ -132,7 +148,7 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
 def _clear(folder: Path, checkpoint: str | None) -> None:
     """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's."""
     if checkpoint is None and folder.is_dir():
-        for name in ("metrics.json", SKIPPED):
+        for name in (METRICS, SKIPPED):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PLOTS, ignore_errors=True)
         for old in folder.glob("checkpoint-*"):
@@ -166,7 +182,7 @@ def _test(
     logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), config.decision_rule
     ci = settings.ci if trainer.is_world_process_zero() else None  # resampling takes its time; one process is enough
     labels, names = datasets["test"].labels, config.label_space.names
-    return {"split": "test", **evaluate_scores(rule.scores(logits), labels, names, rule.thresholds, ci)}, logits
+    return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
 def _draw(
@@ -231,20 +247,17 @@ def _save(
     processor: TimmMultiLabelImageProcessor,
     metrics: dict[str, Any],
     data: TrainingData,
-    rule: DecisionRule,
 ) -> None:
     folder = recipe.folder
     trainer.save_model(str(folder))
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
     processor.save_pretrained(folder)
     resolved = {**recipe.given, INFORMATION: library_versions()}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    card = render_card(recipe.name, resolved, metrics, data.counts, data.names, rule)
+    (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    save_card_data(folder, recipe.name, recipe.settings, data.counts, data.names)
     entries = [{key: _or_none(value) for key, value in entry.items()} for entry in trainer.state.log_history]
     history = json.dumps(entries, indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
+    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
 
 
 def _or_none(value: Any) -> Any:  # noqa: ANN401 - whatever the Trainer logs

@@ -7,8 +7,11 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 from timm.models._helpers import load_state_dict
 from torch import Tensor, nn
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .errors import HalflabelError
 
@@ -146,3 +149,39 @@ def _classes_in(state: dict[str, Tensor], name: str) -> int:
     first = layers if isinstance(layers, str) else layers[0] if layers else ""
     weight = state.get(f"{first}.weight")
     return 0 if weight is None else len(weight)
+
+
+def raise_without_safetensors(
+    model: str | Path, error: OSError, revision: str | None = None, token: str | bool | None = None
+) -> None:
+    """Say that a model could not be loaded because it has no safetensors, where that is why.
+
+    Args:
+        model: A folder, or a repository of the Hub.
+        error: What loading it raised.
+        revision: Of the repository; None: `main`.
+        token: Of the Hub; None: the one that is stored.
+
+    Raises:
+        HalflabelError: If the model has none, and then it says whether there is a pickle instead, or if it is not in
+            the cache and the Hub must not be asked.
+    """
+    try:
+        files = _list_files(Path(model), revision, token)
+    except OfflineModeIsEnabled:
+        raise HalflabelError(
+            f"model {str(model)!r} is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
+        ) from error
+    except Exception:  # the Hub cannot be asked, for any of a client's many reasons: the first error tells of it
+        return
+    if not any(name.endswith(".safetensors") for name in files):
+        pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
+        instead = f", only {pickles[0]}: a pickle can run any code when it is read, so none is" if pickles else ""
+        raise HalflabelError(f"model {str(model)!r} has no {SAFE_WEIGHTS_NAME}{instead}") from error
+
+
+def _list_files(model: Path, revision: str | None, token: str | bool | None) -> list[str]:
+    if model.is_dir():
+        return sorted(path.name for path in model.iterdir())
+    found = HfApi(token=token).model_info(model.as_posix(), revision=revision)
+    return [file.rfilename for file in found.siblings or ()]
