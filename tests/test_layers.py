@@ -9,7 +9,20 @@ SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator"},
     {"labels", "feature_shards", "decisions"},
-    {"feature_cache", "hiding", "policies", "known_losses", "feature_head", "feature_maps", "known_scores"},
+    {
+        "feature_cache",
+        "hiding",
+        "policies",
+        "known_losses",
+        "feature_head",
+        "feature_maps",
+        "known_scores",
+        "relations",
+        "pseudo_options",
+        "soft_logistic",
+        "propagation",
+        "evidence",
+    },
     {
         "unknown_losses",
         "fused_losses",
@@ -22,8 +35,8 @@ LEVELS = [
         "calibration",
     },
     {"loss_arguments", "heads", "metric_report", "thresholds"},
-    {"losses", "paired_comparison", "streaming_metrics", "decision_fitting"},
-    {"decoding", "metrics"},
+    {"losses", "mixing", "pseudo_labels", "paired_comparison", "streaming_metrics", "decision_fitting"},
+    {"decoding", "metrics", "relation_fitting"},
     {
         "weights",
         "configuration_timm_multilabel",
@@ -35,7 +48,7 @@ LEVELS = [
     {"folding", "trainer", "transfer", "resuming", "lora", "pipeline", "figures"},
     {"unfreezing", "averaging", "metric_plots", "explain"},
     {"sources", "summary_plots", "disagreements"},
-    {"data", "splitting", "streaming", "contact_sheet"},
+    {"teacher", "data", "given_labels", "splitting", "streaming", "contact_sheet"},
     {"data_report", "data_plots", "data_writing", "plots"},
     {"feature_keys"},
     {"feature_views"},
@@ -45,7 +58,9 @@ LEVELS = [
     {"arguments", "objective", "evaluation", "model_calibration", "metric_table"},
     {"preparation"},
     {"building"},
-    {"probing"},
+    {"self_training"},
+    {"probing", "cross_fitting"},
+    {"relation_training"},
     {"training"},
     {"cli"},
 ]
@@ -54,7 +69,7 @@ TRAVELLING = {"errors", "labels", "decisions", "known_losses", "unknown_losses",
               "losses", "heads",
               "feature_head", "feature_maps", "pooled_heads", "position_heads",
               "decoding", "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
-              "modeling_timm_multilabel", "pipeline"}  # fmt: skip
+              "modeling_timm_multilabel", "pipeline", "relations"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 
 
