@@ -35,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
     predict.add_argument("--output", required=True, help="scores.csv, .jsonl or .parquet")
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
+    predict.add_argument(
+        "--given", metavar="TABLE", help="what is known of some pictures, as evidence for their other labels"
+    )
     predict.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
     predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
     data = commands.add_parser("data", help="look at annotated data, merge it, write it")

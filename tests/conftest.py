@@ -65,6 +65,16 @@ def colour_table(tmp_path) -> Path:
     return tmp_path / "labels.csv"
 
 
+@pytest.fixture(scope="session")
+def known_colours(tmp_path_factory) -> Path:
+    """90 pictures, labels red and blue, all known; 30 of them are test pictures."""
+    folder = tmp_path_factory.mktemp("colours")
+    answers = write_pictures(folder, 90)
+    lines = [f"{i:03d}.png,{red},{blue},{'test' if i >= 60 else 'train'}" for i, (red, blue) in enumerate(answers)]
+    (folder / "labels.csv").write_text("\n".join(["file_name,red,blue,split", *lines]) + "\n")
+    return folder / "labels.csv"
+
+
 @pytest.fixture
 def colour_images(colour_table) -> AnnotatedImages:
     return read_table(colour_table)

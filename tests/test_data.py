@@ -21,6 +21,16 @@ def test_pixels_and_labels_of_one_row(colour_images):
     assert (dataset[3]["labels"] == colour_images.labels[3]).all()
 
 
+def test_the_same_rows_as_another_transform_shows_them(colour_images):
+    dataset = PixelDataset(colour_images, lambda picture: torch.tensor(picture.size))
+    other = dataset.with_transform(lambda picture: torch.tensor(picture.getpixel((0, 0))), None)
+    assert other[3]["pixel_values"].tolist() == list(
+        Image.open(colour_images.dataset[3]["image"]["path"]).getpixel((0, 0))
+    )
+    assert (other[3]["labels"] == dataset[3]["labels"]).all()
+    assert dataset[3]["pixel_values"].tolist() == [48, 48]
+
+
 def test_a_jpeg_is_decoded_no_larger_than_asked(tmp_path):
     Image.new("RGB", (400, 300)).save(tmp_path / "a.jpg")
     record = {"image": {"bytes": None, "path": str(tmp_path / "a.jpg")}, "file_name": "a.jpg", "labels": [1]}

@@ -176,6 +176,15 @@ def refusal(model, processor, folder):
     return str(error.value)
 
 
+def test_a_head_on_a_power_of_the_features_is_refused(tiny_model, tmp_path):
+    tiny_model.replace_head(["red"], head_args={"power": 0.5})
+    processor = halflabel.TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
+    told = refusal(tiny_model, processor, tmp_path)
+    assert told.startswith(
+        "a plain timm checkpoint knows no power of features, and this head's is 0.5: use --format onnx"
+    )
+
+
 def test_another_head_is_refused_with_what_to_do(tiny_model, tmp_path):
     tiny_model.replace_head(["red"], head="csra")
     processor = halflabel.TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)

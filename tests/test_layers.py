@@ -9,7 +9,20 @@ SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator", "hub_errors"},
     {"labels", "feature_shards", "decisions"},
-    {"feature_cache", "hiding", "policies", "known_losses", "feature_head", "feature_maps", "known_scores"},
+    {
+        "feature_cache",
+        "hiding",
+        "policies",
+        "known_losses",
+        "feature_head",
+        "feature_maps",
+        "known_scores",
+        "relations",
+        "pseudo_options",
+        "soft_logistic",
+        "propagation",
+        "evidence",
+    },
     {
         "unknown_losses",
         "fused_losses",
@@ -22,8 +35,8 @@ LEVELS = [
         "calibration",
     },
     {"loss_arguments", "heads", "metric_report", "thresholds"},
-    {"losses", "paired_comparison", "streaming_metrics", "decision_fitting"},
-    {"decoding", "metrics"},
+    {"losses", "mixing", "pseudo_labels", "paired_comparison", "streaming_metrics", "decision_fitting"},
+    {"decoding", "metrics", "relation_fitting"},
     {
         "weights",
         "configuration_timm_multilabel",
@@ -37,7 +50,7 @@ LEVELS = [
     {"folding", "trainer", "transfer", "resuming", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
     {"unfreezing", "averaging", "metric_plots", "explain"},
     {"sources", "summary_plots", "disagreements"},
-    {"data", "splitting", "streaming", "contact_sheet"},
+    {"teacher", "data", "given_labels", "splitting", "streaming", "contact_sheet"},
     {"data_report", "data_plots", "data_writing", "plots"},
     {"feature_keys"},
     {"feature_views"},
@@ -47,8 +60,9 @@ LEVELS = [
     {"arguments", "objective", "evaluation", "model_calibration", "metric_table", "export", "demo", "demo_space"},
     {"preparation", "card_text"},
     {"building", "model_card"},
-    {"probing", "card_files"},
-    {"sharing"},
+    {"self_training", "card_files"},
+    {"probing", "cross_fitting"},
+    {"relation_training", "sharing"},
     {"training"},
     {"sharing_commands"},
     {"cli"},
@@ -58,7 +72,7 @@ TRAVELLING = {"errors", "labels", "decisions", "known_losses", "unknown_losses",
               "losses", "heads",
               "feature_head", "feature_maps", "pooled_heads", "position_heads",
               "decoding", "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
-              "short_card", "modeling_timm_multilabel", "pipeline"}  # fmt: skip
+              "short_card", "modeling_timm_multilabel", "pipeline", "relations"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 
 

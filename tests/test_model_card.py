@@ -247,6 +247,17 @@ def test_the_card_tells_what_unknown_meant(keys, told):
     assert told in "\n".join(lines_of(card, "What was known"))
 
 
+def test_the_card_tells_what_became_of_pseudo_labels():
+    kept = {"yes": 30, "no": 70, "precision": 0.95, "hidden": 40}
+    told = "100 unknown entries were trained on pseudo-labels, the others took no part."
+    for number, expected in ((1, told), (0, "Pseudo-labels were tried and did not help")):
+        guesses = {"kept_round": number, "rounds": [kept]}
+        card = render_card(replace(RECORD, metrics={**RECORD.metrics, "pseudo_labels": guesses}))
+        said = "\n".join(lines_of(card, "What was known"))
+        assert expected in said
+        assert ("40 known answers, hidden to see, had a precision of 0.950." in said) == bool(number)
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [

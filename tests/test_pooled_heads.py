@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -10,6 +11,27 @@ def test_linear_is_a_matrix_on_standardised_features():
     head.standardize_(features)
     x = (features - features.mean(0)) / features.std(0, correction=0)
     torch.testing.assert_close(head(features), x @ head.linear.weight.T + head.linear.bias)
+
+
+@pytest.mark.parametrize("kind", [LinearHead, MlpHead])
+def test_a_power_is_taken_before_features_are_standardised(kind):
+    head = kind(4, 3, power=0.5).eval()
+    features = torch.randn(8, 4) * 5
+    features[0, 0] = 0.0
+    roots = torch.where(features < 0, -(-features).clamp(min=0).sqrt(), features.clamp(min=0).sqrt())
+    plain = kind(4, 3).eval()
+    head.standardize_(features)
+    plain.standardize_(roots)
+    plain.load_state_dict({**head.state_dict(), **{k: v for k, v in plain.state_dict().items() if "feature" in k}})
+    torch.testing.assert_close(head(features), plain(roots))
+
+
+def test_a_head_of_another_power_takes_over_nothing():
+    old, new = LinearHead(4, 3), LinearHead(4, 3, power=0.5)
+    old.standardize_(torch.randn(8, 4) * 5 + 2)
+    before = {key: value.clone() for key, value in new.state_dict().items()}
+    assert not new.take_labels_(old, [0, 1, 2])
+    assert all(torch.equal(value, before[key]) for key, value in new.state_dict().items())
 
 
 def test_the_bias_starts_at_the_known_log_odds():

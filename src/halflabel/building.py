@@ -1,25 +1,30 @@
 """A recipe's model and Trainer: what is built, what of it is trained, and what happens at each step."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from .arguments import Recipe
 from .averaging import AverageWeights
-from .data import collate
+from .data import PixelDataset, collate
 from .errors import HalflabelError, shortlist
 from .features import ChangeViews
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import IntMatrix, count_labels
 from .lora import add_lora
 from .metrics import trainer_metrics
+from .mixing import MixingCollator
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .objective import loss_configuration
+from .objective import TargetCounts, loss_configuration
 from .preparation import TrainingData
 from .resuming import TRAINING_WEIGHTS, KeepTrainingWeights
 from .settings import RecipeArguments
+from .teacher import Teacher, TeacherStudentTrainer, TwoViews
 from .trainer import MultiLabelTrainer
 from .transfer import freeze, optimizer_cls_and_kwargs
 from .unfreezing import UnfreezeGradually
@@ -100,7 +105,8 @@ def make_trainer(
         arguments.load_best_model_at_end = False
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
-    callbacks = _transfer_callbacks(recipe.settings, checkpoint)
+    teacher = _make_teacher(recipe.settings, datasets["train"], checkpoint)
+    callbacks = _transfer_callbacks(recipe.settings, checkpoint, teacher)
     if recipe.settings.views > 1:
         callbacks.append(ChangeViews(datasets["train"]))
     patience = recipe.settings.early_stopping_patience
@@ -110,11 +116,17 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     if data.stream is not None and arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
         arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
-    trainer = MultiLabelTrainer(
+    train = datasets["train"]
+    trainer_class: Any = MultiLabelTrainer
+    if teacher is not None:
+        trainer_class = partial(TeacherStudentTrainer, teacher=teacher)
+        train = TwoViews(train, _plain(train, model, recipe.settings))
+    trainer: Trainer = trainer_class(
         model=model,
         args=arguments,
         data_collator=collate,
-        train_dataset=datasets["train"],
+        train_collator=_mixing_collator(recipe),
+        train_dataset=train,
         eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=trainer_metrics,
         callbacks=callbacks,
@@ -127,12 +139,54 @@ def make_trainer(
     return trainer
 
 
-def _transfer_callbacks(settings: RecipeArguments, checkpoint: str | None) -> list[TrainerCallback]:
+def _mixing_collator(recipe: Recipe) -> MixingCollator | None:
+    settings = recipe.settings
+    if settings.mixing is None:
+        return None
+    collator = MixingCollator(collate, settings.mixing, settings.loss, **(settings.mixing_args or {}))  # type: ignore[arg-type]
+    images, batch = collator.mixing_args.get("images", 2), recipe.training.per_device_train_batch_size
+    if batch < images:
+        raise HalflabelError(f"mixing: {images} images are mixed, and per_device_train_batch_size is {batch}")
+    return collator
+
+
+def _make_teacher(settings: RecipeArguments, train: Any, checkpoint: str | None) -> Teacher | None:  # noqa: ANN401
+    """Return the recipe's teacher, or None where it has none or where there is nothing to teach."""
+    if settings.teacher_weight is None:
+        return None
+    if (train.labels >= 0).all():
+        log.warning("teacher_weight: no training entry is unknown, so there is nothing to learn from; training plainly")
+        return None
+    counts = TargetCounts.of(train.labels)
+    both = (counts.positive > 0) & (counts.positive < counts.answered)
+    prevalence = np.where(both, counts.positive / np.maximum(counts.answered, 1), np.nan)
+    assert settings.ema_decay is not None
+    return Teacher(
+        settings.ema_decay,
+        torch.from_numpy(prevalence).float(),
+        settings.teacher_weight,
+        settings.teacher_ramp,
+        settings.teacher_share,
+        checkpoint,
+    )
+
+
+def _plain(train: PixelDataset, model: TimmMultiLabelForImageClassification, settings: RecipeArguments) -> PixelDataset:
+    """Return the training pictures as evaluation shows them."""
+    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    return train.with_transform(processor.eval_transform(), processor.needed_side() if settings.fast_decode else None)
+
+
+def _transfer_callbacks(
+    settings: RecipeArguments, checkpoint: str | None, teacher: Teacher | None
+) -> list[TrainerCallback]:
     """Return what happens to the weights during training."""
     callbacks: list[TrainerCallback] = []
     if settings.unfreeze_every is not None:
         callbacks.append(UnfreezeGradually(settings.unfreeze_every))
-    if settings.ema_decay is not None:
+    if teacher is not None:
+        callbacks.append(teacher)
+    elif settings.ema_decay is not None:
         callbacks.append(AverageWeights(settings.ema_decay, checkpoint))
     elif settings.lora_rank is not None:
         callbacks.append(KeepTrainingWeights(checkpoint))

@@ -118,6 +118,10 @@ def annotation_facts(record: RunRecord) -> Iterator[str]:
         yield f"Unknown entries were trained on as {_policy(recipe['unknown'])}."
     elif recipe["loss"] in LEARN_FROM_UNKNOWN:
         yield f"Unknown entries were trained on as the loss `{recipe['loss']}` takes them."
+    elif guesses := record.metrics.get("pseudo_labels"):
+        yield from _guessing_facts(guesses)
+    elif recipe.get("teacher_weight"):
+        yield "Unknown entries were taught by the moving average of the weights, where it is surest."
     else:
         yield "Unknown entries took no part in training."
     if uncertain := int(counts.uncertain.sum()):
@@ -125,6 +129,16 @@ def annotation_facts(record: RunRecord) -> Iterator[str]:
         became = "took no part in training" if ignored else f"were trained on as {_policy(recipe['uncertain'])}"
         yield f"{uncertain} entries are uncertain (somebody looked and could not tell); they {became}."
     yield "Only known answers are measured."
+
+
+def _guessing_facts(guesses: Mapping[str, Any]) -> Iterator[str]:
+    if not guesses["kept_round"]:
+        yield "Pseudo-labels were tried and did not help, so unknown entries took no part in training."
+        return
+    kept = guesses["rounds"][guesses["kept_round"] - 1]
+    yield f"{kept['yes'] + kept['no']} unknown entries were trained on pseudo-labels, the others took no part."
+    share = number(kept["precision"])
+    yield f"Such guesses at {kept['hidden']} known answers, hidden to see, had a precision of {share}."
 
 
 def _policy(policy: str | float | Mapping[str, Any]) -> str:

@@ -228,7 +228,9 @@ def run_predict(options: argparse.Namespace) -> int:
     check_output(output)
     _check_outputs(output)
     files = find_images(options.paths)
-    frame, skipped = predict_files(options.model, files, options.labels, options.batch_size, options.fast_decode)
+    frame, skipped = predict_files(
+        options.model, files, options.labels, options.batch_size, options.fast_decode, options.given
+    )
     write_scores(frame, output)
     print(f"scored {len(frame)} of {len(files)} pictures into {output}")
     for line in skipped:

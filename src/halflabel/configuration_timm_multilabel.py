@@ -14,6 +14,7 @@ from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
 from .loss_arguments import check_loss, check_normalizer
+from .relations import Relations
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
@@ -99,13 +100,14 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         label_weight: Factor of each label's loss, num_labels numbers of at least 0.
         normalizer: What the loss is divided by; see `losses.masked_loss`.
         decisions: Calibration and threshold per label, as `DecisionRule.to_dict` gives them; None: none were fitted.
+        relations: What known labels say of the others, as `Relations.to_dict` gives it; None: none were fitted.
         halflabel_version: Who wrote the configuration; it is checked, and becomes this one's.
         label_names: The yes/no questions, in order (also accepted as `id2label`).
 
     Raises:
         HalflabelError: On the configuration of a newer halflabel, an unknown key, backbone, head, loss, argument or
-            normalizer, a value out of range, decisions for other labels, or label names that are empty, repeated or
-            not numbered from 0.
+            normalizer, a value out of range, decisions or relations for other labels, or label names that are empty,
+            repeated or not numbered from 0.
     """
 
     model_type = "timm_multilabel"
@@ -121,6 +123,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     label_weight: list[float] | None = None
     normalizer: str = "labels"
     decisions: dict[str, Any] | None = None
+    relations: dict[str, Any] | None = None
     halflabel_version: str = VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
@@ -150,12 +153,19 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
         if self.decisions is not None:
             DecisionRule.from_dict(self.decisions, len(space))
+        if self.relations is not None:
+            Relations.from_dict(self.relations, len(space))
 
     @property
     def decision_rule(self) -> DecisionRule:
         """The stored calibration and thresholds; without any, the plain sigmoid and yes from a score of 0.5."""
         count = len(self.label_space)
         return DecisionRule.plain(count) if self.decisions is None else DecisionRule.from_dict(self.decisions, count)
+
+    @property
+    def label_relations(self) -> Relations | None:
+        """The stored relations between labels; None: none were fitted."""
+        return None if self.relations is None else Relations.from_dict(self.relations, len(self.label_space))
 
     @property
     def label_space(self) -> LabelSpace:
@@ -176,9 +186,9 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             label_names: The new yes/no questions.
             head: None keeps the head, and its arguments where none are given.
             head_args: Keyword arguments of the head.
-            keep: `pos_weight`, `label_weight`, `decisions` and the loss argument `prior` follow labels of the same
-                name: a new label has weight 1, the plain sigmoid and a threshold of 0.5, and makes the prior go.
-                Another head makes the decisions go. False: all four go.
+            keep: `pos_weight`, `label_weight`, `decisions`, `relations` and the loss argument `prior` follow labels of
+                the same name: a new label has weight 1, the plain sigmoid, a threshold of 0.5 and no relations, and
+                makes the prior go. Another head makes decisions and relations go. False: all five go.
 
         Raises:
             HalflabelError: As the constructor.
@@ -193,6 +203,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             log.warning("the loss's prior is dropped: the new labels have none")
         kept_args = self.head_args if head in (None, self.head) else None
         new_head = (head or self.head, dict(head_args or kept_args or {}) or None)
+        same_head = new_head == (self.head, self.head_args or None)
         return TimmMultiLabelConfig(
             backbone=self.backbone,
             backbone_args=self.backbone_args,
@@ -203,7 +214,8 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             normalizer=self.normalizer,
             pos_weight=_follow("pos_weight", self.pos_weight, rows),
             label_weight=_follow("label_weight", self.label_weight, rows),
-            decisions=self._follow_decisions(label_names, rows, new_head == (self.head, self.head_args or None)),
+            decisions=self._follow_decisions(label_names, rows, same_head),
+            relations=self._follow_relations(rows, same_head),
             label_names=list(label_names),  # type: ignore[call-arg]
         )
 
@@ -219,6 +231,15 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         if new:
             log.warning("the new labels are not calibrated and answered with yes from a score of 0.5: %s", new)
         return self.decision_rule.take(rows).to_dict()
+
+    def _follow_relations(self, rows: Sequence[int | None], same_head: bool) -> dict[str, Any] | None:
+        relations = self.label_relations
+        if relations is None:
+            return None
+        if not same_head or all(row is None for row in rows):
+            log.warning("relations is dropped: %s", "no label stays" if same_head else "it belongs to the old head")
+            return None
+        return relations.take(rows).to_dict()
 
 
 def _follow(name: str, weights: list[float] | None, rows: Sequence[int | None]) -> list[float] | None:

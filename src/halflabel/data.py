@@ -1,5 +1,6 @@
 """From annotated pictures to batches: decoding, transforms and the collator."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -68,6 +69,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
         self.labels = images.labels if labels is None else labels
         self.transform = transform
         self.shortest_side = shortest_side
+        self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -80,6 +82,12 @@ class PixelDataset(Dataset[dict[str, Any]]):
             "pixel_values": self.transform(decode_image(row["image"], row["file_name"], self.shortest_side)),
             "labels": self.labels[position],
         }
+
+    def with_transform(self, transform: ImageTransform, shortest_side: int | None) -> "PixelDataset":
+        """Return the same pictures and labels as another transform shows them."""
+        other = copy.copy(self)
+        other.transform, other.shortest_side = transform, shortest_side
+        return other
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):
@@ -106,6 +114,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         self.features = features
         self.labels = labels
         self.views = views
+        self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
         self._epoch = torch.zeros((), dtype=torch.int64)
         if views > 1:
             self._epoch.share_memory_()  # with the processes of a loader that outlive an epoch

@@ -114,9 +114,13 @@ class DecisionRule:
         """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    def log_odds(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated logits; both have shape (..., num_labels)."""
+        return np.asarray(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
+
     def scores(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated probabilities of logits; both have shape (..., num_labels)."""
-        return sigmoid(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
+        return sigmoid(self.log_odds(logits))
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Return where calibrated scores, shape (..., num_labels), are a yes."""

@@ -39,13 +39,18 @@ def write_timm(
         A line about what was compared.
 
     Raises:
-        HalflabelError: If the head is not linear, if timm's own classifier of this backbone is not one linear layer,
-            or if what was written answers otherwise than the model.
+        HalflabelError: If the head is not linear in the plain features, if timm's own classifier of this backbone is
+            not one linear layer, or if what was written answers otherwise than the model.
     """
     if not isinstance(model.head, LinearHead):
         raise HalflabelError(
             f"a plain timm checkpoint holds a linear head, not the head {model.config.head!r}: use --format onnx, "
             "or share the model as it is, which loads with trust_remote_code=True"
+        )
+    if model.head.power != 1:
+        raise HalflabelError(
+            f"a plain timm checkpoint knows no power of features, and this head's is {model.head.power}: use --format "
+            "onnx, or share the model as it is, which loads with trust_remote_code=True"
         )
     plain = _as_timm(model, model.head)
     try:

@@ -27,10 +27,12 @@ class FeatureHead(nn.Module, ABC):
     Attributes:
         consumes: `"pooled"`: features of shape (batch, in_features); `"positions"`: (batch, positions, in_features).
         per_label: The tensors with a row for each label (or group of labels), by name, and the dimension of the rows.
+        power: What features are raised to, sign kept, before they are standardised.
     """
 
     consumes: ClassVar[str]
     per_label: ClassVar[Mapping[str, int]]
+    power: float = 1.0
     feature_mean: Tensor
     feature_scale: Tensor
 
@@ -86,7 +88,7 @@ class FeatureHead(nn.Module, ABC):
             raise HalflabelError("there are no features to standardise by")
         count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         for part in features.split(max(1, CHUNK // features[0].numel())):
-            rows = part.cpu().double().reshape(-1, self.in_features)
+            rows = self._raise(part.cpu().double().reshape(-1, self.in_features))
             own = rows.mean(dim=0)
             step, both = own - mean, count + len(rows)
             squares = squares + (rows - own).square_().sum(dim=0) + step**2 * (count * len(rows) / both)
@@ -114,14 +116,15 @@ class FeatureHead(nn.Module, ABC):
             rows: For each label of this head its number in the old one; None: it is new and stays as drawn.
 
         Returns:
-            False where the heads differ in kind or in the size of a layer: then only the standardisation is taken,
-            and that only from a head that consumes the same features.
+            False where the heads differ in kind, in `power` or in the size of a layer: then only the standardisation is
+            taken, and that only from a head that consumes the same features in the same power.
         """
-        if self.consumes == old.consumes:
+        alike = self.consumes == old.consumes and self.power == old.power
+        if alike:
             self.feature_mean.copy_(old.feature_mean)
             self.feature_scale.copy_(old.feature_scale)
         mine, theirs = self.state_dict(), old.state_dict()  # the tensors themselves, detached
-        if type(self) is not type(old) or _shared(mine, self.per_label) != _shared(theirs, self.per_label):
+        if not alike or type(self) is not type(old) or _shared(mine, self.per_label) != _shared(theirs, self.per_label):
             return False
         sources = self.rows_of_tensors(old, rows)
         if sources is None:
@@ -151,8 +154,20 @@ class FeatureHead(nn.Module, ABC):
         """
         self._check(features, "batch")
         with maybe_autocast(features.device.type, enabled=False):
-            standardised = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
-            return self.compute_logits(standardised)
+            raised = self._raise(features.to(self.feature_mean.dtype))
+            return self.compute_logits((raised - self.feature_mean) / self.feature_scale)
+
+    def _raise(self, features: Tensor) -> Tensor:
+        return features if self.power == 1 else raise_features(features, self.power)
+
+
+def raise_features(features: Tensor, power: float) -> Tensor:
+    """Return sign(x) * |x|^power, which evens out features that are rarely but strongly active.
+
+    The square root of pooled activations is the Hellinger map of image retrieval (Arandjelovic & Zisserman 2012; power
+    normalisation, Perronnin et al. 2010). The slope is infinite at 0, so this is for features that are not trained.
+    """
+    return features.sign() * features.abs().pow(power)
 
 
 def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[str, list[int]]:

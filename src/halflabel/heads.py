@@ -69,6 +69,8 @@ def _check_value(head: str, name: str, value: Any) -> None:  # noqa: ANN401 - fr
         nearest = did_you_mean(value, choices)
     elif name == "learn_queries":
         allowed, right = "true or false", isinstance(value, bool)
+    elif name == "power":
+        allowed, right = "a number above 0 and at most 1", _is_number(value) and 0 < value <= 1
     elif name == "temperatures":
         allowed = "a list of numbers above 0 or 'max'"
         right = isinstance(value, list | tuple) and len(value) > 0

@@ -17,10 +17,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from .data import PixelDataset, collate
 from .decoding import decode_image
 from .errors import HalflabelError, did_you_mean
+from .given_labels import read_given
 from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .relations import answer
 from .sources import AnnotatedImages
 
 OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -30,6 +32,8 @@ ALL = "all"
 """What stands for the split where all images are measured."""
 YES = "answered_yes"
 """The column of a score table with the labels whose decision is yes."""
+GIVEN = "given"
+"""The column with the labels whose answer was given, so that their scores are no predictions."""
 
 
 def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
@@ -132,6 +136,7 @@ def predict_files(
     labels: Sequence[str] | None = None,
     batch_size: int = 32,
     fast_decode: bool = True,
+    given: str | Path | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Score picture files, and decide.
 
@@ -143,33 +148,56 @@ def predict_files(
         labels: The labels to score, in this order; None: all.
         batch_size: Pictures at once.
         fast_decode: Decode a JPEG no larger than the transform needs.
+        given: A wide table of what is known of some of the pictures, see `given_labels.read_given`. It is evidence for
+            their other labels by the model's relations; also that on labels that are not scored.
 
     Returns:
         A table in the order of the files: `file_name`, `answered_yes` (the list of those labels whose decision is yes)
-        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped.
+        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped. Where answers
+        are given, `given` lists the labels they are on; these have the score 1 or 0, and the decision that was given.
 
     Raises:
-        HalflabelError: If a label is not the model's.
+        HalflabelError: If a label is not the model's; with `given` also as `read_given`, or if the model has no
+            relations.
     """
     model, processor = load_model(name)
-    space = model.config.label_space
+    config, space = model.config, model.config.label_space
     columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
-    rule = model.config.decision_rule.take(columns)
+    known = None if given is None else read_given(given, files, space)
+    if known is not None and config.label_relations is None:
+        raise HalflabelError(f"model {name!r} has no relations between labels: train it with relations: true")
+    names, logits, skipped = _file_logits(model, processor, files, batch_size, fast_decode)
+    places = {str(file): place for place, file in enumerate(files)}
+    kept = None if known is None else known[[places[file] for file in names]]
+    scores, decisions = answer(config.decision_rule, logits, config.label_relations, kept)
+    everything, chosen = np.array(space.names), np.array(space.names)[columns]
+    frame = pd.DataFrame(scores[:, columns], columns=chosen)
+    frame.insert(0, "file_name", names)
+    frame.insert(1, YES, [chosen[row].tolist() for row in decisions[:, columns]])
+    if kept is not None:
+        frame.insert(2, GIVEN, [everything[row].tolist() for row in kept >= 0])
+    return frame, skipped
+
+
+def _file_logits(
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    files: Sequence[Path],
+    batch_size: int,
+    fast_decode: bool,
+) -> tuple[list[str], Floats, list[str]]:
+    """Return the files that can be read, their logits, and a line for each other file."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.nn.Module.to(model, device)
     torch.nn.Module.to(model, memory_format=torch.channels_last)
     skipped: list[str] = []
-    names, scores = [], [np.empty((0, len(columns)))]
+    names, logits = [], [np.empty((0, len(model.config.label_space)))]
     with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:
         for batch_names, pixels in _batches(files, processor, batch_size, fast_decode, skipped, progress):
             pixels = pixels.to(model.device, memory_format=torch.channels_last)
-            scores.append(rule.scores(model(pixel_values=pixels).logits.double().cpu().numpy()[:, columns]))
+            logits.append(model(pixel_values=pixels).logits.double().cpu().numpy())
             names += batch_names
-    table, chosen = np.concatenate(scores), np.array(space.names)[columns]
-    frame = pd.DataFrame(table, columns=chosen)
-    frame.insert(0, "file_name", names)
-    frame.insert(1, YES, [chosen[row].tolist() for row in rule.decide(table)])
-    return frame, skipped
+    return names, np.concatenate(logits), skipped
 
 
 def _batches(
@@ -201,7 +229,7 @@ def _batches(
 def write_scores(frame: pd.DataFrame, path: Path) -> None:
     """Write a table of scores as its ending says.
 
-    Labels answered with yes are a list in jsonl and parquet; in csv they are joined by |, which
+    Labels answered with yes, and given ones, are a list in jsonl and parquet; in csv they are joined by |, which
     `frame["answered_yes"].str.get_dummies()` of pandas takes apart.
 
     Raises:
@@ -210,7 +238,7 @@ def write_scores(frame: pd.DataFrame, path: Path) -> None:
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        joined = {YES: frame[YES].str.join("|")} if YES in frame else {}
+        joined = {name: frame[name].str.join("|") for name in (YES, GIVEN) if name in frame}
         frame.assign(**joined).to_csv(path, index=False)
     elif path.suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True, double_precision=15)

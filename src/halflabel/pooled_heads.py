@@ -19,9 +19,16 @@ class LinearHead(FeatureHead):
     consumes = "pooled"
     per_label: ClassVar = {"linear.weight": 0, "linear.bias": 0}
 
-    def __init__(self, in_features: int, num_labels: int) -> None:
-        """Build the head for features of one width."""
+    def __init__(self, in_features: int, num_labels: int, power: float = 1.0) -> None:
+        """Build the head for features of one width.
+
+        Args:
+            in_features: Width of the features.
+            num_labels: How many labels.
+            power: What features are raised to first, sign kept, in (0, 1]; see `feature_head.raise_features`.
+        """
         super().__init__(in_features, num_labels)
+        self.power = power
         self.linear = nn.Linear(in_features, num_labels)
         self.reset_parameters()
 
@@ -57,6 +64,7 @@ class MlpHead(FeatureHead):
         dropout: float = 0.1,
         norm: str = "layer",
         activation: str = "gelu",
+        power: float = 1.0,
     ) -> None:
         """Build the head.
 
@@ -68,8 +76,10 @@ class MlpHead(FeatureHead):
             dropout: Share of hidden values set to 0 in training, in [0, 1).
             norm: `"layer"`, `"batch"` or `"none"`.
             activation: A key of `ACTIVATIONS`.
+            power: What features are raised to first, sign kept, in (0, 1]; see `feature_head.raise_features`.
         """
         super().__init__(in_features, num_labels)
+        self.power = power
         self.hidden = nn.Sequential()
         for i in range(layers):
             # BatchNorm subtracts any bias that stands before it

@@ -178,6 +178,18 @@ def make_datasets(
     return made
 
 
+def training_features(
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    data: TrainingData,
+) -> Tensor | MappedRows:
+    """Return the features of the training pictures by the backbone as it is, from the cache where they are there."""
+    part = data.images.of_split("train")
+    plain = _pixels(part, part.labels, processor, recipe.settings, training=False)
+    return _extract(recipe, model, Views(plain, seed=recipe.training.seed), "features of train")
+
+
 def _pixels(
     part: AnnotatedImages,
     labels: NDArray[Any],

@@ -12,6 +12,7 @@ from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .preparation import TrainingData, make_datasets, start_head
+from .self_training import add_pseudo_labels
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ PROBE = "probe"
 _NO_TRANSFER: dict[str, Any] = {
     "freeze": None, "unfreeze_every": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
     "lora_rank": None, "lora_alpha": None, "lora_targets": None, "probe_first": None, "early_stopping_patience": None,
+    "mixing": None, "mixing_args": None, "teacher_weight": None, "pseudo_labels": None, "pseudo_args": None,
 }  # fmt: skip
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip
@@ -32,6 +34,7 @@ def prepare_training(
     """Return the model as training finds it, its image processor, and the data set of each split.
 
     The head starts from what is known of each label; or, where the recipe says `probe_first`, from a probe's solution.
+    Where it says `pseudo_labels`, unknown training entries have got theirs.
 
     Args:
         recipe: The recipe.
@@ -47,6 +50,7 @@ def prepare_training(
         _fit_head(recipe, settings.probe_first, model, processor, data)
     choose_trained(model, settings)
     datasets = make_datasets(recipe, model, processor, data)
+    datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets)
     if settings.probe_first is None:
         start_head(model, datasets["train"], data.target_counts(settings))
     return model, processor, datasets

@@ -1,6 +1,7 @@
 """The keys of a recipe beside those of `transformers.TrainingArguments`, and what they demand of one another."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +9,15 @@ from .bootstrap import check_confidence
 from .decision_fitting import check_fitting
 from .errors import HalflabelError, did_you_mean
 from .heads import check_head
-from .loss_arguments import check_loss, check_normalizer
+from .loss_arguments import LEARN_FROM_UNKNOWN, check_loss, check_normalizer
+from .mixing import check_mixing
 from .policies import parse_policy
+from .pseudo_options import PSEUDO_LABELS, PseudoLabelOptions
 
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 BAD_IMAGES = ("error", "skip")
 _NOT_STREAMING = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
-                  "image_folder", "probe_first")  # fmt: skip
+                  "image_folder", "probe_first", "teacher_weight", "pseudo_labels")  # fmt: skip
 _EXCLUDING = {
     "freeze_backbone": ("freeze", "unfreeze_every", "lora_rank", "probe_first"),
     "lora_rank": ("freeze", "unfreeze_every"),
@@ -79,6 +82,23 @@ class RecipeArguments:
     ema_decay: float | None = field(
         default=None, metadata={"help": "evaluate and save a moving average of the weights, like 0.999"}
     )
+    teacher_weight: float | None = field(
+        default=None, metadata={"help": "weight of what the moving average teaches for unknown entries; 0: off"}
+    )
+    teacher_ramp: float = field(default=0.3, metadata={"help": "share of the steps in which that weight rises"})
+    teacher_share: float = field(
+        default=0.8, metadata={"help": "share of a label's unknown entries taught, the surest"}
+    )
+    pseudo_labels: str | None = field(
+        default=None, metadata={"help": "guess unknown entries from features and neighbours: soft or hard targets"}
+    )
+    pseudo_args: str | None = field(
+        default=None, metadata={"help": "neighbours, confidence, precision, most, rounds, folds of the guesses"}
+    )
+    mixing: str | None = field(default=None, metadata={"help": "mix training images: mixup, cutmix, logicmix"})
+    mixing_args: str | None = field(
+        default=None, metadata={"help": "probability of a mixture, and alpha (mixup, cutmix) or images (logicmix)"}
+    )
     lora_rank: int | None = field(default=None, metadata={"help": "train low-rank adapters of this rank (extra lora)"})
     lora_alpha: float | None = field(default=None, metadata={"help": "scale of the adapters; default: twice the rank"})
     lora_targets: list[str] | None = field(
@@ -95,6 +115,7 @@ class RecipeArguments:
         metadata={"help": "fit a threshold per label on validation: f1, precision>=0.9, recall>=0.95, rate=0.05"},
     )
     calibration: str = field(default="platt", metadata={"help": "fitted with it: platt, temperature or none"})
+    relations: bool = field(default=False, metadata={"help": "also fit which labels go together, for predict --given"})
     ci: float | None = field(default=None, metadata={"help": "confidence of intervals in metrics.json, like 0.95"})
     plots: bool = field(default=False, metadata={"help": "also draw what was measured (extra plots)"})
     license: str | None = field(default=None, metadata={"help": "of the model, for its card, like apache-2.0"})
@@ -103,7 +124,7 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         """Parse the mappings and check what needs no data."""
         self.data = [_mapping("data", one) if str(one).lstrip().startswith("{") else one for one in self.data]  # type: ignore[misc]
-        for name in ("backbone_args", "head_args", "hide_groups", "loss_args"):
+        for name in ("backbone_args", "head_args", "hide_groups", "loss_args", "mixing_args", "pseudo_args"):
             setattr(self, name, _mapping(name, getattr(self, name)))
         for name in ("unknown", "uncertain", "pos_weight", "label_weight"):
             if str(getattr(self, name)).lstrip().startswith("{"):
@@ -119,6 +140,9 @@ class RecipeArguments:
             raise HalflabelError(f"bad_images: {self.bad_images!r} is none of {', '.join(BAD_IMAGES)}{nearest}")
         if self.streaming:
             self._check_streaming()
+        self._check_mixing()
+        self._check_teacher()
+        self._check_pseudo_labels()
         for name, others in _EXCLUDING.items():
             for other in others:
                 if getattr(self, name) not in (None, False) and getattr(self, other) not in (None, False):
@@ -137,6 +161,58 @@ class RecipeArguments:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"
             )
+
+    def _check_mixing(self) -> None:
+        """Refuse what cannot be mixed."""
+        if self.mixing == "none":
+            self.mixing = None
+        if self.mixing is not None:
+            check_mixing(self.mixing, self.mixing_args)  # type: ignore[arg-type]
+        elif self.mixing_args is not None:
+            raise HalflabelError("mixing_args needs mixing: mixup, cutmix or logicmix")
+        if self.mixing == "cutmix" and self.cache_features:
+            raise HalflabelError("mixing: cutmix pastes pixels, and cached features have none; mixup and logicmix work")
+
+    def _check_pseudo_labels(self) -> None:
+        """Refuse options that are not there, and a second way to fill unknown entries."""
+        PseudoLabelOptions.of(self.pseudo_args)  # type: ignore[arg-type]
+        if self.pseudo_labels == "none":
+            self.pseudo_labels = None
+        if self.pseudo_labels is None:
+            if self.pseudo_args is not None:
+                raise HalflabelError("pseudo_args needs pseudo_labels: soft or hard")
+            return
+        if self.pseudo_labels not in PSEUDO_LABELS:
+            nearest = did_you_mean(self.pseudo_labels, PSEUDO_LABELS)
+            raise HalflabelError(f"pseudo_labels: {self.pseudo_labels!r} is none of soft, hard{nearest}")
+        others = {
+            f"unknown: {self.unknown}": self.unknown != "ignore",
+            f"loss: {self.loss}": self.loss in LEARN_FROM_UNKNOWN,
+        }
+        for other, given in others.items():
+            if given:
+                raise HalflabelError(f"pseudo_labels does not go with {other}, which is another use of unknown entries")
+
+    def _check_teacher(self) -> None:
+        """Refuse a teacher that cannot be, or that has nothing to teach."""
+        if not self.teacher_weight:
+            self.teacher_weight = None
+            return
+        for name, text, right in (
+            ("teacher_weight", "above 0", 0 < self.teacher_weight < math.inf),
+            ("teacher_ramp", "from 0 to 1", 0 <= self.teacher_ramp <= 1),
+            ("teacher_share", "above 0 and at most 1", 0 < self.teacher_share <= 1),
+        ):
+            if not right:
+                raise HalflabelError(f"{name} is {getattr(self, name)}, expected {text}")
+        for wrong, reason in (
+            (self.ema_decay is None, "needs ema_decay, like 0.999: the teacher is that moving average"),
+            (self.cache_features, "needs pictures; on cached features take self-training or label propagation"),
+            (self.mixing is not None, "does not go with mixing: the teacher would see another picture"),
+            (self.loss in LEARN_FROM_UNKNOWN, f"does not go with {self.loss}, which uses unknown entries its own way"),
+        ):
+            if wrong:
+                raise HalflabelError(f"teacher_weight {reason}")
 
     def _check_streaming(self) -> None:
         """Refuse what needs the whole training split at hand."""

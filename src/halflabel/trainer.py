@@ -1,12 +1,13 @@
 """The Trainer with exact counts: what a loss is divided by is counted over the whole optimizer step on all devices."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class TellEpoch(TrainerCallback):
     """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
 
-    A model that is trained further loses its decisions, which were fitted to its scores.
+    A model that is trained further loses its decisions and relations, which were fitted to its scores.
 
     Args:
         images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
@@ -40,10 +41,13 @@ class TellEpoch(TrainerCallback):
         model: Any = None,  # noqa: ANN401 - transformers' own contract
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Drop thresholds that were fitted to the weights as they were."""
+        """Drop thresholds and relations that were fitted to the weights as they were."""
         if model.config.decisions is not None:
             model.config.decisions = None
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
+        if model.config.relations is not None:
+            model.config.relations = None
+            log.warning("the relations are dropped: training changes the scores they were fitted on")
 
     def on_epoch_begin(
         self,
@@ -85,12 +89,34 @@ class MultiLabelTrainer(Trainer):
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
     """
 
-    def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Take what `transformers.Trainer` takes, and `images_in_stream` for training data without a length."""
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        images_in_stream: int | None = None,
+        train_collator: Callable[[Any], dict[str, Any]] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Take what `transformers.Trainer` takes.
+
+        Args:
+            args: Its positional arguments.
+            images_in_stream: For training data without a length, see `TellEpoch`.
+            train_collator: Collates training batches in the place of `data_collator`.
+            kwargs: Its keyword arguments.
+        """
         super().__init__(*args, **kwargs)
+        self.train_collator = train_collator or self.data_collator
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(images_in_stream))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the stock one, with the collator of training; batches of evaluation never see it."""
+        of_evaluation, self.data_collator = self.data_collator, self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = of_evaluation
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the model, and no pickle beside it."""
@@ -151,10 +177,13 @@ class MultiLabelTrainer(Trainer):
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        counts = torch.stack([self._count(batch) for batch in batch_samples]).sum(dim=0).to(device)
-        if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts[None]).sum(dim=0)
+        counts = self._sum_over_processes(torch.stack([self._count(batch) for batch in batch_samples]), device)
         return counts.expand(self.args.n_gpu, -1) if self.args.n_gpu > 1 else counts
+
+    def _sum_over_processes(self, counts: Tensor, device: torch.device) -> Tensor:
+        """Add up counts of shape (batches, n) over the batches of a step and over all processes."""
+        total = counts.sum(dim=0).to(device)
+        return self.accelerator.gather(total[None]).sum(dim=0) if self.args.world_size > 1 else total
 
     def _count(self, batch: dict[str, Any]) -> Tensor:
         counts = count_items(batch["labels"], self._loss_name)

@@ -35,6 +35,7 @@ from .objective import loss_configuration, training_targets
 from .plots import draw_examples
 from .preparation import SKIPPED, TrainingData, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
+from .relation_training import store_relations
 from .settings import RecipeArguments
 from .sharing import hub_name, prepare_repository, push_folder
 from .summary_plots import draw_coverage, draw_learning_curve
@@ -100,9 +101,13 @@ def _run(recipe: Recipe) -> Result:
     if settings.lora_rank is not None:
         merge_lora(model)
     _fit_rule(trainer, model.config, datasets, settings)
+    if settings.relations:
+        store_relations(recipe, trainer, model, datasets, data)
     metrics, logits = _test(trainer, model.config, datasets, settings)
     if settings.compare_unknown_as_negative:
         metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, start, datasets, data)
+    if settings.pseudo_labels is not None:
+        metrics["pseudo_labels"] = datasets["train"].pseudo_labels
     if settings.bad_images == "skip":
         metrics["skipped_images"] = _count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
@@ -212,7 +217,9 @@ def _train_unknown_as_negative(
 ) -> dict[str, Any]:
     """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
     log.info("once more, with unknown taken as negative")
-    settings = replace(recipe.settings, compare_unknown_as_negative=False, unknown="negative")
+    settings = replace(
+        recipe.settings, compare_unknown_as_negative=False, unknown="negative", pseudo_labels=None, pseudo_args=None
+    )
     training = copy.copy(recipe.training)
     training.output_dir = str(recipe.folder / "unknown_as_negative")
     other = replace(recipe, settings=settings, training=training)
@@ -220,7 +227,7 @@ def _train_unknown_as_negative(
     if settings.cache_features:
         counts = data.target_counts(settings)
         objective = loss_configuration(settings, counts, data.names)
-        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None})
+        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None, "relations": None})
         rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
         rival.head.load_state_dict(start)

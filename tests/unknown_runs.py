@@ -1,0 +1,198 @@
+"""Small runs through the real Trainer for the tests of mixing and of the teacher, and the same steps by hand.
+
+Under torchrun: `unknown_runs.py CASE OUTPUT` makes the steps of `mixing` or `teacher`, and writes what each process
+has then.
+"""
+
+import importlib.util
+import math
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import load_file
+
+import halflabel.building
+from halflabel import MultiLabelTrainer
+from halflabel.arguments import parse_recipe
+from halflabel.data import collate
+from halflabel.metrics import trainer_metrics
+from halflabel.mixing import MixingCollator
+from halflabel.teacher import Teacher, TeacherStudentTrainer, TwoViews
+from halflabel.training import train
+
+spec = importlib.util.spec_from_file_location("transfer_runs", Path(__file__).with_name("transfer_runs.py"))
+transfer_runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(transfer_runs)
+Rows, Record, Stop, copies = (getattr(transfer_runs, name) for name in ("Rows", "Record", "Stop", "copies"))
+make_model, make_trainer, one_thread = (
+    getattr(transfer_runs, name) for name in ("make_model", "make_trainer", "one_thread")
+)
+
+RATE, STEPS, ROWS = 0.05, 4, 20
+SGD = {
+    "optim": "sgd", "learning_rate": RATE, "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+    "train_sampling_strategy": "sequential",
+}  # fmt: skip
+TEACHING = {"decay": 0.6, "weight": 10.0, "ramp": 0.5, "share": 0.7}
+PREVALENCE = torch.tensor([0.3, 0.6])
+RECIPE = {
+    "backbone": "test_resnet", "weights": "none", "optim": "adamw_torch", "num_train_epochs": 4, "learning_rate": 0.01,
+    "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True, "report_to": "none",
+    "max_train_images": 20, "max_test_images": 4,
+}  # fmt: skip
+
+
+def smooth_model():
+    """A network whose images do not see one another: it has no BatchNorm."""
+    return make_model("test_vit", {"img_size": transfer_runs.SIDE})
+
+
+class HalfKnown(Rows):
+    """Noise of which every other answer is unknown; `plain` is the picture without its augmentation."""
+
+    def __init__(self, count=ROWS, plain=False):
+        super().__init__(count)
+        generator = torch.Generator().manual_seed(1)
+        if plain:
+            self.pixels = self.pixels + 0.3 * torch.randn(self.pixels.shape, generator=generator)
+        self.labels[torch.rand(self.labels.shape, generator=torch.Generator().manual_seed(2)).numpy() < 0.5] = -100
+
+
+def by_hand(student, decay, weight, ramp, share):
+    """The steps on all rows in float64, entry by entry; return the student's weights, the average and the counts."""
+    augmented, plain = HalfKnown(), HalfKnown(plain=True)
+    student, teacher = student.double(), smooth_model().double().eval()
+    average = {name: tensor.clone() for name, tensor in copies(student).items()}
+    histogram = [[0.0] * 240 for _ in range(2)]
+    known, unknown = int((augmented.labels >= 0).sum()), int((augmented.labels < 0).sum())
+    for step in range(STEPS):
+        teacher.load_state_dict(average)
+        with torch.no_grad():
+            answers = teacher(plain.pixels.double()).logits
+        logits, loss, counted = student(augmented.pixels.double()).logits, 0.0, [[0.0] * 240 for _ in range(2)]
+        for i in range(ROWS):
+            for j in range(2):
+                if augmented.labels[i, j] >= 0:
+                    target = torch.tensor(float(augmented.labels[i, j]), dtype=torch.float64)
+                    loss = loss + F.binary_cross_entropy_with_logits(logits[i, j], target) / known
+                    continue
+                place = min(max(math.floor((float(answers[i, j]) + 12) * 10), 0), 239)
+                counted[j][place] += 1
+                total, yes = sum(histogram[j]), float(PREVALENCE[j])
+                if total and (
+                    sum(histogram[j][place + 1 :]) / total < share * yes
+                    or sum(histogram[j][:place]) / total < share * (1 - yes)
+                ):
+                    rise = math.exp(-5 * (1 - min(step / STEPS / ramp, 1)) ** 2)
+                    entry = F.binary_cross_entropy_with_logits(logits[i, j], answers[i, j].sigmoid())
+                    loss = loss + weight * rise * entry / unknown
+        descend(student, loss)
+        d = min(decay, (1 + step) / (10 + step))
+        average = {name: d * average[name] + (1 - d) * tensor for name, tensor in copies(student).items()}
+        histogram = [[d * a + (1 - d) * b for a, b in zip(*both, strict=True)]
+                     for both in zip(histogram, counted, strict=True)]  # fmt: skip
+    return copies(student), average, np.array(histogram)
+
+
+def descend(model, loss):
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= RATE * parameter.grad
+
+
+def step_by_hand(pixels, labels):
+    """One step on known entries in float64; return the weights."""
+    model, known = smooth_model().double(), labels >= 0
+    logits = model(pixels.double()).logits
+    descend(model, F.binary_cross_entropy_with_logits(logits[known], labels[known].double(), reduction="mean"))
+    return copies(model)
+
+
+def teach(folder, batch_size=ROWS, accumulation=1, callbacks=(), checkpoint=None, resume=None, **changes):
+    """Return the student's weights after each step, and the teacher."""
+    weights = Record(copies)
+    teacher = Teacher(prevalence=PREVALENCE, checkpoint=checkpoint, **TEACHING)
+    trainer = make_trainer(
+        smooth_model(), folder, [weights, Keep(teacher), teacher, *callbacks],
+        trainer_class=partial(TeacherStudentTrainer, teacher=teacher), num_train_epochs=STEPS,
+        per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, **SGD, **changes,
+    )  # fmt: skip
+    trainer.train_dataset = TwoViews(HalfKnown(), HalfKnown(plain=True))
+    trainer.train(resume_from_checkpoint=resume)
+    return weights.seen, copies(trainer.model), trainer.callback_handler.callbacks
+
+
+class Keep(transfer_runs.TrainerCallback):
+    """Hold the teacher's counts, which its end would free."""
+
+    def __init__(self, teacher):
+        self.teacher = teacher
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.histogram = self.teacher.histogram.clone()
+
+
+def mixing_step(folder):
+    """One step on 20 mixed images; return the batch as it was trained on, and the weights after it."""
+    batches = []
+
+    class Look(MultiLabelTrainer):
+        def compute_loss(self, model, inputs, *arguments, **keywords):
+            batches.append({key: inputs[key].clone() for key in ("pixel_values", "labels")})
+            return super().compute_loss(model, inputs, *arguments, **keywords)
+
+    collator = MixingCollator(collate, "mixup", "bce", probability=0.7, alpha=1.0)
+    trainer = make_trainer(
+        smooth_model(), folder, trainer_class=partial(Look, train_collator=collator), num_train_epochs=1,
+        per_device_train_batch_size=12, **SGD,
+    )  # fmt: skip
+    trainer.train_dataset = HalfKnown()
+    trainer.train()
+    return {**batches[0], "weights": copies(trainer.model)}
+
+
+def train_recipe(table, folder, *overrides, **keys):
+    """Train a recipe on a tiny network; return its weights."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "data": str(table), "output_dir": str(folder / "out"), **keys}))
+    return load_file(train(parse_recipe(str(path), overrides)).folder / "model.safetensors")
+
+
+def train_recipe_in_two_parts(table, folder, **keys):
+    """Break a recipe off in its third evaluation, go on from the second epoch's checkpoint, and return the weights."""
+    calls = []
+
+    def stop_at_third(prediction):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return trainer_metrics(prediction)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(halflabel.building, "trainer_metrics", stop_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(table, folder, **keys)
+    return train_recipe(table, folder, "--resume_from_checkpoint", **keys)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    case, output = sys.argv[1:]
+    if case == "mixing":
+        found = mixing_step(f"{output}.run")
+    else:
+        seen, average, callbacks = teach(f"{output}.run", 12)
+        kept = next(callback for callback in callbacks if isinstance(callback, Keep))
+        found = {"student": seen[-1], "average": average, "histogram": kept.histogram}
+    torch.save(found, f"{output}.{os.environ['RANK']}")
+    torch.distributed.destroy_process_group()
