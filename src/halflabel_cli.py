@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--plot", metavar="PNG", help="draw what is known")
     data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
     data.add_argument("--report", metavar="JSON", help="also write the report to this file")
+    _add_advise(commands)
     commands.add_parser("recipes", help="list the shipped recipes")
     commands.add_parser("env", help="print versions, for bug reports")
     return parser
@@ -90,6 +91,26 @@ def _add_explain(commands: Any) -> None:  # noqa: ANN401
     explain.add_argument("image", help="a picture file")
     explain.add_argument("--labels", nargs="+", metavar="LABEL", help="default: the six with the highest scores")
     explain.add_argument("--output", default="explanation.png", metavar="PNG", help="default: explanation.png")
+
+
+def _add_advise(commands: Any) -> None:  # noqa: ANN401
+    advise = commands.add_parser(
+        "advise", help="does transfer make sense for these data, and multi-task?", description="Measures on the data, "
+        "without the test split, what pretrained weights are worth and which labels to train together."
+    )  # fmt: skip
+    advise.add_argument("data", nargs="+", metavar="SOURCE", help=_SOURCE)
+    _add_source_options(advise)
+    advise.add_argument("--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable")
+    advise.add_argument(
+        "--backbone", nargs="+", default=["tf_efficientnet_lite0"], metavar="NAME", help="timm names, to be ranked"
+    )
+    advise.add_argument("--weights", default="hub", help="hub (default), installed, or the path of a file")
+    advise.add_argument(
+        "--budget", choices=("quick", "full"), default="quick", help="full: also train networks, for hours on a CPU"
+    )
+    advise.add_argument(
+        "--output", default="advice/report", metavar="FILE", help="without ending (default: advice/report)"
+    )
 
 
 def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:

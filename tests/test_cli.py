@@ -172,6 +172,7 @@ def test_help_needs_no_torch():
         "explain",
         "predict",
         "data",
+        "advise",
         "recipes",
         "env",
     }
