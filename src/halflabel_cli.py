@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--plot", metavar="PNG", help="draw what is known")
     data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
     data.add_argument("--report", metavar="JSON", help="also write the report to this file")
+    _add_advise(commands)
     _add_card(commands)
     _add_demo(commands)
     _add_export(commands)
@@ -130,6 +131,26 @@ def _add_push(commands: Any) -> None:  # noqa: ANN401
     push.add_argument("--private", action="store_true", help="nobody else sees a repository that is created")
     push.add_argument("--revision", help="the branch to push to; it is created where it is not there yet")
     push.add_argument("--message", help="the commit's title")
+
+
+def _add_advise(commands: Any) -> None:  # noqa: ANN401
+    advise = commands.add_parser(
+        "advise", help="does transfer make sense for these data, and multi-task?", description="Measures on the data, "
+        "without the test split, what pretrained weights are worth and which labels to train together."
+    )  # fmt: skip
+    advise.add_argument("data", nargs="+", metavar="SOURCE", help=_SOURCE)
+    _add_source_options(advise)
+    advise.add_argument("--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable")
+    advise.add_argument(
+        "--backbone", nargs="+", default=["tf_efficientnet_lite0"], metavar="NAME", help="timm names, to be ranked"
+    )
+    advise.add_argument("--weights", default="hub", help="hub (default), installed, or the path of a file")
+    advise.add_argument(
+        "--budget", choices=("quick", "full"), default="quick", help="full: also train networks, for hours on a CPU"
+    )
+    advise.add_argument(
+        "--output", default="advice/report", metavar="FILE", help="without ending (default: advice/report)"
+    )
 
 
 def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:

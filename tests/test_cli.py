@@ -176,6 +176,7 @@ def test_help_needs_no_torch():
         "demo",
         "export",
         "push",
+        "advise",
         "recipes",
         "env",
     }

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from typing import Any
 
 from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
 
+from .command_line import check_outputs, read_source
 from .errors import HalflabelError
 from .sharing_commands import SHARING_COMMANDS
+from .study_commands import STUDIES
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -66,8 +67,8 @@ def run_data(options: argparse.Namespace) -> int:
     if output and not output.endswith(("/", ".parquet")):
         raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
     for file in (options.report, options.plot):
-        _check_outputs(file)
-    given = [_source(one) for one in options.sources]
+        check_outputs(file)
+    given = [read_source(one) for one in options.sources]
     sources = parse_sources(given, options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
     policy = options.contradictions or ("error" if output else "unknown")
@@ -86,15 +87,6 @@ def run_data(options: argparse.Namespace) -> int:
     return SKIPPED_FILES if report.get("unreadable") else 0
 
 
-def _source(given: str) -> Any:  # noqa: ANN401 - a path or a mapping
-    if not given.lstrip().startswith("{"):
-        return given
-    try:
-        return json.loads(given)
-    except json.JSONDecodeError as error:
-        raise HalflabelError(f"source {given!r} is not JSON: {error}") from error
-
-
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
     from .evaluation import evaluate_model
@@ -102,14 +94,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from .sources.annotated_images import check_split
 
     split, plots = check_split(options.split), Path(options.plots) if options.plots else None
-    _check_outputs(options.output, folder=plots)
+    check_outputs(options.output, folder=plots)
     images, skipped = _load_measured(options)
     metrics = evaluate_model(
         options.model, images, split, options.batch_size, options.fast_decode, options.ci, plots, options.compare
     )
     if _is_main():
         print(render_metrics(metrics))
-        _write_json(options.output, {"data": [_source(one) for one in options.data], **metrics})
+        _write_json(options.output, {"data": [read_source(one) for one in options.data], **metrics})
         if plots:
             print(f"drawn: {plots}")
     return SKIPPED_FILES if skipped else 0
@@ -122,7 +114,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from .model_calibration import calibrate_model
     from .sources.annotated_images import check_split
 
-    _check_outputs(options.output)
+    check_outputs(options.output)
     images, skipped = _load_measured(options)
     card = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
     report = calibrate_model(
@@ -145,7 +137,7 @@ def run_errors(options: argparse.Namespace) -> int:
     from .sources.annotated_images import check_split
 
     split, folder = options.split and check_split(options.split), Path(options.output)
-    _check_outputs(None, folder=folder)
+    check_outputs(None, folder=folder)
     images, skipped = _load_measured(options)
     about = find_errors(options.model, images, split, options.limit, folder, options.batch_size, options.fast_decode)
     if _is_main():
@@ -163,7 +155,7 @@ def run_explain(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if output.suffix != ".png":
         raise HalflabelError(f"--output {options.output!r}: end it in .png")
-    _check_outputs(output)
+    check_outputs(output)
     if not Path(options.image).is_file():
         raise HalflabelError(f"no picture at {options.image!r}: give one file")
     model, processor = load_model(options.model)
@@ -175,19 +167,6 @@ def run_explain(options: argparse.Namespace) -> int:
         print(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
     print(f"drawn: {output}")
     return 0
-
-
-def _check_outputs(file: str | Path | None, folder: Path | None = None) -> None:
-    """Refuse, before any work is done for it, an output that cannot be written; folders that are missing are made."""
-    for place in (folder, None if file is None else Path(file).parent):
-        if place is not None:
-            if place.exists() and not place.is_dir():
-                raise HalflabelError(f"{place} is a file; a folder is needed there")
-            place.mkdir(parents=True, exist_ok=True)
-            if not os.access(place, os.W_OK):
-                raise HalflabelError(f"{place} cannot be written to")
-    if file is not None and Path(file).is_dir():
-        raise HalflabelError(f"{file} is a folder; give the name of a file")
 
 
 def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
@@ -210,7 +189,7 @@ def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
 
     keep_freed_memory()
     images = load_source(
-        [_source(one) for one in options.data],
+        [read_source(one) for one in options.data],
         options.image_folder,
         uncertain_values=options.uncertain_values,
         contradictions=options.contradictions or "error",
@@ -226,7 +205,7 @@ def run_predict(options: argparse.Namespace) -> int:
     keep_freed_memory()
     output = Path(options.output)
     check_output(output)
-    _check_outputs(output)
+    check_outputs(output)
     files = find_images(options.paths)
     frame, skipped = predict_files(
         options.model, files, options.labels, options.batch_size, options.fast_decode, options.given
@@ -274,6 +253,7 @@ COMMANDS = {
     "recipes": run_recipes,
     "env": run_env,
     **SHARING_COMMANDS,
+    **STUDIES,
 }
 
 if __name__ == "__main__":

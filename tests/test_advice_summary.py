@@ -1,0 +1,60 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from halflabel.advice_summary import MOST_ROWS, render_advice
+from halflabel.figures import letters
+
+spec = importlib.util.spec_from_file_location("advice_examples", Path(__file__).with_name("advice_examples.py"))
+examples = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(examples)
+
+
+@pytest.fixture(scope="module")
+def advice():
+    rng = np.random.default_rng(0)
+    loud, soft, features = examples.make_features(800)
+    needed = 2 * loud[:, 0] + 2 * soft[:, 0]
+    columns = [examples.answer(rng, needed), examples.answer(rng, needed), np.arange(800) < 3]
+    images = examples.annotate(np.stack(columns, axis=1), ["sign", "pole", "rare"])
+    return examples.advise_made_up(images, features)
+
+
+def test_each_verdict_stands_beside_its_number(advice):
+    text = render_advice(advice)
+    auroc = advice["transfer"]["backbones"]["good"]["labels"]["sign"]["auroc"]
+    row = next(line for line in text.splitlines() if line.startswith("sign "))
+    assert f"{auroc['pretrained']:.2f} ({auroc['pretrained_low']:.2f}-{auroc['pretrained_high']:.2f})" in row
+    assert row.split()[-2:] == ["helps", "helps"]
+    assert "TRANSFER (quick): helps" in text
+    assert "MULTI-TASK (quick): helps" in text
+    assert "pole and sign share features: a small step on one takes" in " ".join(text.split())
+
+
+def test_a_label_that_cannot_be_told_says_so_and_shows_no_number(advice):
+    row = next(line for line in render_advice(advice).splitlines() if line.startswith("rare "))
+    assert row.count("not enough data to tell") == 2
+    assert row.split()[3:5] == ["-", "-"]
+
+
+def test_many_labels_with_long_names_and_failures_stay_below_forty_lines():
+    rng = np.random.default_rng(0)
+    _, _, features = examples.make_features(60)
+    names = [f"{i} " + "a very long name of a label " * 20 for i in range(300)]
+    images = examples.annotate(rng.integers(0, 2, (60, 300)), [name.strip() for name in names])
+    failures = [{"backbone": f"backbone {i}", "reason": "it cannot be had " * 30} for i in range(9)]
+    text = render_advice(examples.advise_made_up(images, features, failures))
+    lines = text.splitlines()
+    assert len(lines) + 1 < 40  # one more tells where the report is
+    assert max(letters(line) for line in lines) <= 120
+    assert f"and {300 - MOST_ROWS} more labels" in text
+    assert "6 more backbones" in text
+
+
+def test_without_anything_measured_it_still_says_why():
+    images = examples.annotate(np.full((10, 1), -100), ["only"])
+    text = render_advice(examples.advise_made_up(images, None))
+    assert "not enough data to tell" in text
+    assert "single label" in text
