@@ -7,6 +7,8 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of tiny networks must not hold the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp()  # cached features of tests are not a user's
 
 from pathlib import Path

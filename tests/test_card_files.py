@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe, shipped_recipes
 from halflabel.card_files import is_rendered, render_folder, save_card_data, write_card
 from halflabel.labels import LabelCounts
+from halflabel.settings import RecipeArguments
 from halflabel.training import train
 from halflabel_cli import main
 
@@ -274,8 +276,11 @@ def test_a_shipped_card_is_rendered_from_the_data_beside_it_byte_for_byte(path):
 def test_a_shipped_card_tells_of_the_recipe_as_it_is_shipped(path):
     run = yaml.safe_load((path / "recipe.yaml").read_text())
     shipped = parse_recipe(path.name).given
+    later = {
+        key.name: key.default for key in fields(RecipeArguments) if key.name not in run
+    }  # keys younger than the run
     chosen = {"data", "keep_labels", "hide_seed", "ci", "plots"}
-    assert {key: run.get(key) for key in shipped if key not in chosen} == {
+    assert {key: (later | run).get(key) for key in shipped if key not in chosen} == {
         key: value for key, value in shipped.items() if key not in chosen
     }
 

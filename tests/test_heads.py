@@ -188,7 +188,7 @@ def test_right_arguments_pass(name, args):
     ("name", "args", "message"),
     [
         ("linaer", {}, "unknown head 'linaer'.*did you mean linear"),
-        ("linear", {"depth": 2}, "head 'linear' takes no argument 'depth'; it takes none"),
+        ("linear", {"depth": 2}, "head 'linear' takes no argument 'depth'; it takes power"),
         ("mlp", {"layer": 2}, "head 'mlp' takes no argument 'layer'; it takes layers, .*did you mean layers"),
         ("mlp", {"layers": 0}, "head 'mlp': layers is 0, expected a whole number of at least 1"),
         ("mlp", {"layers": 1.5}, "layers is 1.5, expected a whole number"),
