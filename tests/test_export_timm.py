@@ -177,7 +177,7 @@ def refusal(model, processor, folder):
 
 
 def test_a_head_on_a_power_of_the_features_is_refused(tiny_model, tmp_path):
-    tiny_model.replace_head(["red"], head="linear", head_args={"power": 0.5})
+    tiny_model.replace_head(["red"], head="linear", power=0.5)
     processor = halflabel.TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
     told = refusal(tiny_model, processor, tmp_path)
     assert told.startswith(

@@ -53,7 +53,7 @@ def add_pseudo_labels(
     views = settings.views if isinstance(train, FeatureDataset) else 1
     if features is None:
         features = training_features(recipe, model, processor, data)
-    pooled = _pool(features, getattr(model.head, "power", 1.0))
+    pooled = _pool(features, model.head.power)
     found = make_pseudo_labels(
         pooled, labels, settings.pseudo_labels, PseudoLabelOptions.of(settings.pseudo_args), views,  # type: ignore[arg-type]
         recipe.training.seed,
