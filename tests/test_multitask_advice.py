@@ -125,7 +125,7 @@ def test_of_many_labels_those_best_known_are_compared_and_the_others_counted():
     assert rarer[chosen].min() >= np.delete(rarer, chosen).max()
 
 
-def test_full_trains_both_ways_and_its_losses_tell_the_capacity(colour_images, tmp_path, monkeypatch):
+def test_full_trains_both_ways_and_its_losses_tell_the_capacity(colour_images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(multitask_training, "EPOCHS", 1)
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
@@ -137,4 +137,8 @@ def test_full_trains_both_ways_and_its_losses_tell_the_capacity(colour_images, t
     losses = [row["training_loss"] for row in training["labels"].values()]
     assert advice["capacity"]["joint"] == pytest.approx(np.mean([loss["joint"] for loss in losses]))
     assert advice["capacity"]["sentence"].startswith("test_resnet, trained, is ")
+    enough = advice["capacity"]["ratio"] <= 1.1
+    assert advice["capacity"]["verdict"] == ("big enough" if enough else "not enough data to tell")
+    assert "networks were trained both ways" in advice["sentence"]
+    assert capsys.readouterr().out == ""
     json.dumps(advice, allow_nan=False)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 100
 _TEMPLATE = Path(__file__).with_name("advice_template.html.jinja")
 _MARKS = {"helps": "good", "enough": "good", "similar": "good", "big enough": "good", "share features": "good",
-          "far more source images": "good", "hurts": "bad", "conflict": "bad", "too small": "bad", "unequal": "bad",
+          "far more source images": "good", "hurts": "bad", "conflict": "bad", "unequal": "bad",
           "mixed": "mixed"}  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from .arguments import parse_recipe
 from .building import make_trainer
@@ -132,6 +132,8 @@ def train_and_predict(
         set_seed(seed)
         model, processor, datasets = prepare_training(recipe, data)
         trainer = make_trainer(recipe, model, datasets, data)
+        for shown in (PrinterCallback, ProgressCallback):  # their losses would stand between the lines of the advice
+            trainer.remove_callback(shown)
         trainer.train()
         predicted = datasets["test"]
         if everywhere:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .affinity import cross_entropy
+from .errors import shortlist
 from .fine_tuning_advice import EPOCHS, RUNS, TUNING_INFLATION, train_and_predict
 from .grouped_folds import FOLDS
 from .known_scores import Floats
@@ -52,14 +53,12 @@ def train_both_ways(
         tested = run_of == run
         part = images.with_column("split", np.where(tested, "test", "train"))
         for way, together in (("joint", [names]), ("single", [(name,) for name in names])):
-            log.info("run %d of %d, %s: %d training(s)", run + 1, RUNS, way, len(together))
-            logits = np.concatenate(
-                [
-                    train_and_predict(part.with_only(some), *weights, EPOCHS, seed + run, quiet, everywhere=True)
-                    for some in together
-                ],
-                axis=1,
-            )
+            columns = []
+            for some in together:
+                log.info("run %d of %d: a network for %s", run + 1, RUNS, shortlist(some))
+                only = part.with_only(some)
+                columns.append(train_and_predict(only, *weights, EPOCHS, seed + run, quiet, everywhere=True))
+            logits = np.concatenate(columns, axis=1)
             scores[way][tested] = logits[tested]
             losses[way][run] = known_loss(logits[~tested], images.labels[~tested])
     known = np.where((run_of >= 0)[:, None], images.labels, IGNORE_INDEX).astype(np.int8)
