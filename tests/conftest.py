@@ -77,6 +77,20 @@ def known_colours(tmp_path_factory) -> Path:
     return folder / "labels.csv"
 
 
+@pytest.fixture(scope="session")
+def uncertain_colours(known_colours) -> Path:
+    """The same with a third of the training answers unknown, and a tenth `u`: nobody could tell."""
+    head, *lines = known_colours.read_text().splitlines()
+    rng = np.random.default_rng(3)
+    for i, line in enumerate(lines[:60]):
+        name, *answers, split = line.split(",")
+        shown = [rng.choice([answer, "", "u"], p=[0.57, 0.33, 0.1]) for answer in answers]
+        lines[i] = ",".join([name, *shown, split])
+    path = known_colours.with_name("uncertain.csv")
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
 @pytest.fixture
 def colour_images(colour_table) -> AnnotatedImages:
     return read_table(colour_table)

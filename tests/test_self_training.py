@@ -3,15 +3,18 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transfer_runs import broken_off
 
-import halflabel.building
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
-from halflabel.metrics import trainer_metrics
+from halflabel.labels import IGNORE_INDEX, UNCERTAIN
+from halflabel.preparation import prepare_data
+from halflabel.probing import prepare_training
 from halflabel.training import train
 
 BASE = {
@@ -59,6 +62,25 @@ def test_with_all_labels_known_it_is_the_identical_training(known_colours, tmp_p
     assert after.metrics["pseudo_labels"] is None
 
 
+@pytest.mark.parametrize(("policy", "target"), [("ignore", IGNORE_INDEX), (0.4, 0.4)])
+def test_what_nobody_could_tell_is_not_guessed_and_keeps_its_policy(uncertain_colours, tmp_path, policy, target):
+    keys = {
+        **PROBE,
+        "uncertain_values": ["u"],
+        "uncertain": policy,
+        "pseudo_labels": "soft",
+        "pseudo_args": {"folds": 3},
+    }
+    made = recipe(uncertain_colours, tmp_path, **keys)
+    data = prepare_data(made)
+    targets = prepare_training(made, data)[2]["train"].labels
+    codes = data.images.of_split("train").labels
+    assert (codes == UNCERTAIN).sum() > 5
+    np.testing.assert_allclose(targets[codes == UNCERTAIN], target)
+    np.testing.assert_array_equal(targets[codes >= 0], codes[codes >= 0])
+    assert (targets[codes == IGNORE_INDEX] >= 0).any()
+
+
 def test_guesses_that_do_not_help_leave_the_training_as_it_is(known_colours, tmp_path, caplog):
     """With one known yes per image there is nothing to weigh evidence by."""
     keys = {**PROBE, "hide_protocol": "single_positive"}
@@ -69,22 +91,12 @@ def test_guesses_that_do_not_help_leave_the_training_as_it_is(known_colours, tmp
     assert alike(before, weights(after))
 
 
-def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path, monkeypatch):
+def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path):
     keys = {"keep_labels": 0.5, "pseudo_labels": "hard", "num_train_epochs": 3}
     whole = weights(train(recipe(known_colours, tmp_path, **keys)))
-    calls = []
-
-    def stop_at_second(prediction):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return trainer_metrics(prediction)
-
     keys["output_dir"] = str(tmp_path / "broken")
-    with monkeypatch.context() as patch:
-        patch.setattr(halflabel.building, "trainer_metrics", stop_at_second)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe(known_colours, tmp_path, **keys))
+    with broken_off():
+        train(recipe(known_colours, tmp_path, **keys))
     assert alike(whole, weights(train(recipe(known_colours, tmp_path, ["--resume_from_checkpoint"], **keys))))
 
 

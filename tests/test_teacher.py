@@ -14,7 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from halflabel import HalflabelError, TimmMultiLabelImageProcessor
+from halflabel.arguments import parse_recipe
+from halflabel.building import make_trainer
 from halflabel.data import PixelDataset
+from halflabel.labels import IGNORE_INDEX, UNCERTAIN
+from halflabel.preparation import prepare_data
+from halflabel.probing import prepare_training
 from halflabel.resuming import TRAINING_WEIGHTS
 from halflabel.teacher import BINS, PLAIN, TwoViews, open_bins, ramp_up, to_bins
 
@@ -147,11 +152,31 @@ def test_an_interrupted_run_goes_on_with_the_same_teacher(tmp_path, elsewhere):
     assert all(torch.equal(tensor, again[name]) for name, tensor in average.items())
 
 
+def test_what_nobody_could_tell_is_not_taught(uncertain_colours, tmp_path):
+    path = tmp_path / "my.yaml"
+    keys = {
+        **runs.RECIPE,
+        **TEACHER,
+        "data": str(uncertain_colours),
+        "uncertain_values": ["u"],
+        "max_train_images": None,
+    }
+    path.write_text(yaml.safe_dump({**keys, "output_dir": str(tmp_path / "out")}))
+    recipe = parse_recipe(str(path))
+    data = prepare_data(recipe)
+    model, _, datasets = prepare_training(recipe, data)
+    shown = make_trainer(recipe, model, datasets, data).train_dataset
+    codes = data.images.of_split("train").labels
+    assert (codes == UNCERTAIN).sum() > 5
+    taught = np.stack([shown[i]["unknown_entries"].numpy() for i in range(len(shown))])
+    np.testing.assert_array_equal(taught, codes == IGNORE_INDEX)
+
+
 def test_the_student_sees_what_it_sees_without_a_teacher(colour_images, tiny_model):
     processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
     augmented = PixelDataset(colour_images, processor.train_transform(), shortest_side=processor.needed_side(True))
     plain = augmented.with_transform(processor.eval_transform(), processor.needed_side())
-    both = TwoViews(augmented, plain)
+    both = TwoViews(augmented, plain, colour_images.labels < 0)
     assert len(both) == 48
 
     def draw(dataset):

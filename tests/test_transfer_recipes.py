@@ -4,12 +4,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transfer_runs import broken_off
 
-import halflabel.building
 import halflabel.training
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.arguments import parse_recipe
-from halflabel.metrics import trainer_metrics
 from halflabel.training import train
 
 BASE = {
@@ -34,21 +33,11 @@ def recipe(table, folder, overrides=(), **keys):
     ],
     ids=["freeze", "ema and unfreezing", "lora"],
 )
-def test_a_broken_run_goes_on_to_the_same_plain_model(colour_table, tmp_path, monkeypatch, keys):
+def test_a_broken_run_goes_on_to_the_same_plain_model(colour_table, tmp_path, keys):
     whole = load_file(train(recipe(colour_table, tmp_path, **keys)).folder / "model.safetensors")
-    calls = []
-
-    def stop_at_second(prediction):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return trainer_metrics(prediction)
-
     keys["output_dir"] = str(tmp_path / "broken")
-    with monkeypatch.context() as patch:
-        patch.setattr(halflabel.building, "trainer_metrics", stop_at_second)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe(colour_table, tmp_path, **keys))
+    with broken_off():
+        train(recipe(colour_table, tmp_path, **keys))
     folder = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys)).folder
     resumed = load_file(folder / "model.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

@@ -5,16 +5,19 @@ Under torchrun: `transfer_runs.py OUTPUT` trains each of `DISTRIBUTED` and write
 
 import os
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+import halflabel.building
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
 from halflabel.averaging import AverageWeights
 from halflabel.data import collate
 from halflabel.lora import add_lora
+from halflabel.metrics import trainer_metrics
 from halflabel.resuming import weights_of
 from halflabel.transfer import freeze, optimizer_cls_and_kwargs
 from halflabel.unfreezing import UnfreezeGradually
@@ -59,6 +62,23 @@ class Stop(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def broken_off(evaluation=2):
+    """What runs inside is stopped, as by Ctrl-C, in an evaluation on validation, counted from 1."""
+    calls = []
+
+    def stop(prediction):
+        calls.append(1)
+        if len(calls) == evaluation:
+            raise KeyboardInterrupt
+        return trainer_metrics(prediction)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(halflabel.building, "trainer_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 @pytest.fixture(scope="module")

@@ -4,36 +4,25 @@ Under torchrun: `unknown_runs.py CASE OUTPUT` makes the steps of `mixing` or `te
 has then.
 """
 
-import importlib.util
 import math
 import os
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
+import transfer_runs
 import yaml
 from safetensors.torch import load_file
+from transfer_runs import Record, Rows, Stop, broken_off, copies, make_model, make_trainer, one_thread  # noqa: F401 - a fixture
 
-import halflabel.building
 from halflabel import MultiLabelTrainer
 from halflabel.arguments import parse_recipe
 from halflabel.data import collate
-from halflabel.metrics import trainer_metrics
 from halflabel.mixing import MixingCollator
 from halflabel.teacher import Teacher, TeacherStudentTrainer, TwoViews
 from halflabel.training import train
-
-spec = importlib.util.spec_from_file_location("transfer_runs", Path(__file__).with_name("transfer_runs.py"))
-transfer_runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(transfer_runs)
-Rows, Record, Stop, copies = (getattr(transfer_runs, name) for name in ("Rows", "Record", "Stop", "copies"))
-make_model, make_trainer, one_thread = (
-    getattr(transfer_runs, name) for name in ("make_model", "make_trainer", "one_thread")
-)
 
 RATE, STEPS, ROWS = 0.05, 4, 20
 SGD = {
@@ -126,7 +115,7 @@ def teach(folder, batch_size=ROWS, accumulation=1, callbacks=(), checkpoint=None
         trainer_class=partial(TeacherStudentTrainer, teacher=teacher), num_train_epochs=STEPS,
         per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, **SGD, **changes,
     )  # fmt: skip
-    trainer.train_dataset = TwoViews(HalfKnown(), HalfKnown(plain=True))
+    trainer.train_dataset = TwoViews(HalfKnown(), HalfKnown(plain=True), HalfKnown().labels < 0)
     trainer.train(resume_from_checkpoint=resume)
     return weights.seen, copies(trainer.model), trainer.callback_handler.callbacks
 
@@ -170,18 +159,8 @@ def train_recipe(table, folder, *overrides, **keys):
 
 def train_recipe_in_two_parts(table, folder, **keys):
     """Break a recipe off in its third evaluation, go on from the second epoch's checkpoint, and return the weights."""
-    calls = []
-
-    def stop_at_third(prediction):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return trainer_metrics(prediction)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(halflabel.building, "trainer_metrics", stop_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            train_recipe(table, folder, **keys)
+    with broken_off(evaluation=3):
+        train_recipe(table, folder, **keys)
     return train_recipe(table, folder, "--resume_from_checkpoint", **keys)
 
 

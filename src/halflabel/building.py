@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from .arguments import Recipe
@@ -15,7 +16,7 @@ from .data import PixelDataset, collate
 from .errors import HalflabelError, shortlist
 from .features import ChangeViews
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import IntMatrix, count_labels
+from .labels import IGNORE_INDEX, IntMatrix, count_labels
 from .lora import add_lora
 from .metrics import trainer_metrics
 from .mixing import MixingCollator
@@ -105,7 +106,8 @@ def make_trainer(
         arguments.load_best_model_at_end = False
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
-    teacher = _make_teacher(recipe.settings, datasets["train"], checkpoint)
+    train = datasets["train"]
+    teacher = _make_teacher(recipe.settings, train, data, checkpoint)
     callbacks = _transfer_callbacks(recipe.settings, checkpoint, teacher)
     if recipe.settings.views > 1:
         callbacks.append(ChangeViews(datasets["train"]))
@@ -116,11 +118,10 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     if data.stream is not None and arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
         arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
-    train = datasets["train"]
     trainer_class: Any = MultiLabelTrainer
     if teacher is not None:
         trainer_class = partial(TeacherStudentTrainer, teacher=teacher)
-        train = TwoViews(train, _plain(train, model, recipe.settings))
+        train = TwoViews(train, _plain(train, model, recipe.settings), _unknown(train, data))
     trainer: Trainer = trainer_class(
         model=model,
         args=arguments,
@@ -150,11 +151,18 @@ def _mixing_collator(recipe: Recipe) -> MixingCollator | None:
     return collator
 
 
-def _make_teacher(settings: RecipeArguments, train: Any, checkpoint: str | None) -> Teacher | None:  # noqa: ANN401
+def _unknown(train: PixelDataset, data: TrainingData) -> NDArray[np.bool_]:
+    """Return which entries nobody answered and no policy fills; those that nobody could tell are not among them."""
+    return np.asarray((data.images.of_split("train").labels == IGNORE_INDEX) & (train.labels < 0))
+
+
+def _make_teacher(
+    settings: RecipeArguments, train: PixelDataset, data: TrainingData, checkpoint: str | None
+) -> Teacher | None:
     """Return the recipe's teacher, or None where it has none or where there is nothing to teach."""
     if settings.teacher_weight is None:
         return None
-    if (train.labels >= 0).all():
+    if not _unknown(train, data).any():
         log.warning("teacher_weight: no training entry is unknown, so there is nothing to learn from; training plainly")
         return None
     counts = TargetCounts.of(train.labels)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, SpaceCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from packaging.requirements import Requirement
 
 from .errors import HalflabelError

@@ -50,7 +50,6 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     _load_image_processor = True  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = False  # type: ignore[assignment]
-    _load_video_processor = False  # type: ignore[assignment]
     # Looked for, a video processor makes transformers ask whether to trust the code that lies beside the model.
     _load_video_processor = False  # type: ignore[assignment]
 

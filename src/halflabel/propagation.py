@@ -48,17 +48,16 @@ def neighbour_graph(features: NDArray[np.floating], neighbours: int) -> Any:  # 
     return graph
 
 
-def propagate(graph: Any, labels: NDArray[Any], absorption: float = ABSORPTION) -> Matrix:  # noqa: ANN401
+def propagate(graph: Any, labels: NDArray[Any]) -> Matrix:  # noqa: ANN401
     """Spread known entries over a graph; known entries stay as they are.
 
-    The score f of an unknown entry solves f_i = (sum_j w_ij f_j + absorption * prior) / (sum_j w_ij + absorption):
+    The score f of an unknown entry solves f_i = (sum_j w_ij f_j + a * prior) / (sum_j w_ij + a), a = `ABSORPTION`:
     the chance that a random walk from the image ends at a known yes, where at each step it may also give up and draw
     from the label's prior (Zhu, Ghahramani & Lafferty 2003, with their dongle to a prior). Solved by iteration.
 
     Args:
         graph: See `neighbour_graph`.
         labels: Shape (n, num_labels): 1, 0 or a target between; below 0: unknown.
-        absorption: Above 0.
 
     Returns:
         Shape (n, num_labels), in [0, 1]; an entry that no known one reaches has its label's prior.
@@ -66,12 +65,12 @@ def propagate(graph: Any, labels: NDArray[Any], absorption: float = ABSORPTION) 
     known = labels >= 0
     fixed = np.where(known, labels, 0).astype(np.float64)
     prior = (fixed.sum(axis=0) + 1) / (known.sum(axis=0) + 2)
-    degree = np.asarray(graph.sum(axis=1)).reshape(-1, 1) + absorption
+    degree = np.asarray(graph.sum(axis=1)).reshape(-1, 1) + ABSORPTION
     scores = np.where(known, fixed, prior)
     for _ in range(_ROUNDS):
-        spread = np.where(known, fixed, (graph @ scores + absorption * prior) / degree)
+        spread = np.where(known, fixed, (graph @ scores + ABSORPTION * prior) / degree)
         change = np.abs(spread - scores).max(initial=0.0)
         scores = spread
-        if change < _TOLERANCE * absorption:
+        if change < _TOLERANCE * ABSORPTION:
             break
     return scores

@@ -45,7 +45,8 @@ def add_pseudo_labels(
     settings, train = recipe.settings, datasets["train"]
     if settings.pseudo_labels is None:
         return None
-    labels = np.asarray(train.labels)
+    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
+    labels = data.images.of_split("train").labels
     if not (labels == IGNORE_INDEX).any():
         log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
         return None
@@ -59,7 +60,9 @@ def add_pseudo_labels(
         recipe.training.seed,
     )  # fmt: skip
     _report(found, data.names)
-    train.labels = found.targets if found.kept else train.labels
+    guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
+    if guessed.any():
+        train.labels = np.where(guessed, found.targets, train.labels).astype(np.float32)
     return found.to_dict(data.names)
 
 

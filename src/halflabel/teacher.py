@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import reduce
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset
@@ -30,12 +32,15 @@ BINS = 2 * _HIGHEST * _PER_LOGIT
 
 
 class TwoViews(Dataset[dict[str, Any]]):
-    """Training items as they are, with the plain picture beside the augmented one, as `plain_pixel_values`."""
+    """Training items with the plain picture beside the augmented one (`plain_pixel_values`), and `unknown_entries`."""
 
-    def __init__(self, augmented: Dataset[dict[str, Any]], plain: Dataset[dict[str, Any]]) -> None:
-        """Keep two data sets of the same pictures."""
+    def __init__(
+        self, augmented: Dataset[dict[str, Any]], plain: Dataset[dict[str, Any]], unknown: NDArray[np.bool_]
+    ) -> None:
+        """Keep two data sets of the same pictures, and which of their entries are taught, shape (n, num_labels)."""
         self.augmented = augmented
         self.plain = plain
+        self.unknown = torch.from_numpy(unknown)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -43,7 +48,8 @@ class TwoViews(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return both views; the plain one draws nothing, so that the augmented one is what it is without it."""
-        return {**self.augmented[position], PLAIN: self.plain[position]["pixel_values"]}
+        both = {**self.augmented[position], PLAIN: self.plain[position]["pixel_values"]}
+        return both | {UNKNOWN: self.unknown[position]}
 
 
 def ramp_up(done: float, ramp: float) -> float:
@@ -204,10 +210,9 @@ class TeacherStudentTrainer(MultiLabelTrainer):
         return batches, counts
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Mark what is unknown, but not in an image that only fills up the last step."""
+        """Nothing is taught in an image that only fills up the last step."""
         repeated = self._repeated(len(batch["labels"])).to(batch["labels"].device)
-        unknown = (batch["labels"] == IGNORE_INDEX) & ~repeated[:, None]
-        return {**super()._without_repeats(batch), UNKNOWN: unknown}
+        return {**super()._without_repeats(batch), UNKNOWN: batch[UNKNOWN] & ~repeated[:, None]}
 
     def compute_loss(
         self,
