@@ -42,3 +42,12 @@ def advise_made_up(images, features, backbone_failures=()):
         "transfer": advise_transfer(images, loaded, backbone_failures),
         "multi_task": advise_multi_task(images, features, data["balance"]),
     }  # fmt: skip
+
+
+def advise_on_shared_need(names, backbone_failures=()):
+    """Advice on 800 images: two labels that need the same features, and one with three yes."""
+    rng = np.random.default_rng(0)
+    loud, soft, features = make_features(800)
+    needed = 2 * loud[:, 0] + 2 * soft[:, 0]
+    columns = [answer(rng, needed), answer(rng, needed), np.arange(800) < 3]
+    return advise_made_up(annotate(np.stack(columns, axis=1), names), features, backbone_failures)

