@@ -56,12 +56,14 @@ LEVELS = [
     {"features"},
     {"settings", "inference", "model_card"},
     {"arguments", "objective", "evaluation", "model_calibration", "metric_table"},
-    {"preparation"},
-    {"building"},
+    {"preparation", "compare_settings"},
+    {"building", "compare_choice"},
     {"self_training"},
     {"probing", "cross_fitting"},
-    {"relation_training"},
-    {"training"},
+    {"relation_training", "compare_runs"},
+    {"training", "compare"},
+    {"compare_report"},
+    {"study_commands"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

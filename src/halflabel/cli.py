@@ -13,6 +13,7 @@ from typing import Any
 from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
 
 from .errors import HalflabelError
+from .study_commands import STUDIES
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -267,6 +268,7 @@ COMMANDS = {
     "data": run_data,
     "recipes": run_recipes,
     "env": run_env,
+    **STUDIES,
 }
 
 if __name__ == "__main__":
