@@ -100,8 +100,8 @@ def _add_compare(commands: Any) -> None:  # noqa: ANN401
     compare = commands.add_parser(
         "compare",
         help="train recipes under kinds of missing labels, and recommend one",
-        description="Trains recipes on cached features. With --protocol, --keep, --per_label or --groups, known labels of "
-        "training images are hidden, and the test split measures; else known labels are held out by cross-validation. "
+        description="Trains recipes on cached features. With --protocol, --keep, --per_label or --groups, known labels "
+        "of training images are hidden, and the test split measures; else known labels are held out in turn. "
         "A comparison that was stopped goes on where it was.",
     )
     compare.add_argument("data", nargs="+", metavar="DATA", help=_SOURCE)

@@ -9,13 +9,13 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from halflabel import HalflabelError, LabelSpace
+from halflabel.arguments import parse_recipe
 from halflabel.compare import FOLDS, Run, RunLog, run_all, split_images
 from halflabel.compare_choice import BY_AUROC, BY_RULE, choose, judge
 from halflabel.compare_report import render_comparison, report_comparison
 from halflabel.compare_runs import cut_folds, held_out_logits, train_and_score
 from halflabel.compare_settings import Setting, make_settings, parse_entrants
 from halflabel.training import train
-from halflabel.arguments import parse_recipe
 from halflabel_cli import main
 
 PROBE = {
@@ -136,24 +136,22 @@ def test_without_a_known_no_known_yes_are_ranked_among_all_images():
     assert np.isnan(judge(scores, np.full_like(labels, -100))[0])
 
 
-@pytest.mark.parametrize("where", [0, 1])
-def test_the_recipe_that_learns_is_recommended_wherever_it_stands(where, probe, colour_table, tmp_path, capsys):
-    both = [probe, f"{probe} {STANDS_STILL}"]
-    recipes = both if where == 0 else both[::-1]
-    assert compare(colour_table, tmp_path, "--recipes", *recipes, "--keep", "0.9", "--seeds", "2") == 0
+def test_the_recipe_that_learns_is_recommended_though_another_stands_first(probe, colour_table, tmp_path, capsys):
+    still = f"{probe} {STANDS_STILL}"
+    assert compare(colour_table, tmp_path, "--recipes", still, probe, "--keep", "0.9", "--seeds", "2") == 0
     shown, part = capsys.readouterr().out, found(tmp_path)["settings"][0]
     assert part["recommended"]["recipe"] == probe
     assert part["recommended"]["by"] == BY_AUROC
     assert part["recommended"]["right"]
     rows = part["recipes"]
-    assert rows[probe]["test_mAP"]["mean"] > rows[both[1]]["test_mAP"]["mean"]
-    assert f"recommended: {probe}" in shown
+    assert rows[probe]["test_mAP"]["mean"] > rows[still]["test_mAP"]["mean"]
+    assert "recommended: " in shown
     assert "best on test, or within 0.01: 1 of 1" in shown
 
 
 def test_real_unknown_labels_are_compared_on_held_out_known_ones(probe, colour_table, tmp_path, capsys):
     still = f"{probe} {STANDS_STILL}"
-    assert compare(colour_table, tmp_path, "--recipes", still, probe, "--seeds", "2") == 0
+    assert compare(colour_table, tmp_path, "--recipes", still, probe, "--seeds", "1") == 0
     part = found(tmp_path)["settings"][0]
     assert part["recommended"]["recipe"] == probe
     assert "test_mAP" not in part["recipes"][probe]
@@ -219,7 +217,8 @@ def test_tables_fit_the_terminal_and_name_what_is_undefined(probe, colour_table,
         report = report_comparison(runs, some, settings, LABELS)
         text = render_comparison(report)
         assert max(len(line) for line in text.splitlines()) <= 120
-        assert "1 labels with undefined AP held out: emu" in text
+        assert text.count("--per_device_train_batch_size 4 --views 1") >= len(settings)  # a long name keeps its end
+        assert "labels with undefined AP held out: 1 (emu)" in text
         assert report["settings"][0]["undefined_held_out"] == ["emu"]
         assert "| recipe |" in render_comparison(report, markdown=True)
         json.dumps(report, allow_nan=False)
@@ -267,7 +266,7 @@ def test_nothing_is_left_behind(probe, colour_table, tmp_path, monkeypatch):
 
 def test_protocols_become_settings():
     space = LabelSpace(LABELS)
-    names = [one.name for one in make_settings(["random", "by_group"], [0.1, 0.5], None, None, space)]
+    names = [one.name for one in make_settings(["random", "by_group", "random"], [0.1, 0.5, 0.1], None, None, space)]
     assert names == ["random 0.1", "random 0.5", "by group (2 teams)"]
     teams = make_settings(["by_group"], None, None, None, space)[0].hiding["groups"]
     assert sorted(name for team in teams.values() for name in team) == sorted(LABELS)

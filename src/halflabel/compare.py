@@ -1,6 +1,7 @@
 """Recipes compared under kinds of missing labels: every one trained and measured, on test and on held-out images."""
 
 import copy
+import gc
 import hashlib
 import json
 import logging
@@ -163,7 +164,7 @@ def run_all(
             len(entrants), len(settings), seeds, len(keys), len(keys) - len(missing), each,
         )  # fmt: skip
         _extract(entrants, images)
-    with tqdm(total=len(missing), unit="run", disable=not missing) as bar, _quiet():
+    with tqdm(total=len(missing), unit="run", disable=not missing) as bar, _many_trainings():
         for setting, seed in cells:
             todo = [one for one in entrants if (setting.name, seed, one.name) in missing]
             for run in _run_cell(todo, setting, seed, images) if todo else ():
@@ -174,14 +175,19 @@ def run_all(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the package tell nothing of single trainings."""
+def _many_trainings() -> Iterator[None]:
+    """Let the package tell nothing of single trainings, and look for garbage only among what they make.
+
+    The Trainer collects garbage at the start; among all that is imported that takes longer than training a small head.
+    """
     logger = logging.getLogger("halflabel")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         logger.setLevel(level)
 
 

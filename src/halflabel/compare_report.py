@@ -1,5 +1,6 @@
 """What `compare` found: means, paired differences and the recommended recipe, for the terminal and for files."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .bootstrap import percentile_interval
+from .bootstrap import mean_over_labels, percentile_interval
 from .compare import FOLDS, Run
-from .compare_choice import choose
+from .compare_choice import BY_AUROC, choose
 from .compare_settings import Entrant, Setting
 from .errors import shortlist
 from .known_scores import mean_defined
 from .metric_report import json_number
 from .model_card import number
+
+_COLUMNS, _WIDEST_NAME = 120, 48
 
 NEAR = 0.01
 """A recommended recipe whose mAP on test is this close to the best one's is called right."""
@@ -65,7 +68,7 @@ def _report_setting(
         if setting.hiding is not None:
             rows[name]["test_mAP"] = _spread(test[name])
             rows[name]["test_minus_first"] = _t_interval(test[name] - test[first])
-        low, high = percentile_interval(_mean_over_seeds(resampled[name] - resampled[first]))
+        low, high = percentile_interval(mean_over_labels((resampled[name] - resampled[first]).T))
         difference = mean_defined(judged[name] - judged[first])
         rows[name]["judged_minus_first"] = {"mean": json_number(difference), "interval": _pair(low, high)}
     verdict = choose(entrants, known, judged, resampled)
@@ -86,10 +89,6 @@ def _values(runs: Sequence[Run], kind: str) -> Floats:
     """Return one value per seed: the mean over labels, of what is defined."""
     found = [np.array(getattr(run, kind), dtype=float) for run in runs]
     return np.array([mean_defined(np.atleast_1d(values)) for values in found])
-
-
-def _mean_over_seeds(values: Floats) -> Floats:
-    return np.array([mean_defined(column) for column in values.T])
 
 
 def _spread(values: Floats) -> dict[str, Any]:
@@ -127,17 +126,22 @@ def _undefined(runs: Sequence[Run], kind: str, label_names: Sequence[str]) -> li
 
 
 def render_comparison(report: Mapping[str, Any], markdown: bool = False) -> str:
-    """Return the tables and the recommendation, at most 120 columns wide in the terminal."""
-    lines: list[str] = []
-    for part in report["settings"]:
-        lines += ["", *_render_setting(part, report["seeds"], markdown)]
-    lines += ["", _render_end(report), _explain(report)]
-    return "\n".join(lines).lstrip("\n")
+    """Return a table and a recommendation per setting, and one for all; at most 120 columns in a terminal."""
+    blocks = [_render_setting(part, report["seeds"], markdown) for part in report["settings"]]
+    blocks.append(_render_end(report))
+    if markdown:
+        return "\n\n".join("\n".join(block) for block in blocks)
+    lines = [line for block in blocks for line in ("", *block)][1:]
+    return "\n".join(part for line in lines for part in (_wrap(line) if len(line) > _COLUMNS else [line]))
+
+
+def _wrap(line: str) -> list[str]:
+    return textwrap.wrap(line, _COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _render_setting(part: Mapping[str, Any], seeds: int, markdown: bool) -> list[str]:
     simulated = "right" in part["recommended"]
-    title = f"{part['name']}: {part['known_per_label']:.4g} known training entries per label, {seeds} seed(s)"
+    title = f"{part['name']}: {part['known_per_label']:.0f} known training entries per label, {seeds} seed(s)"
     kind = "test" if simulated else "held_out"
     head = ["recipe", f"{kind.replace('_', '-')} mAP", "minus the first", "held-out AUROC"]
     minus = "test_minus_first" if simulated else "judged_minus_first"
@@ -150,42 +154,52 @@ def _render_setting(part: Mapping[str, Any], seeds: int, markdown: bool) -> list
         cells = [_with_sd(row[f"{kind}_mAP"]), *((difference, judged) if simulated else (judged, difference))]
         rows.append([name, *cells])
     lines = [f"**{title}**" if markdown else title, *([""] if markdown else []), *_table(head, rows, markdown)]
+    notes = []
     for what, key in (("on test", "undefined_on_test"), ("held out", "undefined_held_out")):
         if part[key]:
-            lines.append(f"  {len(part[key])} labels with undefined AP {what}: {shortlist(part[key])}")
-    lines += ["", *_recommendation(part["recommended"])] if markdown else _recommendation(part["recommended"])
-    return lines
+            notes.append(f"labels with undefined AP {what}: {len(part[key])} ({shortlist(part[key])})")
+    notes += _recommendation(part["recommended"])
+    return [*lines, *(text for note in notes for text in ("", note))] if markdown else [*lines, *notes]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> list[str]:
     if markdown:
         return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
-    width = min(max(len(row[0]) for row in (head, *rows)), 48)
-    return [f"  {row[0][:width]:{width}} {row[1]:>17} {row[2]:>26} {row[3]:>22}" for row in (head, *rows)]
+    names = [_shorten(row[0]) for row in (head, *rows)]
+    width = max(len(name) for name in names)
+    return [
+        f"  {name:{width}} {row[1]:>17} {row[2]:>26} {row[3]:>22}"
+        for name, row in zip(names, (head, *rows), strict=True)
+    ]
+
+
+def _shorten(name: str) -> str:
+    """Keep the end of a long name: the overrides stand there, in which recipes differ."""
+    return name if len(name) <= _WIDEST_NAME else f"…{name[1 - _WIDEST_NAME :]}"
 
 
 def _recommendation(chosen: Mapping[str, Any]) -> list[str]:
-    lines = [f"  recommended: {chosen['recipe']}", f"    {chosen['reason']}"]
+    told = f"recommended: {chosen['recipe']} ({chosen['reason']})"
     if "right" in chosen:
         below = chosen["below_best"]
-        told = "the best" if below == 0 else f"{below:.3f} below the best, {chosen['best_on_test']}"
-        lines.append(f"    on test: {told}")
-    return lines
+        told += "; on test it is the best" if below == 0 else f"; on test {below:.3f} below {chosen['best_on_test']}"
+    return [told]
 
 
-def _render_end(report: Mapping[str, Any]) -> str:
+def _render_end(report: Mapping[str, Any]) -> list[str]:
     overall, right = report["recommended"], report["right"]
-    if right is None:
-        return f"recommended for these data: {overall['recipe']}"
-    return (
-        f"recommended in {overall['settings']} of {overall['of']} settings: {overall['recipe']}\n"
-        f"recommendations that are best on test, or within {right['within']:g}: {right['settings']} of {right['of']}"
+    kind = "t intervals over seeds" if right else "bootstrap intervals over images"
+    explained = (
+        f"mean ± sd over seeds; differences are paired, with 95 % {kind}; held-out AUROC: {BY_AUROC}, "
+        f"in {report['folds']} folds, groups whole"
     )
-
-
-def _explain(report: Mapping[str, Any]) -> str:
-    intervals = "t intervals over seeds" if report["right"] else "bootstrap intervals over images"
-    return f"mean ± sd over seeds; differences with 95 % {intervals}; held out: {report['folds']} folds, groups whole"
+    if right is None:
+        return [f"recommended for these data: {overall['recipe']}", explained]
+    return [
+        f"recommended in {overall['settings']} of {overall['of']} settings: {overall['recipe']}",
+        f"recommendations that are best on test, or within {right['within']:g}: {right['settings']} of {right['of']}",
+        explained,
+    ]
 
 
 def _with_sd(spread: Mapping[str, Any]) -> str:

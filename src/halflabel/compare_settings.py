@@ -123,10 +123,10 @@ def make_settings(
         if value is not None and name not in chosen:
             option = {"random": "keep", "by_group": "groups"}.get(name, name)
             raise HalflabelError(f"--{option} belongs to protocol {name}, which is not asked for")
-    settings: list[Setting] = []
-    for name in dict.fromkeys(chosen):
-        settings += _settings_of(name, keep or KEEP, per_label or PER_LABEL, groups, space)
-    return settings or [Setting("as it is")]
+    settings = [
+        one for name in chosen for one in _settings_of(name, keep or KEEP, per_label or PER_LABEL, groups, space)
+    ]
+    return list({one.name: one for one in settings}.values()) or [Setting("as it is")]
 
 
 def _settings_of(

@@ -72,7 +72,10 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("bench_compare"))
     options = parser.parse_args()
     found, single = [], []
-    for name, data, asked in (("data", options.data, SETTINGS), ("streets", render_streets(options.output / "street_scenes"), STREETS)):
+    for name, data, asked in (
+        ("data", options.data, SETTINGS),
+        ("streets", render_streets(options.output / "street_scenes"), STREETS),
+    ):
         parts, seeds = compare(data, asked, options.seeds, options.recipes, options.output / name)
         found += parts
         single += seeds
@@ -81,9 +84,17 @@ def main():
         print(f"{part['name']:22} {chosen['recipe']:34} {chosen['below_best']:.3f} below the best")
     below = [part["recommended"]["below_best"] for part in found]
     first = [max(row["test_mAP"]["mean"] for row in part["recipes"].values()) for part in found]
-    plain = [best - part["recipes"][options.recipes[0]]["test_mAP"]["mean"] for best, part in zip(first, found)]
-    for what, values in (("recommended", below), ("from single seeds", single), (f"always {options.recipes[0]}", plain)):
-        print(f"{what}: {sum(v <= NEAR for v in values)} of {len(values)} right, {np.mean(values):.3f} below on average")
+    plain = [
+        best - part["recipes"][options.recipes[0]]["test_mAP"]["mean"] for best, part in zip(first, found, strict=True)
+    ]
+    for what, values in (
+        ("recommended", below),
+        ("from single seeds", single),
+        (f"always {options.recipes[0]}", plain),
+    ):
+        print(
+            f"{what}: {sum(v <= NEAR for v in values)} of {len(values)} right, {np.mean(values):.3f} below on average"
+        )
 
 
 if __name__ == "__main__":
