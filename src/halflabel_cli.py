@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_errors(commands)
     _add_explain(commands)
+    _add_compare(commands)
     predict = commands.add_parser("predict", help="score pictures")
     predict.add_argument("model", help="a model's folder or Hub name")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
@@ -151,6 +152,33 @@ def _add_advise(commands: Any) -> None:  # noqa: ANN401
     advise.add_argument(
         "--output", default="advice/report", metavar="FILE", help="without ending (default: advice/report)"
     )
+
+
+def _add_compare(commands: Any) -> None:  # noqa: ANN401
+    compare = commands.add_parser(
+        "compare",
+        help="train recipes under kinds of missing labels, and recommend one",
+        description="Trains recipes on cached features. With --protocol, --keep, --per_label or --groups, known labels "
+        "of training images are hidden, and the test split measures; else known labels are held out in turn. "
+        "A comparison that was stopped goes on where it was.",
+    )
+    compare.add_argument("data", nargs="+", metavar="DATA", help=_SOURCE)
+    _add_source_options(compare)
+    compare.add_argument(
+        "--recipes",
+        required=True,
+        nargs="+",
+        metavar="RECIPE",
+        help='with overrides in quotes: "linear_probe --loss em"',
+    )
+    compare.add_argument("--protocol", nargs="+", help="random, single_positive, per_label, by_group")
+    compare.add_argument("--keep", type=float, nargs="+", metavar="SHARE", help="random: kept (default: 0.1 0.3 0.5)")
+    compare.add_argument("--per_label", type=_positive, nargs="+", metavar="N", help="yes and no kept (default: 20)")
+    compare.add_argument("--groups", metavar="JSON", help="team -> its labels (default: two teams share the labels)")
+    compare.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how often (default: 3)")
+    compare.add_argument("--backbone", help="in the place of the recipes' own")
+    compare.add_argument("--weights", help="likewise: hub, installed, the path of a file, or none")
+    compare.add_argument("--output", default="comparison", metavar="FOLDER", help="default: comparison")
 
 
 def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:

@@ -170,6 +170,7 @@ def test_help_needs_no_torch():
         "calibrate",
         "errors",
         "explain",
+        "compare",
         "predict",
         "data",
         "card",
