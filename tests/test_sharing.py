@@ -1,5 +1,6 @@
 import shlex
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,16 +119,35 @@ def test_a_hub_that_stumbles_is_asked_again(hub, client, saved):
     assert hub.files("alice/stumbling")["model.safetensors"] == (saved / "model.safetensors").read_bytes()
 
 
-def test_a_connection_cut_in_mid_upload_says_how_to_go_on_and_that_works(hub, client, saved):
-    before = snapshot(saved)
-    with hub.fault("POST", "/commit/main"):
-        message = error_of(client, "push", saved, "alice/cut")
-    assert f"'alice/cut' was not pushed: the Hub cannot be reached at {hub.url}" in message
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/commit/main"),
+        pytest.param("PUT", "/upload/", marks=pytest.mark.slow, id="weights"),  # the client tries for half a minute
+    ],
+)
+def test_a_connection_cut_in_mid_upload_says_how_to_go_on_and_that_works(hub, client, saved, method, path):
+    before, name = snapshot(saved), f"alice/cut-{method.lower()}"
+    with hub.fault(method, path) as fault:
+        message = error_of(client, "push", saved, name)
+        assert fault["left"] < 10**6
+    assert f"{name!r} was not pushed: the Hub cannot be reached at {hub.url}" in message
     assert snapshot(saved) == before
-    assert hub.commits("alice/cut") == ["initial commit"]
+    assert hub.commits(name) == ["initial commit"]
     command = shlex.split(message.split("go on with: ")[1])
     assert client.halflabel(*command[1:])[0] == 0
-    assert hub.files("alice/cut")["config.json"] == (saved / "config.json").read_bytes()
+    for file in ("config.json", "model.safetensors"):
+        assert hub.files(name)[file] == (saved / file).read_bytes()
+
+
+def test_the_hubs_own_check_takes_every_shipped_card(hub, client):
+    cards = sorted((Path(__file__).parents[1] / "model_cards").glob("*/README.md"))
+    code = "from huggingface_hub import ModelCard; answer = ModelCard.load(card).validate(repo_type='model')"
+    for card in cards:
+        assert client.python(code, card=card) is None, card
+    assert [request for request in hub.requests if "validate-yaml" in str(request)]
+    broken = "from huggingface_hub import ModelCard; ModelCard('---\\ntags: [\\n---').validate(); answer = 'taken'"
+    assert client.python(broken) != "taken"
 
 
 def test_a_hub_that_is_down_or_faulty_is_named(hub, client, saved):

@@ -106,6 +106,6 @@ def push_space(model: str, space: str) -> str:
             api.upload_folder(
                 repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=f"Demo of {model}"
             )
-        except (OSError, ValueError, httpx2.HTTPError) as error:
+        except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
             raise HalflabelError(f"{subject}: {hub_reason(error)}") from error
     return str(url)

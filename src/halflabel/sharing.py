@@ -66,7 +66,7 @@ def push_folder(
         )  # fmt: skip
     except HalflabelError as error:
         raise HalflabelError(f"{error}; {place} is whole, go on with: {again}") from error
-    except (OSError, ValueError, httpx2.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:  # RuntimeError: an upload that broke off
         raise HalflabelError(
             f"{repository!r} was not pushed: {hub_reason(error)}; {place} is whole, go on with: {again}"
         ) from error
