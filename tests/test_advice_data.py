@@ -150,3 +150,8 @@ def test_few_images_and_unknown_labels_are_said_to_tell_nothing(images):
     assert unknown["verdict"] == unknown["balance"]["verdict"] == "not enough data to tell"
     assert unknown["labels"]["a"]["auroc_half_width"] is None
     json.dumps([few, unknown], allow_nan=False)
+
+
+def test_a_single_label_has_no_pairs():
+    advice = advise_data(annotate(np.ones((30, 1))))
+    assert (advice["pairs"], advice["co_annotation"]["sentence"]) == ([], "there is a single label, and no pair")

@@ -168,6 +168,8 @@ def _describe_pairs(labels: IntMatrix, names: tuple[str, ...]) -> tuple[list[dic
         kept = kept[np.argsort(-kept[:, 0], kind="stable")[:MOST_PAIRS]]
     total = len(names) * (len(names) - 1) // 2
     together = f"{total - never} of {total} pairs of labels were asked together on some image"
+    if not total:
+        together = "there is a single label, and no pair"
     described = [_describe_pair(names[int(a)], names[int(b)], found) for _, a, b, *found in kept]
     clear = next((pair for pair in described if pair["relation"] in (TOGETHER, APART)), None)
     if clear is not None and clear["phi"] is not None:

@@ -15,7 +15,7 @@ def render_advice(advice: Mapping[str, Any]) -> str:
     """Return what `advice.advise` found; of many labels those with the most known answers."""
     data, transfer, multi = advice["data"], advice["transfer"], advice["multi_task"]
     left_out = {"of the test split": advice["test_images_left_out"], "that cannot be read": len(advice["unreadable"])}
-    gone = "".join(f" ({count} {which} are left out)" for which, count in left_out.items() if count)
+    gone = "".join(f"; {count} {which} are left out" for which, count in left_out.items() if count)
     lines = [
         f"DATA: {data['verdict']}",
         *_wrap(data["sentence"] + gone),

@@ -211,7 +211,9 @@ def _describe_groups(worth: Floats, names: Sequence[str], parameters: int) -> di
         for choice, groups in (("all together", everyone), ("suggested", suggested), ("each alone", alone))
     ]  # fmt: skip
     if len(suggested) == 1:
-        sentence = "train all labels together: no pair of them conflicts surely; one pass of the backbone an image"
+        sentence = (
+            f"train these {len(names)} labels together: no pair conflicts surely; one pass of the backbone an image"
+        )
     else:
         told = "; ".join(shortlist(group, 4) for group in choices[1]["groups"])
         sentence = f"train {len(suggested)} groups apart: {told}; {len(suggested)} passes of the backbone an image"
