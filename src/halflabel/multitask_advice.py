@@ -2,7 +2,7 @@
 
 Multi-task learning pays where tasks share low-level features, have similar amounts of data, and share a network that is
 big enough. The first is measured by `affinity`, the second by `advice_data`, the third by `joint_adapter`; a `full`
-budget trains networks both ways, and what they show goes before what the features hint at.
+budget trains networks both ways, and what they show, be it nothing, goes before what the features hint at.
 """
 
 import itertools
@@ -228,15 +228,12 @@ def _describe_groups(worth: Floats, names: Sequence[str], parameters: int) -> di
 def _conclude_labels(
     names: Sequence[str], pairs: Sequence[Mapping[str, Any]], training: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return a verdict for each label, and the number that it rests on: of the trainings where they tell, or its pairs.
-
-    Trainings that do not tell leave the pairs' verdict, which is a hint.
-    """
+    """Return a verdict for each label, and the number that it rests on: of the trainings, else of its pairs."""
     told: dict[str, dict[str, Any]] = {}
     for name in names:
         own = [row for row in pairs if name in (row["a"], row["b"])]
         trained = training["labels"].get(name) if training else None
-        if trained and trained["verdict"] in (HELPS, HURTS):
+        if trained and trained["auroc"]:
             number = f"AUROC {trained['auroc']['gain']:+.3f}"
             told[name] = {"verdict": trained["verdict"], "number": number, "sentence": trained["sentence"]}
         elif not own:
@@ -251,12 +248,11 @@ def _conclude_labels(
 
 
 def _conclude(shared: Mapping[str, Any], training: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return verdict and sentence: those of the trainings where they tell, else those of the pairs, with the gain."""
+    """Return verdict and sentence: those of the trainings, else those of the pairs."""
     rows = [row for row in training["labels"].values() if row["auroc"] is not None] if training else []
     if not rows:
         return shared["verdict"], shared["sentence"]
     gain = f"networks were trained both ways: mean gain in AUROC {np.mean([row['auroc']['gain'] for row in rows]):+.3f}"
     clear = [row["sentence"] for row in rows if row["verdict"] in (HELPS, HURTS)]
-    if clear:
-        return summarise(row["verdict"] for row in rows), f"{gain}; {shortlist(clear, 2)}"
-    return shared["verdict"], f"{gain}, clear for no label; {shared['sentence']}"
+    told = f"{gain}; {shortlist(clear, 2)}" if clear else f"{gain}, clear for no label; {shared['sentence']}"
+    return summarise(row["verdict"] for row in rows), told
