@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import matthews_corrcoef
 
 from halflabel import advice_data
-from halflabel.advice_data import advise_data, enough_answers, phi, wilson
+from halflabel.advice_data import advise_data, enough_answers
 from halflabel.sources.annotated_images import build_images
 
 
@@ -77,7 +77,8 @@ def test_labels_that_nobody_answers_together_are_told(labels):
     assert advice["co_annotation"] == {
         "pairs": 3,
         "never_together": 1,
-        "sentence": "2 of 3 pairs of labels were asked together on some image",
+        "sentence": "2 of 3 pairs of labels were asked together on some image; most clearly, a and c exclude each "
+        f"other (phi {advice['pairs'][0]['phi']:+.2f})",
     }
 
 
@@ -108,7 +109,9 @@ def test_a_label_with_three_positives_is_not_enough_and_one_in_few_groups_neithe
     assert rows["a"]["sentence"] == "a: 3 yes and 97 no, in 1 and 10 groups; at least 10 of either are needed"
     assert (rows["b"]["learnable"], rows["b"]["positive_groups"]) == (False, 4)
     assert rows["c"]["verdict"] == "can be learned, measured only roughly"
-    assert advice["sentence"] == "100 images; 1 of 3 labels have enough known answers"
+    assert advice["sentence"] == (
+        "100 images; 1 of 3 labels have enough known answers, too few are known of a (3 yes, 97 no), b (40 yes, 60 no)"
+    )
 
 
 def test_the_half_width_is_that_of_simulated_aurocs():
@@ -131,6 +134,8 @@ def test_balance_compares_the_largest_and_the_smallest_amount():
     assert (balance["ratio"], balance["verdict"]) == (10, "similar")
     labels[21, 1] = -100
     assert advise_data(annotate(labels))["balance"]["verdict"] == "unequal"
+    equal = advise_data(annotate(labels[:10]))["balance"]
+    assert (equal["ratio"], equal["sentence"]) == (1, "10 known answers of each label")
     labels[:, 1] = -100
     none = advise_data(annotate(labels))["balance"]
     assert (none["ratio"], none["verdict"]) == (None, "unequal")
@@ -147,9 +152,6 @@ def test_few_images_and_unknown_labels_are_said_to_tell_nothing(images):
     json.dumps([few, unknown], allow_nan=False)
 
 
-def test_phi_and_wilson_where_there_is_nothing():
-    assert math.isnan(phi([5, 0, 3, 0]))
-    np.testing.assert_allclose(phi([[4, 0, 0, 6], [0, 4, 6, 0]]), [1, -1])
-    assert wilson(0, 0) == (None, None)
-    assert wilson(0, 10)[0] == 0
-    assert wilson(10, 10)[1] == pytest.approx(1)
+def test_a_single_label_has_no_pairs():
+    advice = advise_data(annotate(np.ones((30, 1))))
+    assert (advice["pairs"], advice["co_annotation"]["sentence"]) == ([], "there is a single label, and no pair")

@@ -52,6 +52,9 @@ def test_numbers_of_the_page_are_those_of_the_advice(advice):
     pair = advice["multi_task"]["shared_features"]["pairs"][0]
     assert f"{100 * pair['affinity']:+.2f} % ({100 * pair['low']:+.2f} % to {100 * pair['high']:+.2f} %)" in text
     assert advice["multi_task"]["capacity"]["sentence"] in text
+    assert f"±{advice['data']['labels']['pole']['auroc_half_width']:.2f}" in text
+    assert "far more source images the weights come from 1,281,167 images" in text
+    assert "1 of 1 pairs" in text
     assert "None" not in text
     assert "nan" not in text.lower().split()
     assert "not enough data to tell" in text

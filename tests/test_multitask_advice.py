@@ -1,21 +1,16 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
+from advice_examples import annotate, answer, make_features
 from safetensors.torch import save_file
 
 from halflabel import multitask_training
 from halflabel.advice_data import advise_data
 from halflabel.backbone_features import load_backbones
 from halflabel.multitask_advice import MOST_LABELS, advise_multi_task
-
-spec = importlib.util.spec_from_file_location("advice_examples", Path(__file__).with_name("advice_examples.py"))
-examples = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(examples)
-annotate, answer, make_features = examples.annotate, examples.answer, examples.make_features
+from halflabel.network_comparison import summarise
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def test_conflict_and_sharing_are_told_with_their_numbers(planted):
     conflict = next(row for row in pairs.values() if row["verdict"] == "conflict")
     assert conflict["low"] < conflict["affinity"] < conflict["high"] < 0
     assert f"adds {-100 * conflict['affinity']:.2g} % to the loss" in advice["sentence"]
-    assert advice["labels"]["a"]["verdict"] == "hurts"
+    assert (advice["labels"]["a"]["verdict"], advice["labels"]["a"]["number"]) == ("hurts", "2 of 2 pairs")
     assert advice["labels"]["b"]["verdict"] == advice["labels"]["c"]["verdict"] == "mixed"
 
 
@@ -51,6 +46,7 @@ def test_the_groups_part_what_conflicts_and_say_what_inference_costs(planted):
     worth = {row["choice"]: row["affinity"] for row in groups["choices"]}
     assert worth["suggested"] > max(worth["all together"], 0)
     assert worth["each alone"] == 0
+    assert [row["parameters"] for row in groups["choices"]] == [1000, 2000, 3000]
     assert "2 passes" in groups["sentence"]
 
 
@@ -138,7 +134,13 @@ def test_full_trains_both_ways_and_its_losses_tell_the_capacity(colour_images, t
     assert advice["capacity"]["joint"] == pytest.approx(np.mean([loss["joint"] for loss in losses]))
     assert advice["capacity"]["sentence"].startswith("test_resnet, trained, is ")
     enough = advice["capacity"]["ratio"] <= 1.1
-    assert advice["capacity"]["verdict"] == ("big enough" if enough else "not enough data to tell")
+    assert advice["capacity"]["verdict"] == ("big enough" if enough else "no evidence")
     assert "networks were trained both ways" in advice["sentence"]
+    measured = {name: row for name, row in training["labels"].items() if row["auroc"]}
+    assert measured
+    for name, row in measured.items():  # whatever the pairs say
+        told = advice["labels"][name]
+        assert (told["verdict"], told["number"]) == (row["verdict"], f"AUROC {row['auroc']['gain']:+.3f}")
+    assert advice["verdict"] == summarise(row["verdict"] for row in measured.values())
     assert capsys.readouterr().out == ""
     json.dumps(advice, allow_nan=False)

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from halflabel import multitask_training
+from halflabel.affinity import mean_known_loss
 from halflabel.fine_tuning_advice import train_and_predict
 from halflabel.grouped_folds import draw_folds
-from halflabel.multitask_training import compare_ways, known_loss, train_both_ways
+from halflabel.multitask_training import compare_ways, train_both_ways
 
 
 def scored(gain, seed=0, count=400):
@@ -48,15 +49,6 @@ def test_a_label_with_too_few_tested_answers_has_no_numbers():
     assert found["b"]["auroc"] is found["b"]["ap"] is found["b"]["p_holm"] is None
 
 
-def test_the_known_loss_is_that_of_scikit_learn():
-    scores, labels = scored(0.5)
-    expected = [
-        log_loss(labels[known, i], 1 / (1 + np.exp(-scores["joint"][known, i])))
-        for i, known in enumerate((labels >= 0).T)
-    ]
-    assert known_loss(scores["joint"], labels) == pytest.approx(expected)
-
-
 @pytest.mark.slow
 def test_both_ways_are_trained_on_the_same_images_with_the_same_seed(colour_images, tmp_path, monkeypatch):
     monkeypatch.setattr(multitask_training, "EPOCHS", 1)
@@ -71,6 +63,6 @@ def test_both_ways_are_trained_on_the_same_images_with_the_same_seed(colour_imag
         part = colour_images.with_column("split", np.where(tested, "test", "train"))
         for way, chosen in (("joint", part), ("single", part.with_only(["blue"]))):
             logits = train_and_predict(chosen, "test_resnet", str(path), 1, 5 + run, quiet=True, everywhere=True)
-            losses[way].append(known_loss(logits[~tested], chosen.labels[~tested])[-1])
+            losses[way].append(mean_known_loss(logits[~tested], chosen.labels[~tested])[-1])
     told = found["labels"]["blue"]["training_loss"]
     assert [told["joint"], told["single"]] == pytest.approx([np.mean(losses[way]) for way in ("joint", "single")])

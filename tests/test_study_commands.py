@@ -29,6 +29,14 @@ def test_advise_prints_a_summary_and_writes_the_report(colour_table, weight_file
     assert "test_resnet" in (tmp_path / "new" / "report.html").read_text()
 
 
+def test_a_picture_that_cannot_be_read_ends_it_unless_it_may_be_left_out(colour_table, weight_file, tmp_path, capsys):
+    (colour_table.parent / "031.png").write_text("no picture")
+    asked = ["advise", str(colour_table), "--backbone", "test_resnet", "--weights", weight_file]
+    assert main([*asked, "--output", str(tmp_path / "report")]) == 2
+    assert "031.png" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_mistakes_end_in_one_line_and_code_2(colour_table, weight_file, tmp_path, capsys):
     asked = ["--backbone", "test_resnet", "--weights", weight_file, "--output"]
     assert main(["advise", str(tmp_path / "none.csv"), *asked, str(tmp_path / "report")]) == 2

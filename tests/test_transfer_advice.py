@@ -47,6 +47,7 @@ def test_each_label_gets_its_verdict(planted):
         "there": "helps", "drawn": "no evidence", "rare": "not enough data to tell",
     }  # fmt: skip
     assert [row["backbone"] for row in advice["labels"].values()] == ["good", None, None]
+    assert [row["trained"] for row in advice["labels"].values()] == [False] * 3
     rows = advice["backbones"]["good"]["labels"]
     assert rows["there"]["log_me"]["pretrained"] > rows["there"]["log_me"]["random"]
     assert rows["there"]["h_score"]["pretrained"] > 0.3 > rows["there"]["h_score"]["random"]
@@ -135,6 +136,10 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
     measured = [row for row in (*rows.values(), *advice["backbones"]["test_resnet"]["labels"].values()) if row["auroc"]]
     assert len(measured) > 2
     assert all(f"corrected for {len(measured)} tests" in row["sentence"] for row in measured)
+    for name, told in advice["labels"].items():
+        source = tuned if told["trained"] else advice
+        assert told["auroc"] == source["backbones"]["test_resnet"]["labels"][name]["auroc"]
+        assert told["verdict"] == source["backbones"]["test_resnet"]["labels"][name]["verdict"]
     assert {row["weights"] for row in tuned["ranking"]} == {"pretrained", "random"}
     labels = colour_images.labels
     folds = draw_folds(labels, number_groups(colour_images.column("group")))

@@ -7,11 +7,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
+from .contingency import phi, wilson_interval
+from .errors import shortlist
 from .grouped_folds import number_groups
 from .labels import IntMatrix, count_labels
+from .metric_report import json_number
 from .sources import AnnotatedImages
 
 MIN_IMAGES = 20
@@ -24,6 +27,7 @@ MOST_PAIRS = 200
 """How many pairs of labels are listed."""
 
 NOT_ENOUGH = "not enough data to tell"
+TOGETHER, APART = "appear together", "exclude each other"
 _TYPICAL_AUROC, _ROUGH = 0.8, 0.1
 _SIMILAR = 10.0
 _Z = 1.959964  # of a 95 % interval
@@ -44,9 +48,12 @@ def advise_data(images: AnnotatedImages) -> dict[str, Any]:
     labels, names = images.labels, images.label_space.names
     groups = number_groups(images.column("group"))
     rows = _describe_labels(labels, names, groups)
-    enough = sum(row["learnable"] for row in rows.values())
-    few = len(images) < MIN_IMAGES
+    few, lacking = len(images) < MIN_IMAGES, [name for name, row in rows.items() if not row["learnable"]]
+    enough = len(names) - len(lacking)
     sentence = f"{len(images)} images; {enough} of {len(names)} labels have enough known answers"
+    if lacking and enough:
+        told = (f"{name} ({rows[name]['positive']} yes, {rows[name]['negative']} no)" for name in lacking)
+        sentence += f", too few are known of {shortlist(told, 3)}"
     pairs, left_out, co_annotation = _describe_pairs(labels, names)
     return {
         "images": len(images),
@@ -126,11 +133,14 @@ def _describe_balance(labels: IntMatrix, names: tuple[str, ...]) -> dict[str, An
         verdict, sentence = NOT_ENOUGH, "no label has a known answer"
     else:
         verdict = "similar" if ratio is not None and ratio <= _SIMILAR else "unequal"
-        sentence = (
-            f"{names[large]} has {known[large]} known answers, {names[small]} has {known[small]}"
-            + (f": {ratio:.1f} times as many" if ratio is not None else "")
-            + f"; up to {_SIMILAR:.0f} times is taken for similar"
-        )
+        if ratio == 1:
+            sentence = f"{known[large]} known answers of each label"
+        else:
+            sentence = (
+                f"{names[large]} has {known[large]} known answers, {names[small]} has {known[small]}"
+                + (f": {ratio:.1f} times as many" if ratio is not None else "")
+                + f"; up to {_SIMILAR:.0f} times is taken for similar"
+            )
     return {
         "largest": {"label": names[large], "known": int(known[large])},
         "smallest": {"label": names[small], "known": int(known[small])},
@@ -158,31 +168,14 @@ def _describe_pairs(labels: IntMatrix, names: tuple[str, ...]) -> tuple[list[dic
         kept = kept[np.argsort(-kept[:, 0], kind="stable")[:MOST_PAIRS]]
     total = len(names) * (len(names) - 1) // 2
     together = f"{total - never} of {total} pairs of labels were asked together on some image"
+    if not total:
+        together = "there is a single label, and no pair"
     described = [_describe_pair(names[int(a)], names[int(b)], found) for _, a, b, *found in kept]
+    clear = next((pair for pair in described if pair["relation"] in (TOGETHER, APART)), None)
+    if clear is not None and clear["phi"] is not None:
+        together += f"; most clearly, {clear['a']} and {clear['b']} {clear['relation']} (phi {clear['phi']:+.2f})"
     summary = {"pairs": total, "never_together": never, "sentence": together}
     return described, total - len(described), summary
-
-
-def phi(counts: ArrayLike) -> NDArray[np.float64]:
-    """The correlation of two yes/no answers, -1 to 1, from counts (..., 4) of yes-yes, yes-no, no-yes, no-no.
-
-    NaN where one of them is always answered the same.
-    """
-    both, first, second, neither = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    scale = np.sqrt((both + first) * (second + neither) * (both + second) * (first + neither))
-    value: NDArray[np.float64] = np.where(scale > 0, both * neither - first * second, np.nan) / np.where(
-        scale > 0, scale, 1
-    )
-    return value
-
-
-def wilson(successes: float, trials: float) -> tuple[float | None, float | None]:
-    """The 95 % interval of a rate (Wilson 1927); None without a trial."""
-    if not trials:
-        return None, None
-    rate, spread = successes / trials, _Z**2 / trials
-    centre, half = rate + spread / 2, _Z * math.sqrt((rate * (1 - rate) + spread / 4) / trials)
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
 def _describe_pair(a: str, b: str, counts: list[float]) -> dict[str, Any]:
@@ -193,16 +186,15 @@ def _describe_pair(a: str, b: str, counts: list[float]) -> dict[str, Any]:
         relation = "never asked together"
     elif with_a["low"] is not None and without_a["low"] is not None:
         if with_a["low"] > without_a["high"]:
-            relation = "appear together"
+            relation = TOGETHER
         elif with_a["high"] < without_a["low"]:
-            relation = "exclude each other"
-    correlation = float(phi(counts))
+            relation = APART
     return {
         "a": a,
         "b": b,
         "both_known": int(sum(counts)),
         "both_yes": both,
-        "phi": None if math.isnan(correlation) else correlation,
+        "phi": json_number(float(phi(counts))),
         "b_given_a": with_a,
         "b_given_not_a": without_a,
         "relation": relation,
@@ -210,5 +202,5 @@ def _describe_pair(a: str, b: str, counts: list[float]) -> dict[str, Any]:
 
 
 def _rate(yes: int, of: int) -> dict[str, Any]:
-    low, high = wilson(yes, of)
+    low, high = (json_number(float(end)) for end in wilson_interval(yes, of))
     return {"yes": yes, "of": of, "rate": yes / of if of else None, "low": low, "high": high}

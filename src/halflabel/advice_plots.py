@@ -32,7 +32,9 @@ def draw_transfer(rows: Mapping[str, Mapping[str, Any]], backbone: str) -> "Figu
     order = sorted(measured, key=lambda name: -abs(measured[name]["difference"]))[:MOST_ROWS]
     order.sort(key=lambda name: -measured[name]["difference"])
     most = "" if len(order) == len(measured) else f"; the {len(order)} of {len(measured)} labels that differ most"
-    figure = new_figure(9, 0.34 * len(order) + 1.9, f"What pretraining is worth: {plain(backbone, 40)}{most}")
+    figure = new_figure(
+        9, 0.34 * len(order) + 1.9, f"What pretraining is worth to a probe: {plain(backbone, 40)}{most}"
+    )
     axes = figure.subplots()
     for kind, offset in (("pretrained", -0.14), ("random", 0.14)):
         for place, name in enumerate(order):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from .advice_data import MIN_GROUPS
 from .advice_plots import draw_affinity, draw_learning_curves, draw_transfer
 from .figures import save
 
@@ -52,7 +53,7 @@ def render_page(advice: Mapping[str, Any]) -> str:
         multi=advice["multi_task"],
         rows=rows[:MOST_ROWS],
         rows_left_out=max(0, len(rows) - MOST_ROWS),
-        most_rows=MOST_ROWS,
+        least=MIN_GROUPS,
         pictures=_draw(advice) if find_spec("matplotlib") else None,
     )
 
@@ -77,12 +78,12 @@ def _inline(figure: "Figure") -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
+    return "undefined" if value is None else f"{value:z.{digits}f}"  # z: no minus before a zero
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
-    return "undefined" if value is None else f"{value:+.{digits}f}"
+    return "undefined" if value is None else f"{value:+z.{digits}f}"
 
 
 def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{100 * value:+.2f} %"
+    return "undefined" if value is None else f"{_signed(100 * value)} %"

@@ -59,13 +59,11 @@ class Heads:
         weight: Shape (width, num_labels).
         bias: Shape (num_labels,).
         missing: m, shape (rank, num_labels); the gradient of label j is the outer product of m_j and w_j.
-        loss: The mean cross-entropy of each label's known entries, (num_labels,); NaN without any.
     """
 
     weight: Floats
     bias: Floats
     missing: Floats
-    loss: Floats
 
     def logits(self, trunk: Trunk) -> Floats:
         """Return logits of shape (n, num_labels)."""
@@ -137,7 +135,7 @@ def fit_heads(trunk: Trunk, labels: NDArray[Any]) -> Heads:
         labels: Shape (n, num_labels): 1, 0, or below 0 for unknown entries.
     """
     count, width = labels.shape[1], trunk.given.shape[1]
-    weight, bias, loss = np.zeros((width, count)), np.zeros(count), np.full(count, np.nan)
+    weight, bias = np.zeros((width, count)), np.zeros(count)
     missing = np.zeros((trunk.addable.shape[1], count))
     for label in range(count):
         known = np.flatnonzero(labels[:, label] >= 0)
@@ -145,15 +143,14 @@ def fit_heads(trunk: Trunk, labels: NDArray[Any]) -> Heads:
             continue
         given, answer = trunk.given[known], labels[known, label].astype(np.float64)
         weight[:, label], bias[label] = _fit_logistic(given, answer)
-        logits = given @ weight[:, label] + bias[label]
-        missing[:, label] = trunk.addable[known].T @ (expit(logits) - answer) / len(known)
-        loss[label] = cross_entropy(logits, answer).mean()
-    return Heads(weight, bias, missing, loss)
+        rest = expit(given @ weight[:, label] + bias[label]) - answer
+        missing[:, label] = trunk.addable[known].T @ rest / len(known)
+    return Heads(weight, bias, missing)
 
 
-def _fit_logistic(given: Floats, answer: Floats, ridge: float = 1.0) -> tuple[Floats, float]:
+def _fit_logistic(given: Floats, answer: Floats) -> tuple[Floats, float]:
     rows = np.column_stack([given, np.ones(len(given))])
-    penalty = np.append(np.full(given.shape[1], ridge), 1e-3)  # finite where all answers are the same
+    penalty = np.append(np.ones(given.shape[1]), 1e-3)  # finite where all answers are the same
     solution = np.zeros(rows.shape[1])
     for _ in range(50):
         score = expit(rows @ solution)
@@ -170,6 +167,17 @@ def cross_entropy(logits: Floats, answers: NDArray[Any]) -> Floats:
     """Binary cross-entropy of logits, of any shape, with answers of 1 and 0."""
     loss: Floats = np.logaddexp(0.0, logits) - logits * answers
     return loss
+
+
+def mean_known_loss(logits: Floats, labels: NDArray[Any]) -> Floats:
+    """The mean cross-entropy of each label's known entries, (num_labels,); NaN without any.
+
+    Args:
+        logits: Shape (n, num_labels).
+        labels: Same shape: 1, 0, or below 0 for unknown entries.
+    """
+    known = labels >= 0
+    return ratio(np.where(known, cross_entropy(logits, labels), 0.0).sum(axis=0), known.sum(axis=0))
 
 
 def gradient_cosine(heads: Heads) -> Floats:

@@ -54,68 +54,54 @@ def load_backbones(
 ) -> tuple[dict[str, BackboneFeatures], list[dict[str, str]]]:
     """Run every backbone over the images, with its pretrained and with random weights.
 
-    Args:
-        images: At least one.
-        backbones: timm names; a repeated one counts once.
-        weights: `hub`, `installed` or a path, the same for all.
-        folder: Where features are kept; None: in memory only.
-        seed: Of the random weights.
-        options: `batch_size`, `workers` and `quiet` of `features.cached_features`.
-
-    Returns:
-        The features by name, and of each backbone that cannot be had `backbone` and `reason`, one line.
-    """
-    loaded: dict[str, BackboneFeatures] = {}
-    failures: list[dict[str, str]] = []
-    for name in dict.fromkeys(backbones):
-        try:
-            model = _build(name, images, weights)
-            pretrained = _extract(model, images, folder, f"{name}, pretrained", options)
-            random = backbone_features(images, name, None, folder, seed, **options)
-        except HalflabelError as error:
-            log.warning("%s is left out: %s", name, error)
-            failures.append({"backbone": name, "reason": str(error)})
-            continue
-        parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
-        source = find_source_data(name, weights)
-        loaded[name] = BackboneFeatures(name, weights, pretrained, random, source, parameters)
-    return loaded, failures
-
-
-def backbone_features(
-    images: AnnotatedImages,
-    backbone: str,
-    weights: str | None,
-    folder: str | Path | None = None,
-    seed: int = 0,
-    **options: Any,  # noqa: ANN401
-) -> NDArray[np.float32]:
-    """Return the pooled features of all images in their order, float32 of shape (n, width).
-
     A network with random weights is as timm initialises it. Statistics of BatchNorm layers from some pictures would
     make a weaker rival of it: on photographs, probes on such features were hardly better than chance.
 
     Args:
         images: At least one.
-        backbone: A timm name.
-        weights: `hub`, `installed`, a path, or None for random weights.
+        backbones: timm names; a repeated one counts once.
+        weights: `hub`, `installed` or a path, the same for all.
         folder: Where features are kept and found again; None: in memory only.
         seed: Of the random weights.
         options: `batch_size`, `workers` and `quiet` of `features.cached_features`.
 
+    Returns:
+        The features by name, and of each backbone that cannot be had, or whose features are NaN or infinite, `backbone`
+        and `reason`, one line.
+
     Raises:
-        HalflabelError: If the backbone or its weights cannot be had, a picture cannot be read, or the features are
-            NaN or infinite, as those of random weights may be.
+        HalflabelError: If a picture cannot be read, or the folder cannot be written to.
     """
+    loaded: dict[str, BackboneFeatures] = {}
+    failures: list[dict[str, str]] = []
+    for name in dict.fromkeys(backbones):
+        try:
+            models = {"pretrained": _build(name, images, weights, seed), "random": _build(name, images, None, seed)}
+        except HalflabelError as error:
+            reason = str(error)
+        else:
+            found = {
+                kind: _extract(model, images, folder, f"{name}, {kind}", options) for kind, model in models.items()
+            }
+            broken = [kind for kind, matrix in found.items() if not np.isfinite(matrix).all()]
+            reason = f"its features with {broken[0]} weights are NaN or infinite" if broken else ""
+        if reason:
+            log.warning("%s is left out: %s", name, reason)
+            failures.append({"backbone": name, "reason": reason})
+            continue
+        parameters = sum(parameter.numel() for parameter in models["random"].backbone.parameters())
+        source = find_source_data(name, weights)
+        loaded[name] = BackboneFeatures(name, weights, found["pretrained"], found["random"], source, parameters)
+    return loaded, failures
+
+
+def _build(
+    backbone: str, images: AnnotatedImages, weights: str | None, seed: int
+) -> TimmMultiLabelForImageClassification:
+    """Build a frozen backbone; random weights (None) follow from the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = _build(backbone, images, weights)
-    title = f"{backbone}, {'random' if weights is None else 'pretrained'}"
-    return _extract(model, images, folder, title, options)
-
-
-def _build(backbone: str, images: AnnotatedImages, weights: str | None) -> TimmMultiLabelForImageClassification:
-    model = TimmMultiLabelForImageClassification.from_backbone(backbone, images.label_space.names, weights=weights)
+        model = TimmMultiLabelForImageClassification.from_backbone(backbone, images.label_space.names, weights=weights)
     model.freeze_backbone()
     return model
 
@@ -136,6 +122,4 @@ def _extract(
     nn.Module.to(model, device)
     found = cached_features(model, _views(model, images), folder, title=title, **options)
     assert isinstance(found, torch.Tensor)  # a linear head consumes pooled features
-    if not found.isfinite().all():
-        raise HalflabelError(f"{title}: features are NaN or infinite, so that nothing can be measured on them")
     return found.numpy()

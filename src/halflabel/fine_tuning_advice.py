@@ -48,6 +48,11 @@ class Tuned:
     seconds: float
 
 
+def number_runs(folds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return, for the fold of each image, the run that tests it; -1 where none does."""
+    return np.where(folds < RUNS * _HELD_OUT, folds // _HELD_OUT, -1)
+
+
 def fine_tune(
     images: AnnotatedImages,
     backbones: Mapping[str, str],
@@ -73,7 +78,7 @@ def fine_tune(
     Raises:
         HalflabelError: If a picture cannot be read.
     """
-    start, run_of = time.monotonic(), np.where(folds < RUNS * _HELD_OUT, folds // _HELD_OUT, -1)
+    start, run_of = time.monotonic(), number_runs(folds)
     scores = {name: {kind: np.full(labels.shape, np.nan) for kind in KINDS} for name in backbones}
     for name, weights in backbones.items():
         for run in range(RUNS):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from .affinity import Trunk, cross_entropy, fit_heads
-from .known_scores import Floats, ratio
+from .affinity import Trunk, fit_heads, mean_known_loss
+from .known_scores import Floats
 
 _STEPS, _RATE, _RIDGE = 150, 0.02, 0.1
 
@@ -38,8 +38,7 @@ def train_adapters(trunk: Trunk, labels: NDArray[Any], joint: bool) -> Floats:
             mean += 0.1 * (slope - mean)  # Adam (Kingma and Ba 2015) on all images at once
             square += 0.001 * (slope**2 - square)
             part -= _RATE * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-    loss = np.where(known, cross_entropy(_logits(trunk, parts), answers), 0.0)
-    return ratio(loss.sum(axis=0), known.sum(axis=0))
+    return mean_known_loss(_logits(trunk, parts), labels)
 
 
 def _logits(trunk: Trunk, parts: list[Floats]) -> Floats:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_curve
 
 from .calibration_metrics import BINS, calibration_error
+from .contingency import wilson_interval
 from .decisions import say_threshold
 from .figures import NO, PALE, QUIET, YES, choose_labels, finish, grid, plain, why_undefined
 from .known_scores import Floats, check_pair
@@ -103,14 +104,6 @@ def draw_reliability(scores: ArrayLike, labels: ArrayLike, names: Sequence[str])
         ("patch", PALE, "known entries per bin (right axis)"),
     )
     return finish(figure)
-
-
-def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> Floats:
-    """95 % interval of a share, shape (2, ...): Wilson's (1927), which stays within 0..1 also for few trials."""
-    n, z2 = np.asarray(trials, dtype=np.float64), 1.959964**2
-    share = np.asarray(successes) / n
-    middle, half = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n)
-    return np.stack([middle - half, middle + half]) / (1 + z2 / n)
 
 
 def _draw_counts(axes: "Axes", count: NDArray[Any]) -> None:

@@ -2,7 +2,7 @@
 
 Multi-task learning pays where tasks share low-level features, have similar amounts of data, and share a network that is
 big enough. The first is measured by `affinity`, the second by `advice_data`, the third by `joint_adapter`; a `full`
-budget trains networks both ways, and what they show goes before what the features hint at.
+budget trains networks both ways, and what they show, be it nothing, goes before what the features hint at.
 """
 
 import itertools
@@ -65,23 +65,24 @@ def advise_multi_task(
     if reason or features is None:
         verdict = NOT_APPLICABLE if len(names) == 1 else NOT_ENOUGH
         nothing = dict.fromkeys(("backbone", "shared_features", "capacity", "groups", "training"))
-        told = {name: {"verdict": verdict, "sentence": f"{name}: {verdict}"} for name in names}
+        told = {name: {"verdict": verdict, "number": None, "sentence": f"{name}: {verdict}"} for name in names}
         return {"verdict": verdict, "sentence": reason, "labels": told, **advice, **nothing}
     labels = np.where(images.labels >= 0, images.labels, IGNORE_INDEX).astype(np.int8)[:, chosen]
     shown = [names[column] for column in chosen]
     folds = draw_folds(labels, groups, seed)
     trunks = make_trunks(features.pretrained, seed)
     affinity = measure_affinity(trunks, labels, folds, groups)
-    shared, pairs = _describe_affinity(affinity, shown)
+    shared, worth = _describe_affinity(affinity, shown)
     advice |= {"backbone": features.name, "shared_features": shared}
-    advice["capacity"] = _describe_adapters(trunks, labels, shown, features.pretrained.shape[1])
     training = None
-    if budget == "full":
+    if budget != "full":
+        advice["capacity"] = _describe_adapters(trunks, labels, shown, features.pretrained.shape[1])
+    else:
         part = images.with_only(shown[:MOST_TRAINED])
         training = train_both_ways(part, (features.name, features.weights), folds, groups, seed, quiet)
         training["left_out"] = len(names) - len(part.label_space)
         advice["capacity"] = _describe_networks(training["labels"], features.name)
-    advice |= {"groups": _describe_groups(affinity.pair, pairs, shown), "training": training}
+    advice |= {"groups": _describe_groups(worth, shown, features.parameters), "training": training}
     told = _conclude_labels(names, shared["pairs"], training)
     verdict, sentence = _conclude(shared, training)
     return {"verdict": verdict, "sentence": sentence, "labels": told, **advice}
@@ -162,7 +163,7 @@ def _describe_adapters(trunks: Sequence[Trunk], labels: IntMatrix, names: Sequen
     enough = found["ratio"] <= _ENOUGH
     need = f"a shared layer of {units} numbers is {'enough' if enough else 'too narrow'}: {_say_losses(found)}"
     return {
-        "verdict": BIG_ENOUGH if enough else NOT_ENOUGH, "sentence": f"{need}; the backbone has {width} features",
+        "verdict": BIG_ENOUGH if enough else NO_EVIDENCE, "sentence": f"{need}; the backbone has {width} features",
         "units": units, "features": width, "tried": [{"units": n, "ratio": one["ratio"]} for n, one in tried], **found,
     }  # fmt: skip
 
@@ -174,8 +175,8 @@ def _describe_networks(rows: Mapping[str, Mapping[str, Any]], backbone: str) -> 
     # Under one step budget a network for all labels also learns each of them slower, however big it is.
     enough = found["ratio"] <= _ENOUGH
     told = f"is {BIG_ENOUGH}" if enough else "is too small, or learns slower together"
-    verdict, sentence = BIG_ENOUGH if enough else NOT_ENOUGH, f"{backbone}, trained, {told}: {_say_losses(found)}"
-    return {"verdict": verdict, "sentence": sentence, **found}
+    sentence = f"{backbone}, trained, {told}: {_say_losses(found)}"
+    return {"verdict": BIG_ENOUGH if enough else NO_EVIDENCE, "sentence": sentence, **found}
 
 
 def _compare_losses(names: Sequence[str], joint: Floats, single: Floats) -> dict[str, Any]:
@@ -191,19 +192,28 @@ def _say_losses(found: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_groups(affinity: Floats, worth: Floats, names: Sequence[str]) -> dict[str, Any]:
-    """Return the groups that are suggested, and the choices: what they are worth and what inference costs."""
+def _describe_groups(worth: Floats, names: Sequence[str], parameters: int) -> dict[str, Any]:
+    """Return the groups that are suggested, and the choices: what they are worth and what inference costs.
+
+    Args:
+        worth: Of each pair, (num_labels, num_labels).
+        names: Of the labels.
+        parameters: Of a backbone, of which each group has its own.
+    """
     everyone, alone = [list(range(len(names)))], [[column] for column in range(len(names))]
     suggested = suggest_groups(worth)
     choices: list[dict[str, Any]] = [
         {
-            "choice": choice, "backbone_passes": len(groups), "affinity": total_worth(worth, groups),
+            "choice": choice, "backbone_passes": len(groups), "parameters": len(groups) * parameters,
+            "affinity": total_worth(worth, groups),
             "groups": [[names[column] for column in group] for group in groups],
         }
         for choice, groups in (("all together", everyone), ("suggested", suggested), ("each alone", alone))
     ]  # fmt: skip
     if len(suggested) == 1:
-        sentence = "train all labels together: no pair of them conflicts surely; one pass of the backbone an image"
+        sentence = (
+            f"train these {len(names)} labels together: no pair conflicts surely; one pass of the backbone an image"
+        )
     else:
         told = "; ".join(shortlist(group, 4) for group in choices[1]["groups"])
         sentence = f"train {len(suggested)} groups apart: {told}; {len(suggested)} passes of the backbone an image"
@@ -217,31 +227,32 @@ def _describe_groups(affinity: Floats, worth: Floats, names: Sequence[str]) -> d
 
 def _conclude_labels(
     names: Sequence[str], pairs: Sequence[Mapping[str, Any]], training: Mapping[str, Any] | None
-) -> dict[str, dict[str, str]]:
-    """Return a verdict for each label: of the trainings where they tell, else of its pairs."""
-    told = {}
+) -> dict[str, dict[str, Any]]:
+    """Return a verdict for each label, and the number that it rests on: of the trainings, else of its pairs."""
+    told: dict[str, dict[str, Any]] = {}
     for name in names:
         own = [row for row in pairs if name in (row["a"], row["b"])]
         trained = training["labels"].get(name) if training else None
-        if trained and trained["verdict"] in (HELPS, HURTS):
-            told[name] = {"verdict": trained["verdict"], "sentence": trained["sentence"]}
+        if trained and trained["auroc"]:
+            number = f"AUROC {trained['auroc']['gain']:+.3f}"
+            told[name] = {"verdict": trained["verdict"], "number": number, "sentence": trained["sentence"]}
         elif not own:
-            told[name] = {"verdict": NOT_ENOUGH, "sentence": f"{name}: {NOT_ENOUGH}"}
+            told[name] = {"verdict": NOT_ENOUGH, "number": None, "sentence": f"{name}: {NOT_ENOUGH}"}
         else:
             verdict = summarise(_WORDS[row["verdict"]] for row in own)
             best = max(own, key=lambda row: (row["verdict"] != NO_EVIDENCE, abs(row["affinity"] or 0.0)))
             reason = _say_pair(best) if best["verdict"] != NO_EVIDENCE else f"none of {len(own)} pairs tells"
-            told[name] = {"verdict": verdict, "sentence": f"{name}: {verdict}: {reason}"}
+            number = f"{sum(row['verdict'] != NO_EVIDENCE for row in own)} of {len(own)} pairs"
+            told[name] = {"verdict": verdict, "number": number, "sentence": f"{name}: {verdict}: {reason}"}
     return told
 
 
 def _conclude(shared: Mapping[str, Any], training: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return verdict and sentence: those of the trainings where they tell, else those of the pairs, with the gain."""
+    """Return verdict and sentence: those of the trainings, else those of the pairs."""
     rows = [row for row in training["labels"].values() if row["auroc"] is not None] if training else []
     if not rows:
         return shared["verdict"], shared["sentence"]
     gain = f"networks were trained both ways: mean gain in AUROC {np.mean([row['auroc']['gain'] for row in rows]):+.3f}"
     clear = [row["sentence"] for row in rows if row["verdict"] in (HELPS, HURTS)]
-    if clear:
-        return summarise(row["verdict"] for row in rows), f"{gain}; {shortlist(clear, 2)}"
-    return shared["verdict"], f"{shared['sentence']}; {gain}, clear for no label"
+    told = f"{gain}; {shortlist(clear, 2)}" if clear else f"{gain}, clear for no label; {shared['sentence']}"
+    return summarise(row["verdict"] for row in rows), told

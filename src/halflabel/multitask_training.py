@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .affinity import cross_entropy
+from .advice_data import NOT_ENOUGH
+from .affinity import mean_known_loss
 from .errors import shortlist
-from .fine_tuning_advice import EPOCHS, RUNS, TUNING_INFLATION, train_and_predict
-from .grouped_folds import FOLDS
+from .fine_tuning_advice import EPOCHS, RUNS, TUNING_INFLATION, number_runs, train_and_predict
 from .known_scores import Floats
 from .labels import IGNORE_INDEX, IntMatrix
-from .network_comparison import CI, HELPS, HURTS, NO_EVIDENCE, answering_groups, measured
-from .ranking_influence import ap_influence, auroc_influence, estimate, holm, ranks_within
+from .network_comparison import CI, HELPS, HURTS, NO_EVIDENCE, compare_pair, measured
+from .ranking_influence import holm, ranks_within
 from .sources import AnnotatedImages
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ def train_both_ways(
         As a dict for JSON `epochs`, `runs`, `trainings`, and per label `auroc` and `ap` of both ways with the gain
         (joint minus single) and its interval, `training_loss` of both, and a verdict.
     """
-    tested_of = FOLDS // RUNS
-    names = images.label_space.names
-    run_of = np.where(folds < RUNS * tested_of, folds // tested_of, -1)
+    names, run_of = images.label_space.names, number_runs(folds)
     scores = {way: np.full(images.labels.shape, np.nan) for way in WAYS}
     losses = {way: np.zeros((RUNS, len(names))) for way in WAYS}
     for run in range(RUNS):
@@ -60,21 +58,13 @@ def train_both_ways(
                 columns.append(train_and_predict(only, *weights, EPOCHS, seed + run, quiet, everywhere=True))
             logits = np.concatenate(columns, axis=1)
             scores[way][tested] = logits[tested]
-            losses[way][run] = known_loss(logits[~tested], images.labels[~tested])
+            losses[way][run] = mean_known_loss(logits[~tested], images.labels[~tested])
     known = np.where((run_of >= 0)[:, None], images.labels, IGNORE_INDEX).astype(np.int8)
     ranks = {way: ranks_within(np.where(known >= 0, values, np.nan), run_of) for way, values in scores.items()}
     rows = compare_ways(ranks, known, names, groups)
     for column, name in enumerate(names):
         rows[name]["training_loss"] = {way: float(losses[way][:, column].mean()) for way in WAYS}
     return {"epochs": EPOCHS, "runs": RUNS, "trainings": RUNS * (len(names) + 1), "labels": rows}
-
-
-def known_loss(logits: NDArray[Any], labels: IntMatrix) -> Floats:
-    """The mean cross-entropy of each label's known entries, (num_labels,)."""
-    known = labels >= 0
-    loss = np.where(known, cross_entropy(logits, labels), 0.0)
-    mean: Floats = loss.sum(axis=0) / known.sum(axis=0)
-    return mean
 
 
 def compare_ways(
@@ -94,12 +84,12 @@ def compare_ways(
         if rows is None:
             continue
         yes = labels[rows, column] == 1
-        seen = answering_groups(yes, groups[rows])
-        for key, measure in (("auroc", auroc_influence), ("ap", ap_influence)):
-            (joint, of_joint), (single, of_single) = (measure(scores[way][rows, column], yes) for way in WAYS)
-            gain = estimate(joint - single, of_joint - of_single, groups[rows], seen, TUNING_INFLATION)
+        both = [scores[way][rows, column] for way in WAYS]
+        for key, (joint, single, gain) in compare_pair(both, yes, groups[rows], TUNING_INFLATION).items():
             low, high = gain.interval(CI)
-            compared[name][key] = {"joint": joint, "single": single, "gain": gain.value, "low": low, "high": high}
+            compared[name][key] = {
+                "joint": joint.value, "single": single.value, "gain": gain.value, "low": low, "high": high,
+            }  # fmt: skip
             if key == "auroc":
                 compared[name]["p"] = gain.p_value()
     tested = [name for name in names if compared[name]["p"] is not None]
@@ -110,7 +100,7 @@ def compare_ways(
 
 def _judge(name: str, row: dict[str, Any]) -> dict[str, Any]:
     if row["p"] is None:
-        return {**row, "p_holm": None, "verdict": "not enough data to tell", "sentence": f"{name}: not enough data"}
+        return {**row, "p_holm": None, "verdict": NOT_ENOUGH, "sentence": f"{name}: {NOT_ENOUGH}"}
     auroc = row["auroc"]
     verdict = NO_EVIDENCE
     if row["p_holm"] < 1 - CI:

@@ -78,36 +78,55 @@ def compare_networks(
         groups: The number of each image's group.
         inflation: Factor of the variance, see above.
     """
-    compared: dict[str, dict[str, Any] | None] = {}
-    columns: dict[int, NDArray[np.intp]] = {}
-    seen: list[int] = []
-    for column, name in enumerate(names):
-        rows = measured(labels, groups, column)
-        if rows is None:
-            compared[name] = None
-            continue
-        yes = labels[rows, column] == 1
-        seen.append(answering_groups(yes, groups[rows]))
+    columns, fewest = _measured_columns(labels, groups)
+    compared: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
+    for column, rows in columns.items():
         both = [scores[kind][rows, column] for kind in KINDS]
-        found = {key: [measure(scores, yes) for scores in both] for key, measure in _MEASURES.items()}
-        compared[name] = _describe(found, groups[rows], seen[-1], inflation)
-        columns[column] = rows
+        found = compare_pair(both, labels[rows, column] == 1, groups[rows], inflation)
+        compared[names[column]] = _describe(found)
     if not columns:
         return Comparison(compared, None)
     (first, of_first), (second, of_second) = (_mean_of_labels("auroc", scores[kind], labels, columns) for kind in KINDS)
-    difference = estimate(first - second, of_first - of_second, groups, min(seen), inflation)
+    difference = estimate(first - second, of_first - of_second, groups, fewest, inflation)
     return Comparison(compared, {"pretrained": first, "random": second, **_interval(difference)})
 
 
-def _describe(
-    found: Mapping[str, Sequence[tuple[float, Floats]]], groups: NDArray[np.intp], seen: int, inflation: float
-) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for key, ((first, of_first), (second, of_second)) in found.items():
-        one, other, difference = (
-            estimate(float(value), influence, groups, seen, inflation)
-            for value, influence in ((first, of_first), (second, of_second), (first - second, of_first - of_second))
+def compare_pair(
+    scores: Sequence[Floats], yes: NDArray[np.bool_], groups: NDArray[np.intp], inflation: float
+) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
+    """Measure two networks on the same known entries of a label.
+
+    Args:
+        scores: Of the first and of the second, each of shape (entries,).
+        yes: The answers, shape (entries,).
+        groups: The number of each entry's group.
+        inflation: Factor of the variance, see above.
+
+    Returns:
+        `auroc` and `ap`: those of the first, of the second, and the first's minus the second's.
+    """
+    seen, found = answering_groups(yes, groups), {}
+    for key, measure in _MEASURES.items():
+        (first, of_first), (second, of_second) = (measure(one, yes) for one in scores)
+        found[key] = (
+            estimate(first, of_first, groups, seen, inflation),
+            estimate(second, of_second, groups, seen, inflation),
+            estimate(first - second, of_first - of_second, groups, seen, inflation),
         )
+    return found
+
+
+def _measured_columns(labels: IntMatrix, groups: NDArray[np.intp]) -> tuple[dict[int, NDArray[np.intp]], int]:
+    """Return the rows of each label that can be measured, and from how few groups the rarest of their answers comes."""
+    rows_of = {column: measured(labels, groups, column) for column in range(labels.shape[1])}
+    columns = {column: rows for column, rows in rows_of.items() if rows is not None}
+    seen = (answering_groups(labels[rows, column] == 1, groups[rows]) for column, rows in columns.items())
+    return columns, min(seen, default=0)
+
+
+def _describe(found: Mapping[str, tuple[Estimate, Estimate, Estimate]]) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for key, (one, other, difference) in found.items():
         described[key] = {"pretrained": one.value, "random": other.value, **_interval(difference)}
         for name, of_one in (("pretrained", one), ("random", other)):
             low, high = of_one.interval(CI)
@@ -167,16 +186,14 @@ def rank_networks(
     Returns:
         A row per network for JSON, where `behind` is how far the best is ahead of it, with an interval; and a sentence.
     """
-    rows_of = {column: measured(labels, groups, column) for column in range(labels.shape[1])}
-    columns = {column: rows for column, rows in rows_of.items() if rows is not None}
+    columns, fewest = _measured_columns(labels, groups)
     if not columns:
         return [], "no label has enough tested answers"
-    seen = min(answering_groups(labels[rows, column] == 1, groups[rows]) for column, rows in columns.items())
     ranked: list[tuple[dict[str, Any], Floats]] = []
     for backbone, both in scores.items():
         for kind, matrix in both.items():
             auroc, influence = _mean_of_labels("auroc", matrix, labels, columns)
-            low, high = estimate(auroc, influence, groups, seen, inflation).interval(CI)
+            low, high = estimate(auroc, influence, groups, fewest, inflation).interval(CI)
             row = {
                 "backbone": backbone, "weights": kind, "auroc": auroc, "low": max(low, 0.0), "high": min(high, 1.0),
                 "ap": _mean_of_labels("ap", matrix, labels, columns)[0],
@@ -185,7 +202,9 @@ def rank_networks(
     ranked.sort(key=lambda one: -one[0]["auroc"])
     best, of_best = ranked[0]
     for row, influence in ranked:
-        row["behind"] = _interval(estimate(best["auroc"] - row["auroc"], of_best - influence, groups, seen, inflation))
+        row["behind"] = _interval(
+            estimate(best["auroc"] - row["auroc"], of_best - influence, groups, fewest, inflation)
+        )
     return [row for row, _ in ranked], _say_ranking([row for row, _ in ranked])
 
 
@@ -205,6 +224,8 @@ def _say_ranking(rows: Sequence[Mapping[str, Any]]) -> str:
     best = rows[0]
     told = f"best: {best['backbone']} with {best['weights']} weights, mean AUROC {best['auroc']:.2f}"
     level = [row for row in rows[1:] if row["behind"]["low"] <= 0]
-    if level:
-        told += "; not told apart from it: " + shortlist(f"{row['backbone']}, {row['weights']}" for row in level)
-    return told
+    return told + (f"; not told apart from it: {shortlist(map(_say_network, level))}" if level else "")
+
+
+def _say_network(row: Mapping[str, Any]) -> str:
+    return f"{row['backbone']} ({row['weights']}, {row['auroc']:.2f})"

@@ -50,8 +50,9 @@ def advise_transfer(
         quiet: Show no progress bars.
 
     Returns:
-        `verdict` (helps, hurts, mixed, no evidence, not enough data to tell) with a `sentence`, per label and backbone
-        the numbers that it rests on, the `ranking` of all networks, and `fine_tuning` where that was asked for.
+        `verdict` (helps, hurts, mixed, no evidence, not enough data to tell) with a `sentence`; `labels` with a verdict
+        and the `auroc` that it rests on, `trained` or probed; `backbones` with all that was measured of each label; the
+        `ranking` of all networks; and `fine_tuning` where that was asked for.
     """
     groups, names = number_groups(images.column("group")), images.label_space.names
     advice = {
@@ -223,6 +224,10 @@ def _conclude_label(name: str, measured: Sequence[Mapping[str, Mapping[str, Any]
                 found = [backbone for backbone, row in rows.items() if row["verdict"] == verdict]
                 if found:
                     best = max(found, key=lambda backbone: rows[backbone]["auroc"]["pretrained"])
-                    told = f"{rows[best]['sentence']} ({best})"
-                    return {"verdict": verdict, "backbone": best if verdict == HELPS else None, "sentence": told}
-    return {"verdict": NOT_ENOUGH, "backbone": None, "sentence": nothing}
+                    trained = len(measured) > 1 and backbones is measured[0]
+                    return {
+                        "verdict": verdict, "backbone": best if verdict == HELPS else None, "trained": trained,
+                        "auroc": rows[best]["auroc"],
+                        "sentence": f"{rows[best]['sentence']} ({best}{', trained' if trained else ''})",
+                    }  # fmt: skip
+    return {"verdict": NOT_ENOUGH, "backbone": None, "trained": False, "auroc": None, "sentence": nothing}

@@ -1,8 +1,9 @@
-"""Is the advice on transfer right, honest and quick?
+"""Is the advice right, honest and quick?
 
 python tests/benchmarks/bench_advice.py null SOURCE      # labels drawn at random: how often is anything claimed?
 python tests/benchmarks/bench_advice.py time SOURCE      # seconds, cold and with cached features, against images
 python tests/benchmarks/bench_advice.py ranking SOURCE   # probes and short trainings: do they order networks alike?
+PYTHONPATH=tests python tests/benchmarks/bench_advice.py planted --seeds 8   # rendered scenes: is what is there found?
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from halflabel.advice_data import advise_data
+from halflabel.affinity import make_trunks, measure_affinity
 from halflabel.backbone_features import load_backbones
 from halflabel.feature_probe import probe
 from halflabel.fine_tuning_advice import train_and_predict
@@ -90,6 +92,24 @@ def ranking(options):
     show(f"trained for {options.epochs} epochs on three folds", *rank_networks(trained, labels, groups, 1 + 2 / 3))
 
 
+def planted(options):
+    """Count in how many drawings of scenes and labels a shared feature, a negation and a conflict are found."""
+    import planted_scenes as scenes
+
+    found = collections.Counter()
+    for seed in range(options.seeds):
+        features, labels = scenes.plant(seed)
+        images = np.arange(len(labels))
+        affinity = measure_affinity(make_trunks(features), labels, draw_folds(labels, images, seed), images)
+        low, high = affinity.intervals(15)
+        found["shared feature"] += low[scenes.SHARED] > 0
+        found["negation"] += low[scenes.NEGATED] > 0
+        found["opposed shortcuts"] += high[scenes.OPPOSED] < 0
+        found["anything of the label at random"] += ((low > 0) | (high < 0))[scenes.AT_RANDOM].any()
+    for what, times in found.items():
+        print(f"{what}: found in {times} of {options.seeds}")
+
+
 def show(title, rows, told):
     print(title)
     for row in rows:
@@ -100,11 +120,11 @@ def show(title, rows, told):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("null", "time", "ranking"))
-    parser.add_argument("source")
+    parser.add_argument("what", choices=("null", "time", "ranking", "planted"))
+    parser.add_argument("source", nargs="?", help="of all but planted")
     parser.add_argument("--backbone", nargs="+", default=["tf_efficientnet_lite0"])
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--cache")
     options = parser.parse_args()
-    {"null": null, "time": measure_time, "ranking": ranking}[options.what](options)
+    {"null": null, "time": measure_time, "ranking": ranking, "planted": planted}[options.what](options)
