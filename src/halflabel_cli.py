@@ -34,12 +34,16 @@ def build_parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="score pictures")
     predict.add_argument("model", help="a model's folder or Hub name")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
-    predict.add_argument("--output", required=True, help="scores.csv, .jsonl or .parquet")
+    predict.add_argument(
+        "--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) for Parquet parts"
+    )
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
     predict.add_argument(
         "--given", metavar="TABLE", help="what is known of some pictures, as evidence for their other labels"
     )
-    predict.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
+    predict.add_argument("--batch_size", type=_positive, default=32, help="most pictures at once (default: 32)")
+    predict.add_argument("--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once")
+    predict.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
     data = commands.add_parser("data", help="look at annotated data, merge it, write it")
     data.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)

@@ -55,6 +55,15 @@ def write_pictures(folder: Path, count: int, size: int = 48) -> np.ndarray:
 
 
 @pytest.fixture
+def saved_model(tiny_model, tmp_path) -> str:
+    """The folder of a saved model with labels red and blue, and its image processor."""
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    halflabel.TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
 def colour_table(tmp_path) -> Path:
     """48 pictures, labels red and blue, a fifth of the training entries unknown, 16 test pictures."""
     answers = write_pictures(tmp_path, 48)

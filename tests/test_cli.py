@@ -5,9 +5,11 @@ from importlib.metadata import entry_points
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from halflabel.cli import COMMANDS
 from halflabel_cli import build_parser, main
 
 BASE = {
@@ -188,3 +190,12 @@ def test_the_module_starts_the_command_line():
         [sys.executable, "-m", "halflabel.cli", "recipes"], capture_output=True, text=True, check=True
     )
     assert "quickstart" in done.stdout
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(1 << 60))  # what torch itself raises then
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err.startswith("halflabel: error: out of memory: give smaller batches")
+    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(2) @ torch.empty(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        main(["env"])

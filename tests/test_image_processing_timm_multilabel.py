@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import timm
@@ -75,6 +77,17 @@ def test_lists_arrays_and_tensors(processor):
 def test_a_jpeg_keeps_a_quarter_more_than_the_evaluation_transform_needs(processor):
     assert processor.needed_side() == 320  # resized to 256
     assert processor.needed_side(training=True) == 366  # 224 / sqrt(0.5 * 3 / 4), rounded up
+
+
+def test_a_training_view_has_the_values_of_timms_own_steps(processor):
+    plain = timm.data.create_transform(**processor.data_config, is_training=True, scale=(0.5, 1.0), color_jitter=0.2)
+    views = []
+    for transform in (processor.train_transform(), plain):
+        random.seed(3)
+        torch.manual_seed(3)
+        views.append(transform(picture()))
+    torch.testing.assert_close(*views, rtol=0, atol=0)
+    assert views[0].std() > 0
 
 
 def test_training_crops_keep_at_least_half_the_picture(processor):

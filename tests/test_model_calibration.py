@@ -9,8 +9,9 @@ from transformers import AutoModelForImageClassification
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelImageProcessor, fit_decisions
 from halflabel.evaluation import evaluate_model
-from halflabel.inference import choose_split, load_model, predict_files, split_logits
+from halflabel.inference import choose_split, load_model, split_logits
 from halflabel.model_calibration import calibrate_model, store_decisions
+from halflabel.prediction import predict_files
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 import halflabel
 from halflabel import DecisionRule, HalflabelError, MultiLabelImageClassificationPipeline
 from halflabel.decisions import NEVER
-from halflabel.inference import predict_files
+from halflabel.prediction import predict_files
 from halflabel.relations import Relations
 
 TASK = "multi-label-image-classification"

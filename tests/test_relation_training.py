@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from halflabel import HalflabelError
 from halflabel.arguments import parse_recipe
 from halflabel.cross_fitting import cross_fitted_logits
-from halflabel.inference import load_model, predict_files
+from halflabel.inference import load_model
+from halflabel.prediction import predict_files
 from halflabel.preparation import prepare_data
 from halflabel.probing import prepare_training
 from halflabel.relations import Relations

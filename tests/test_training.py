@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 from dataclasses import replace
@@ -13,12 +14,12 @@ from sklearn.metrics import log_loss
 
 import halflabel.building
 import halflabel.training
-from halflabel import HalflabelError
+from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.arguments import parse_recipe
 from halflabel.evaluation import evaluate_model
-from halflabel.inference import predict_files
 from halflabel.losses import LOSSES
 from halflabel.metrics import trainer_metrics
+from halflabel.prediction import predict_files
 from halflabel.sources import read_table
 from halflabel.training import train
 
@@ -69,6 +70,30 @@ def test_fine_tuning_on_pixels_changes_the_backbone(colour_table, tmp_path):
     train(recipe(colour_table, tmp_path, **{**keys, "learning_rate": 0.0}))
     still = load_file(tmp_path / "out" / "model.safetensors")
     assert not torch.equal(tuned["backbone.conv1.0.weight"], still["backbone.conv1.0.weight"])
+
+
+def test_the_memory_layout_changes_the_speed_alone(colour_table, tmp_path, monkeypatch):
+    layouts = []
+
+    forward = TimmMultiLabelForImageClassification.forward
+
+    @functools.wraps(forward)
+    def note(model, *args, **kwargs):
+        layouts.append(model.backbone.conv1[0].weight.is_contiguous(memory_format=torch.channels_last))
+        return forward(model, *args, **kwargs)
+
+    monkeypatch.setattr(TimmMultiLabelForImageClassification, "forward", note)
+    states = []
+    for fast in ("true", "false"):
+        layouts.clear()
+        folder = tmp_path / fast
+        folder.mkdir()
+        keys = {"cache_features": False, "freeze_backbone": False, "num_train_epochs": 1, "learning_rate": 1e-3}
+        train(recipe(colour_table, folder, ["--channels_last", fast], **keys))
+        assert set(layouts[:4]) == {fast == "true"}
+        states.append(load_file(folder / "out" / "model.safetensors"))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])

@@ -78,6 +78,13 @@ def choose_trained(model: TimmMultiLabelForImageClassification, settings: Recipe
         log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
+def lay_out(model: TimmMultiLabelForImageClassification, recipe: Recipe) -> None:
+    """Put the weights of convolutions into the memory layout in which they are faster, unless that is switched off."""
+    training = recipe.training
+    if recipe.settings.channels_last and (training.device.type == "cpu" or training.bf16 or training.fp16):
+        torch.nn.Module.to(model, memory_format=torch.channels_last)
+
+
 def make_trainer(
     recipe: Recipe,
     model: TimmMultiLabelForImageClassification,

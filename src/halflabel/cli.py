@@ -11,10 +11,15 @@ from typing import Any
 
 from halflabel_cli import SKIPPED_FILES, USER_ERROR, main
 
-from .command_line import check_outputs, read_source
+from .command_line import check_outputs, is_out_of_memory, read_source
 from .errors import HalflabelError
 from .sharing_commands import SHARING_COMMANDS
 from .study_commands import STUDIES
+
+_OUT_OF_MEMORY = (
+    "out of memory: give smaller batches, in training --per_device_train_batch_size (the update stays the same with "
+    "more --gradient_accumulation_steps) and --per_device_eval_batch_size, else --batch_size"
+)
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -29,6 +34,11 @@ def run_command(options: argparse.Namespace) -> int:
         return USER_ERROR
     except OSError as error:  # a full disk, a folder without permission
         print(f"halflabel: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"halflabel: error: {_OUT_OF_MEMORY}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -198,22 +208,26 @@ def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    """Score pictures and write them to a file."""
+    """Score pictures and write them to a file, or to a folder in parts."""
     from .allocator import keep_freed_memory
-    from .inference import check_output, find_images, predict_files, write_scores
+    from .prediction import Scorer, find_images
+    from .score_files import check_output, score_to
 
     keep_freed_memory()
     output = Path(options.output)
-    check_output(output)
-    check_outputs(output)
+    check_output(options.output)
+    check_outputs(*((None, output) if options.output.endswith("/") else (output,)))
+    if options.resume and output.is_file() and not Path(f"{output}.parts").is_dir():
+        print(f"{output} is there already: nothing to go on with")
+        return 0
     files = find_images(options.paths)
-    frame, skipped = predict_files(
-        options.model, files, options.labels, options.batch_size, options.fast_decode, options.given
-    )
-    write_scores(frame, output)
-    print(f"scored {len(frame)} of {len(files)} pictures into {output}")
-    for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+    scorer = Scorer(options.model, options.labels, options.batch_size, options.fast_decode)
+    known = None if options.given is None else scorer.read_given(options.given, files)
+    scored, skipped = score_to(scorer, files, options.output, known, options.resume, options.part_size)
+    if _is_main():
+        print(f"scored {scored} of {len(files)} pictures into {output}")
+        for line in skipped:
+            print(f"skipped: {line}", file=sys.stderr)
     return SKIPPED_FILES if skipped else 0
 
 

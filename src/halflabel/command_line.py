@@ -18,6 +18,16 @@ def read_source(given: str) -> Any:  # noqa: ANN401 - a path or a mapping
         raise HalflabelError(f"source {given!r} is not JSON: {error}") from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch, or Python, could not allocate what was asked for."""
+    words = ("can't allocate memory", "Cannot allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    )
+
+
 def check_outputs(file: str | Path | None, folder: Path | None = None) -> None:
     """Refuse, before any work is done for it, an output that cannot be written; folders that are missing are made."""
     for place in (folder, None if file is None else Path(file).parent):

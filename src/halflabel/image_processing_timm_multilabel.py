@@ -102,9 +102,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
 
         Its last two steps, to a tensor and normalise, are one here, with the same values to the last bit.
         """
-        *resize_and_crop, _, _ = create_transform(**self.data_config, is_training=False).transforms
-        transform: ImageTransform = Compose([*resize_and_crop, NormalizedTensor(self.mean, self.std)])
-        return transform
+        return self._in_one_step(create_transform(**self.data_config, is_training=False))
 
     def train_transform(self) -> ImageTransform:
         """Return a training transform: random resized crop of at least half the area, flip, slight colour jitter.
@@ -112,10 +110,15 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         timm's own default crops down to 8 % of the area, which often leaves a labelled object outside the crop while
         its label still says yes.
         """
-        transform: ImageTransform = create_transform(
-            **self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2
+        return self._in_one_step(
+            create_transform(**self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2)
         )
-        return transform
+
+    def _in_one_step(self, transform: Compose) -> ImageTransform:
+        """Replace the last two steps, to a tensor and normalise, by one with the same values."""
+        *before, _, _ = transform.transforms
+        faster: ImageTransform = Compose([*before, NormalizedTensor(self.mean, self.std)])
+        return faster
 
     def needed_side(self, training: bool = False) -> int:
         """Return how many pixels a picture's shortest side needs, for `decoding.decode_image`.

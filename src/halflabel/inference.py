@@ -1,39 +1,26 @@
-"""Logits of an annotated data set; scores and decisions for pictures that lie on disk."""
+"""A saved model, and its logits of an annotated data set."""
 
-import glob
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
 from .data import PixelDataset, collate
-from .decoding import decode_image
 from .errors import HalflabelError, did_you_mean
-from .given_labels import read_given
 from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .relations import answer
 from .sources import AnnotatedImages
 
-OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
 log = logging.getLogger(__name__)
 
 ALL = "all"
 """What stands for the split where all images are measured."""
-YES = "answered_yes"
-"""The column of a score table with the labels whose decision is yes."""
-GIVEN = "given"
-"""The column with the labels whose answer was given, so that their scores are no predictions."""
 
 
 def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
@@ -107,146 +94,3 @@ def split_logits(
     """Return the logits of images as the model's processor prepares them; see `evaluation.evaluate_model`."""
     side = processor.needed_side() if fast_decode else None
     return predict_logits(model, PixelDataset(images, processor.eval_transform(), shortest_side=side), batch_size)
-
-
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """List picture files: a folder's (by ending, with those of its subfolders), a glob's, or the files themselves.
-
-    Raises:
-        HalflabelError: If a path leads to nothing.
-    """
-    endings = Image.registered_extensions()
-    found: list[Path] = []
-    for path in paths:
-        if Path(path).is_dir():
-            here = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in endings and file.is_file())
-        elif Path(path).is_file():
-            here = [Path(path)]
-        else:
-            here = [Path(file) for file in sorted(glob.glob(path, recursive=True)) if Path(file).is_file()]
-        if not here:
-            raise HalflabelError(f"no pictures at {path!r}: give a folder, a glob or files")
-        found += here
-    return list(dict.fromkeys(found))
-
-
-def predict_files(
-    name: str,
-    files: Sequence[Path],
-    labels: Sequence[str] | None = None,
-    batch_size: int = 32,
-    fast_decode: bool = True,
-    given: str | Path | None = None,
-) -> tuple[pd.DataFrame, list[str]]:
-    """Score picture files, and decide.
-
-    Without stored decisions scores are the plain sigmoid, and yes is a score of at least 0.5.
-
-    Args:
-        name: A model's folder or Hub name.
-        files: Pictures; one that cannot be read is skipped and reported.
-        labels: The labels to score, in this order; None: all.
-        batch_size: Pictures at once.
-        fast_decode: Decode a JPEG no larger than the transform needs.
-        given: A wide table of what is known of some of the pictures, see `given_labels.read_given`. It is evidence for
-            their other labels by the model's relations; also that on labels that are not scored.
-
-    Returns:
-        A table in the order of the files: `file_name`, `answered_yes` (the list of those labels whose decision is yes)
-        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped. Where answers
-        are given, `given` lists the labels they are on; these have the score 1 or 0, and the decision that was given.
-
-    Raises:
-        HalflabelError: If a label is not the model's; with `given` also as `read_given`, or if the model has no
-            relations.
-    """
-    model, processor = load_model(name)
-    config, space = model.config, model.config.label_space
-    columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
-    known = None if given is None else read_given(given, files, space)
-    if known is not None and config.label_relations is None:
-        raise HalflabelError(f"model {name!r} has no relations between labels: train it with relations: true")
-    names, logits, skipped = _file_logits(model, processor, files, batch_size, fast_decode)
-    places = {str(file): place for place, file in enumerate(files)}
-    kept = None if known is None else known[[places[file] for file in names]]
-    scores, decisions = answer(config.decision_rule, logits, config.label_relations, kept)
-    everything, chosen = np.array(space.names), np.array(space.names)[columns]
-    frame = pd.DataFrame(scores[:, columns], columns=chosen)
-    frame.insert(0, "file_name", names)
-    frame.insert(1, YES, [chosen[row].tolist() for row in decisions[:, columns]])
-    if kept is not None:
-        frame.insert(2, GIVEN, [everything[row].tolist() for row in kept >= 0])
-    return frame, skipped
-
-
-def _file_logits(
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    files: Sequence[Path],
-    batch_size: int,
-    fast_decode: bool,
-) -> tuple[list[str], Floats, list[str]]:
-    """Return the files that can be read, their logits, and a line for each other file."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.nn.Module.to(model, device)
-    torch.nn.Module.to(model, memory_format=torch.channels_last)
-    skipped: list[str] = []
-    names, logits = [], [np.empty((0, len(model.config.label_space)))]
-    with torch.inference_mode(), tqdm(total=len(files), desc="predict", unit="image") as progress:
-        for batch_names, pixels in _batches(files, processor, batch_size, fast_decode, skipped, progress):
-            pixels = pixels.to(model.device, memory_format=torch.channels_last)
-            logits.append(model(pixel_values=pixels).logits.double().cpu().numpy())
-            names += batch_names
-    return names, np.concatenate(logits), skipped
-
-
-def _batches(
-    files: Sequence[Path],
-    processor: TimmMultiLabelImageProcessor,
-    batch_size: int,
-    fast_decode: bool,
-    skipped: list[str],
-    progress: Any,  # noqa: ANN401 - a progress bar
-) -> Iterator[tuple[list[str], torch.Tensor]]:
-    transform = processor.eval_transform()
-    side = processor.needed_side() if fast_decode else None
-    names: list[str] = []
-    pixels: list[torch.Tensor] = []
-    for file in files:
-        try:
-            pixels.append(transform(decode_image({"path": str(file)}, shortest_side=side)))
-            names.append(str(file))
-        except HalflabelError as error:
-            skipped.append(str(error))
-        progress.update()
-        if len(pixels) == batch_size:
-            yield names, torch.stack(pixels)
-            names, pixels = [], []
-    if pixels:
-        yield names, torch.stack(pixels)
-
-
-def write_scores(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table of scores as its ending says.
-
-    Labels answered with yes, and given ones, are a list in jsonl and parquet; in csv they are joined by |, which
-    `frame["answered_yes"].str.get_dummies()` of pandas takes apart.
-
-    Raises:
-        HalflabelError: On another ending than csv, jsonl or parquet.
-    """
-    check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".csv":
-        joined = {name: frame[name].str.join("|") for name in (YES, GIVEN) if name in frame}
-        frame.assign(**joined).to_csv(path, index=False)
-    elif path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True, double_precision=15)
-    else:
-        frame.to_parquet(path, index=False)
-
-
-def check_output(path: Path) -> None:
-    """Refuse an output file whose ending is none of `OUTPUT_ENDINGS`, before any work is done."""
-    if path.suffix not in OUTPUT_ENDINGS:
-        raise HalflabelError(f"output {str(path)!r} ends in none of {', '.join(OUTPUT_ENDINGS)}")

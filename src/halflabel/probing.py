@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import Recipe, parse_recipe
-from .building import build_model, choose_trained, make_trainer
+from .building import build_model, choose_trained, lay_out, make_trainer
 from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -49,6 +49,7 @@ def prepare_training(
     if settings.probe_first is not None and checkpoint is None:
         _fit_head(recipe, settings.probe_first, model, processor, data)
     choose_trained(model, settings)
+    lay_out(model, recipe)
     datasets = make_datasets(recipe, model, processor, data)
     datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets)
     if settings.probe_first is None:

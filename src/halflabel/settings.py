@@ -99,6 +99,10 @@ class RecipeArguments:
     mixing_args: str | None = field(
         default=None, metadata={"help": "probability of a mixture, and alpha (mixup, cutmix) or images (logicmix)"}
     )
+    channels_last: bool = field(
+        default=True,
+        metadata={"help": "keep convolutions in the memory layout that is faster on CPUs and in half precision"},
+    )
     lora_rank: int | None = field(default=None, metadata={"help": "train low-rank adapters of this rank (extra lora)"})
     lora_alpha: float | None = field(default=None, metadata={"help": "scale of the adapters; default: twice the rank"})
     lora_targets: list[str] | None = field(

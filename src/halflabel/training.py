@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -86,6 +87,9 @@ def _run(recipe: Recipe) -> Result:
     settings, folder = recipe.settings, recipe.folder
     if settings.plots:
         check_drawing()
+    workers, cores = recipe.training.dataloader_num_workers, os.cpu_count() or 1
+    if workers > cores:
+        log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
     report_labels(data.counts, data.names, settings.strict)
