@@ -9,6 +9,7 @@ from importlib.metadata import version
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .allocator import keep_freed_memory
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .decision_fitting import fit_decisions
 from .decisions import DecisionRule
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate_scores",
     "fit_decisions",
     "hide_labels",
+    "keep_freed_memory",
     "masked_loss",
     "roc_auc",
     "trainer_metrics",
