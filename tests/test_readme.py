@@ -40,3 +40,34 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
         exec(compile(block, "README.md", "exec"), scope)
     assert "pedestrian" in capsys.readouterr().out
     assert scope["loss"].item() > 0
+
+
+def test_what_is_said_of_stock_transformers_and_an_unknown_label():
+    import torch
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+
+    kind = {"architecture": "test_resnet", "num_labels": 2, "problem_type": "multi_label_classification"}
+    stock = TimmWrapperForImageClassification(TimmWrapperConfig(**kind)).eval()
+    ours = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a", "b"], weights=None).eval()
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+    def gradient(model, labels):
+        out = model(pixel_values=pixels, labels=labels)
+        return out.loss, torch.autograd.grad(out.loss, out.logits, allow_unused=True)[0]
+
+    known = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    unknown = known.clone()
+    unknown[0, 1] = float("nan")
+    assert gradient(stock, unknown)[0].isnan()
+    with pytest.raises(HalflabelError, match="label value nan at row 0"):
+        ours(pixel_values=pixels, labels=unknown)
+    unknown[0, 1] = -100
+    loss, pull = gradient(stock, unknown)
+    assert loss.isfinite()
+    assert pull[0, 1] > 20 * pull.abs()[known == 1].max()  # (sigmoid + 100) / 4 instead of less than 1 / 4
+    assert gradient(ours, unknown)[1][0, 1] == 0
+    with pytest.raises(RuntimeError):
+        stock(pixel_values=pixels, labels=known.long())
+    assert ours(pixel_values=pixels, labels=known.long()).loss.isfinite()
