@@ -47,6 +47,7 @@ def test_what_is_said_of_stock_transformers_and_an_unknown_label():
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+    from halflabel.data import collate
 
     kind = {"architecture": "test_resnet", "num_labels": 2, "problem_type": "multi_label_classification"}
     stock = TimmWrapperForImageClassification(TimmWrapperConfig(**kind)).eval()
@@ -70,4 +71,6 @@ def test_what_is_said_of_stock_transformers_and_an_unknown_label():
     assert gradient(ours, unknown)[1][0, 1] == 0
     with pytest.raises(RuntimeError):
         stock(pixel_values=pixels, labels=known.long())
-    assert ours(pixel_values=pixels, labels=known.long()).loss.isfinite()
+    with pytest.raises(HalflabelError, match="expected a float tensor"):
+        ours(pixel_values=pixels, labels=known.long())
+    assert collate([{"labels": row} for row in known.long().numpy()])["labels"].dtype == torch.float32
