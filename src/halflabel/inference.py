@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from .data import PixelDataset, collate
 from .decoding import decode_image
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError, did_you_mean, shortlist
 from .given_labels import read_given
 from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from .labels import LabelSpace
 from .metrics import Floats
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .relations import answer
@@ -37,23 +38,39 @@ GIVEN = "given"
 
 
 def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
-    """Load a halflabel model and its image processor from a folder or from the Hub; safetensors only.
+    """Load a halflabel model and its image processor from a folder or from the Hub.
+
+    From safetensors only, and no code that lies beside them is run.
 
     Raises:
-        HalflabelError: If there is no such model, or it is not one of halflabel.
+        HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
+            its configuration or are not finite.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
             raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
-        model = AutoModelForImageClassification.from_pretrained(name)
-        processor = AutoImageProcessor.from_pretrained(name)
+        model, found = AutoModelForImageClassification.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except HalflabelError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
         where = "" if Path(name).is_dir() else "there is no such folder, and from the Hub: "
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
+    _check_weights(name, model, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     return model.eval(), processor
+
+
+def _check_weights(name: str, model: torch.nn.Module, absent: Sequence[str]) -> None:
+    """Refuse a model that transformers would complete with random weights, or whose scores could be NaN."""
+    if absent:
+        shown = shortlist(sorted(absent), 3)
+        raise HalflabelError(f"model {name!r}: its weights do not fit its config.json, which asks for {shown}")
+    broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise HalflabelError(f"model {name!r}: {shortlist(broken, 3)} hold numbers that are not finite")
 
 
 def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, batch_size: int = 32) -> Floats:  # noqa: ANN401
@@ -157,12 +174,15 @@ def predict_files(
         are given, `given` lists the labels they are on; these have the score 1 or 0, and the decision that was given.
 
     Raises:
-        HalflabelError: If a label is not the model's; with `given` also as `read_given`, or if the model has no
-            relations.
+        HalflabelError: If a label is not the model's, given twice, or called like another column; with `given` also as
+            `read_given`, or if the model has no relations.
     """
     model, processor = load_model(name)
     config, space = model.config, model.config.label_space
-    columns = [space.index(label) for label in labels] if labels else list(range(len(space)))
+    columns = [space.index(label) for label in LabelSpace(labels).names] if labels else list(range(len(space)))
+    clash = {space.names[column] for column in columns} & {"file_name", YES, GIVEN}
+    if clash:
+        raise HalflabelError(f"label {min(clash)!r} is another column of score tables; score the others by --labels")
     known = None if given is None else read_given(given, files, space)
     if known is not None and config.label_relations is None:
         raise HalflabelError(f"model {name!r} has no relations between labels: train it with relations: true")
@@ -227,10 +247,12 @@ def _batches(
 
 
 def write_scores(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table of scores as its ending says.
+    r"""Write a table of scores as its ending says.
 
     Labels answered with yes, and given ones, are a list in jsonl and parquet; in csv they are joined by |, which
-    `frame["answered_yes"].str.get_dummies()` of pandas takes apart.
+    `frame["answered_yes"].str.get_dummies()` of pandas takes apart; a | within a name is written \|. File names and
+    labels are written as they are, also such as begin with = and would be formulas in a spreadsheet: programs read them
+    back, so in a spreadsheet import the columns as text.
 
     Raises:
         HalflabelError: On another ending than csv, jsonl or parquet.
@@ -238,12 +260,16 @@ def write_scores(frame: pd.DataFrame, path: Path) -> None:
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        joined = {name: frame[name].str.join("|") for name in (YES, GIVEN) if name in frame}
+        joined = {name: frame[name].map(_joined) for name in (YES, GIVEN) if name in frame}
         frame.assign(**joined).to_csv(path, index=False)
     elif path.suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True, double_precision=15)
     else:
         frame.to_parquet(path, index=False)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "|".join(name.replace("|", "\\|") for name in names)
 
 
 def check_output(path: Path) -> None:
