@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator", "hub_errors"},
-    {"labels", "feature_shards", "decisions", "source_data", "command_line"},
+    {"strict_yaml", "checkpoint_checks", "labels", "feature_shards", "decisions", "source_data", "command_line"},
     {
         "feature_cache",
         "hiding",

@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .arguments import INFORMATION, Recipe
 from .building import make_trainer
 from .card_files import METRICS, PLOTS, RECIPE, save_card_data, write_card
+from .checkpoint_checks import check_checkpoint
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset
 from .decision_fitting import fit_decisions
@@ -96,6 +97,8 @@ def _run(recipe: Recipe) -> Result:
     set_seed(recipe.training.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     start = copy.deepcopy(model.head.state_dict())
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint), model)
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
     _clear(folder, checkpoint)
     if data.skipped and trainer.is_world_process_zero():
