@@ -178,9 +178,16 @@ def test_a_label_nobody_answered_is_listed_and_strict_refuses(colour_table, tmp_
         train(recipe(colour_table, tmp_path, ["--strict"]))
 
 
-def test_nothing_to_resume_is_an_error(colour_table, tmp_path):
-    with pytest.raises(HalflabelError, match="no checkpoint"):
-        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+def test_with_nothing_to_resume_a_run_starts_from_the_beginning_and_says_so(colour_table, tmp_path, caplog):
+    """Whoever starts a run again by the same command need not know how early it was killed."""
+    train(recipe(colour_table, tmp_path))
+    whole = load_file(tmp_path / "out" / "model.safetensors")
+    other = {"output_dir": str(tmp_path / "other")}
+    with caplog.at_level("WARNING", logger="halflabel"):
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **other))
+    assert f"{tmp_path / 'other'} holds no checkpoint yet: starting from the beginning" in caplog.text
+    first = load_file(tmp_path / "other" / "model.safetensors")
+    assert all(torch.equal(whole[key], first[key]) for key in whole)
     with pytest.raises(HalflabelError, match="no such folder"):
         train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint", "nowhere"]))
 
