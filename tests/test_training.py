@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
+from transfer_runs import broken_off
 
 import halflabel.building
 import halflabel.training
@@ -148,6 +150,20 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
     train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **broken))
     resumed = load_file(tmp_path / "broken" / "model.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_run_that_is_stopped_in_its_comparison_goes_on_with_that(colour_table, tmp_path, caplog):
+    keys = {"compare_unknown_as_negative": True, "cache_features": False, "num_train_epochs": 3}
+    whole = train(recipe(colour_table, tmp_path, **keys)).metrics
+    broken = {**keys, "output_dir": str(tmp_path / "broken")}
+    with broken_off(evaluation=6):  # three, the test split, and the second of the comparison
+        train(recipe(colour_table, tmp_path, **broken))
+    with caplog.at_level("INFO", logger="halflabel"):
+        result = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **broken))
+    steps = {re.search(r"(\w+)/checkpoint-(\d+)$", line)[0] for line in caplog.messages if "going on from" in line}
+    assert steps == {"broken/checkpoint-12", "unknown_as_negative/checkpoint-4"}
+    assert result.metrics == whole
+    assert not (result.folder / "unknown_as_negative").exists()
 
 
 def test_with_nothing_unknown_both_ways_of_training_are_one(colour_table, tmp_path):

@@ -1,7 +1,7 @@
 """Mixing the images of a training batch, with targets that say no more than what is known of the images.
 
-What is mixed are pixels, or features of a frozen backbone. Who is mixed with whom, and by how much, follows from what is
-in the batch: neither the number of loading processes nor a break in the run changes it.
+What is mixed are pixels, or features of a frozen backbone. Who is mixed with whom, and by how much, follows from what
+is in the batch: neither the number of loading processes nor a break in the run changes it.
 """
 
 import inspect
@@ -197,7 +197,7 @@ class MixingCollator:
         batch = self.collate(items)
         key = "features" if "features" in batch else "pixel_values"
         # Other pictures, other crops and another order are other bytes, so that no two batches draw the same.
-        with drawing(xxhash.xxh32_intdigest(batch[key].contiguous().numpy())):
+        with drawing(xxhash.xxh32_intdigest(batch[key].contiguous().numpy().data)):
             inputs, labels = MIXINGS[self.mixing](batch[key], batch["labels"], **self.mixing_args)
             mixed = torch.rand(len(labels)) < self.probability
         if not self.learns_from_unknown:

@@ -224,7 +224,9 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLab
     side = processor.needed_side(training=True) if settings.fast_decode else None
     skipped = recipe.folder / SKIPPED if settings.bad_images == "skip" else None
     seed = recipe.training.seed
-    prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped, seed)
+    prepare = PrepareRows(
+        stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped, seed
+    )
     return stream.training_rows(prepare, seed, settings.shuffle_buffer)
 
 

@@ -75,9 +75,9 @@ def _fit_head(
     start_head(model, datasets["train"], data.target_counts(probe.settings))
     trainer = make_trainer(probe, model, datasets, data)
     checkpoint = last_checkpoint(folder) if recipe.resumes else None
-    if checkpoint is None:
+    if checkpoint is None and trainer.is_world_process_zero():
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     set_seed(recipe.training.seed)  # what is drawn from here on is the same when the probe was done before a break
     model.unfreeze_backbone()

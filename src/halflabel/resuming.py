@@ -22,15 +22,22 @@ TRAINING_WEIGHTS = "training_weights.safetensors"
 UNFINISHED = ".unfinished"
 """The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
 
+_FAILED_WRITES = ("iostream", "inline_container")  # what torch.save says where it cannot write
 _TRAINED = "trained."
-_NEEDED = ("*model*", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+_NEEDED = {
+    "model.safetensors": ("model*.safetensors", "pytorch_model_fsdp*"),
+    "optimizer.pt": ("optimizer*",),
+    "scheduler.pt": ("scheduler.pt",),
+    "rng_state.pth": ("rng_state*.pth",),
+    "trainer_state.json": ("trainer_state.json",),
+}
 
 
 def find_fault(checkpoint: Path) -> str | None:
     """Say why a run cannot go on from a checkpoint; None: it can."""
-    for pattern in _NEEDED:
-        if not any(checkpoint.glob(pattern)):
-            return f"it holds no {pattern.strip('*')}"
+    for name, patterns in _NEEDED.items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"it holds no {name}"
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and not _is_whole(path):
             return f"its {path.name} is cut off or damaged"
@@ -50,7 +57,7 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def last_checkpoint(folder: Path) -> str | None:
     """Return the last checkpoint in an output folder that is whole; None where there is none at all.
 
     What was not finished, and what is damaged, is named in a warning.
@@ -65,7 +72,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         fault = find_fault(path)
         if fault is None:
             log.info("going on from %s", path)
-            return path
+            return str(path)
         log.warning("%s is left out: %s", path, fault)
         faults.append(fault)
     if faults:
@@ -84,7 +91,7 @@ def full_disk_told(what: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        if isinstance(error, RuntimeError) and "inline_container" not in reason:  # whose writer torch.save uses
+        if isinstance(error, RuntimeError) and not any(word in reason for word in _FAILED_WRITES):
             raise
         raise HalflabelError(
             f"{what} cannot be written ({reason}); is the disk full? What was written earlier is there: "

@@ -151,7 +151,7 @@ class MultiLabelTrainer(Trainer):
         if self.args.should_save and not self.args.save_only_model:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, KeepTrainingWeights):
-                    callback.write(self.model, unfinished)
+                    callback.write(self.accelerator.unwrap_model(model), unfinished)
         super()._save_checkpoint(model, trial)
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(place)
@@ -162,11 +162,20 @@ class MultiLabelTrainer(Trainer):
             move_to_its_place(unfinished, place)
         self.accelerator.wait_for_everyone()
 
+    def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to."""
+        found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        if checkpoint is not None:
+            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+            if best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        return found
+
     def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
         """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return super()._finalize_training(*args)
+            return super()._finalize_training(*args)  # type: ignore[no-untyped-call]
         finally:
             self.args.save_total_limit = limit
 

@@ -96,10 +96,11 @@ def _run(recipe: Recipe) -> Result:
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     start = copy.deepcopy(model.head.state_dict())
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
-    _clear(folder, checkpoint)
-    if data.skipped and trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
+    if trainer.is_world_process_zero():
+        _clear(folder, checkpoint)
+        if data.skipped:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.lora_rank is not None:
         merge_lora(model)
@@ -150,7 +151,7 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     last = last_checkpoint(folder)
     if last is None:  # it was stopped early: whoever starts it again need not know how early
         log.warning("%s holds no checkpoint yet: starting from the beginning", folder)
-    return last and str(last)
+    return last
 
 
 def _clear(folder: Path, checkpoint: str | None) -> None:
@@ -160,7 +161,7 @@ def _clear(folder: Path, checkpoint: str | None) -> None:
     """
     left = [path for path in folder.glob("checkpoint-*") if checkpoint is None or find_fault(path)]
     for old in (folder / UNFINISHED, *left):
-        shutil.rmtree(old, ignore_errors=True)  # several processes may clear at once
+        shutil.rmtree(old, ignore_errors=True)
     if checkpoint is None:
         for name in (METRICS, SKIPPED):
             (folder / name).unlink(missing_ok=True)
@@ -172,10 +173,10 @@ def _tidy(folder: Path, trainer: Trainer) -> None:
     """Remove, now that nothing is left to do, what a run goes on from that is killed before; the best one stays."""
     for name in (PROBE, UNKNOWN_AS_NEGATIVE):
         shutil.rmtree(folder / name, ignore_errors=True)
-    best = trainer.state.best_model_checkpoint
-    if trainer.args.save_total_limit == 1 and best is not None:
-        for path in Path(best).parent.glob("checkpoint-*"):
-            if path != Path(best):
+    best = folder / Path(trainer.state.best_model_checkpoint or "none").name
+    if trainer.args.save_total_limit == 1 and best.is_dir():
+        for path in folder.glob("checkpoint-*"):
+            if path != best:
                 shutil.rmtree(path)
 
 
@@ -242,8 +243,7 @@ def _train_unknown_as_negative(
     training = copy.copy(recipe.training)
     training.output_dir = str(recipe.folder / UNKNOWN_AS_NEGATIVE)
     other = replace(recipe, settings=settings, training=training)
-    last = last_checkpoint(other.folder) if recipe.resumes else None
-    checkpoint = last and str(last)
+    checkpoint = last_checkpoint(other.folder) if recipe.resumes else None
     set_seed(training.seed)
     if settings.cache_features:
         counts = data.target_counts(settings)
@@ -258,7 +258,8 @@ def _train_unknown_as_negative(
     else:
         rival, _, sets = prepare_training(other, data, checkpoint)
     trainer = make_trainer(other, rival, sets, data, checkpoint)
-    _clear(other.folder, checkpoint)
+    if trainer.is_world_process_zero():
+        _clear(other.folder, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.lora_rank is not None:
         merge_lora(rival)
