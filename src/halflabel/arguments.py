@@ -16,6 +16,7 @@ from .settings import RecipeArguments
 from .strict_yaml import read_yaml
 
 PACKAGE_FOLDER = Path(__file__).parent
+LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`, which are no recipes
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 
 # Where this package's defaults differ from those of TrainingArguments.
@@ -46,6 +47,11 @@ class Recipe:
         """Where the run writes."""
         return Path(str(self.training.output_dir))
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on from the last checkpoint in its folder."""
+        return self.training.resume_from_checkpoint in ("true", "True")
+
 
 class _Parser(HfArgumentParser):
     """Transformers' parser, whose complaints become one line."""
@@ -62,7 +68,7 @@ def recipe_folder() -> Path:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipes by name: the file name without its ending."""
-    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
 
 
 def find_recipe(name: str) -> Path:
