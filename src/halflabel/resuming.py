@@ -174,5 +174,8 @@ class KeepTrainingWeights(TrainerCallback):
     def write(self, model: nn.Module, folder: Path) -> None:
         """Write a checkpoint's part; `MultiLabelTrainer` asks for it where it writes the rest."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.cpu().clone() for name, tensor in self.training_weights(model).items()}
+        weights = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.training_weights(model).items()
+        }
         save_file(weights, folder / TRAINING_WEIGHTS)
