@@ -178,10 +178,10 @@ def test_a_file_that_is_missing_is_named_in_one_line(folder, name, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("card.json", "{", "card.json cannot be read"),
+        ("card.json", "{", "card.json: cannot be read as JSON"),
         ("card.json", "[]", "card.json is not a mapping"),
         ("card.json", '{"name": "x"}', "is not as `halflabel train` wrote it: 'training'"),
-        ("recipe.yaml", "a: [", "recipe.yaml cannot be read"),
+        ("recipe.yaml", "a: [", "recipe.yaml: cannot be read as YAML"),
         ("recipe.yaml", "seed: 0", "is not as `halflabel train` wrote it"),
         ("metrics.json", '{"split": "test", "labels": {"red": {}, "green": {}}}', "metrics.json tells of other labels"),
         (

@@ -1,8 +1,13 @@
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from transformers import TrainingArguments
 
+from halflabel import MultiLabelTrainer, TimmMultiLabelImageProcessor
 from halflabel.data import FeatureDataset, PixelDataset, collate, inspect_pictures
+from halflabel.features import ChangeViews
+from halflabel.labels import evaluation_labels
 from halflabel.sources import from_records
 
 
@@ -53,3 +58,40 @@ def test_inspection_tells_size_format_and_mode_or_what_is_wrong(tmp_path):
     assert first == {"size": (30, 20), "format": "PNG", "mode": "L"}
     assert second == {"error": "image b.jpg cannot be read: it is not a picture of a known format"}
     assert third["error"].startswith("image gone.png cannot be read: ")
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_augmentation_follows_from_seed_epoch_and_image_and_not_from_the_workers(
+    colour_images, tiny_model, tmp_path, persistent
+):
+    """The batches of two epochs through the Trainer's own loader, which tells the data set its epoch."""
+    transform = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone).train_transform()
+    tiny_model.freeze_backbone()
+
+    def batches(workers, seed=0, resume=None, save=False):
+        seen = []
+
+        class Look(MultiLabelTrainer):
+            def compute_loss(self, model, inputs, *arguments, **keywords):
+                seen.append(inputs["pixel_values"].clone())
+                return super().compute_loss(model, inputs, *arguments, **keywords)
+
+        dataset = PixelDataset(colour_images, transform, evaluation_labels(colour_images.labels), seed=seed)
+        arguments = TrainingArguments(
+            output_dir=tmp_path / "run", num_train_epochs=2, per_device_train_batch_size=16, report_to="none", seed=5,
+            use_cpu=True, disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+            save_strategy="steps" if save else "no", save_steps=2, dataloader_num_workers=workers,
+            dataloader_persistent_workers=persistent and workers > 0,
+        )  # fmt: skip
+        Look(tiny_model, arguments, collate, dataset, callbacks=[ChangeViews(dataset)]).train(resume)
+        return seen
+
+    alone = batches(0, save=True)
+    assert len(alone) == 6
+    for one, other in zip(alone, batches(2), strict=True):
+        assert torch.equal(one, other)
+    resumed = batches(2, resume=str(tmp_path / "run" / "checkpoint-2"))  # within the first epoch
+    for one, other in zip(alone[2:], resumed, strict=True):
+        assert torch.equal(one, other)
+    for other in (batches(0, seed=1)[0], alone[3]):
+        assert not any((picture == other).flatten(1).all(dim=1).any() for picture in alone[0])

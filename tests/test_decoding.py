@@ -431,3 +431,10 @@ def test_no_random_crop_of_a_picture_with_the_needed_side_is_enlarged(area, size
 def test_an_area_that_is_no_share_is_refused(area):
     with pytest.raises(HalflabelError, match="smallest_area is"):
         needed_side(CONFIGS[0], area)
+
+
+def test_postscript_is_a_program_and_not_run():
+    with pytest.raises(HalflabelError, match="PostScript, a program, which is not run"):
+        decode_image(
+            {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"}, "a.png"
+        )

@@ -24,7 +24,9 @@ def model(tiny_model):
 def run(model, tmp_path, monkeypatch):
     """Return features through the cache, and how many rows the backbone computed for it."""
     computed = []
-    monkeypatch.setattr("halflabel.extraction.fold_batch_norms", lambda model, pixels: model)  # it runs pictures too
+    monkeypatch.setattr(
+        "halflabel.network_threads.fold_batch_norms", lambda model, pixels: model
+    )  # it runs pictures too
 
     def run(images, views=1, seed=0, folder=tmp_path / "cache", network=model):
         computed.clear()

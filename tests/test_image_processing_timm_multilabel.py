@@ -104,3 +104,39 @@ def test_bad_input(processor):
         processor(picture(), do_resize=False)
     with pytest.raises(HalflabelError, match="'pt'"):
         processor(picture(), return_tensors="np")
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(50_000, 1), (1, 50_000), (1, 1), (3, 2000)])
+def test_lines_and_dots_become_inputs_too(mode, size):
+    processor = TimmMultiLabelImageProcessor(input_size=(3, 96, 96), crop_mode=mode)
+    pixels = processor(Image.new("RGB", size, (255, 0, 0)))["pixel_values"][0]
+    assert pixels.shape == (3, 96, 96)
+    assert (pixels[:, 48, 48] - torch.tensor([1.0, -1.0, -1.0])).abs().max() < 1e-6
+
+
+def test_of_a_long_strip_the_middle_is_seen_where_timm_sees_it():
+    strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 4000, 3), dtype=np.uint8))
+    ours = TimmMultiLabelImageProcessor(input_size=(3, 96, 96), crop_pct=0.9)(strip)["pixel_values"][0]
+    whole = timm.data.create_transform(
+        (3, 96, 96), interpolation="bicubic", crop_pct=0.9, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    assert (ours - whole(strip)).abs().mean() < 0.05  # of a range of 2: resized by 1/100 of a pixel's difference
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"input_size": [3, 10**6, 10**6]}, "input_size is"),
+        ({"input_size": [3, 224]}, "input_size is"),
+        ({"input_size": "224"}, "input_size is '224'"),
+        ({"std": [0.5, 0.5, 0]}, "std is"),
+        ({"mean": [float("nan")] * 3}, "mean is"),
+        ({"crop_pct": 0}, "crop_pct is 0, expected 0.1 to 2"),
+        ({"crop_mode": ["center"]}, "crop_mode is"),
+        ({"interpolation": "best"}, "interpolation is 'best', expected nearest"),
+    ],
+)
+def test_settings_of_which_no_transform_can_be_made(setting, message):
+    with pytest.raises(HalflabelError, match=message):
+        TimmMultiLabelImageProcessor(**setting)

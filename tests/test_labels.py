@@ -83,3 +83,9 @@ def test_what_a_source_calls_uncertain_is_kept_apart_from_unknown(cell):
     counts = count_labels([[1], [UNCERTAIN], [IGNORE_INDEX]])
     assert (counts.known[0], counts.uncertain[0]) == (1, 1)
     assert LabelSpace(["a"]).decode([UNCERTAIN]) == {"a": None}
+
+
+@pytest.mark.parametrize("letter", ["\n", "\r", "\t", "\0", "\x1b", "\u2028", "\ud800"])
+def test_a_label_name_of_several_lines_or_with_control_characters_is_refused(letter):
+    with pytest.raises(HalflabelError, match="holds a line break or another control character"):
+        LabelSpace([f"a{letter}b"])

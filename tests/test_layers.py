@@ -8,7 +8,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator", "hub_errors"},
-    {"labels", "feature_shards", "decisions", "source_data", "command_line"},
+    {
+        "strict_yaml",
+        "checkpoint_checks",
+        "labels",
+        "feature_shards",
+        "decisions",
+        "source_data",
+        "command_line",
+        "draws",
+        "resuming",
+    },
     {
         "feature_cache",
         "hiding",
@@ -53,7 +63,7 @@ LEVELS = [
     },
     {"short_card"},
     {"modeling_timm_multilabel", "card_metadata"},
-    {"folding", "trainer", "transfer", "resuming", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
+    {"folding", "trainer", "transfer", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
     {"network_threads", "unfreezing", "averaging", "metric_plots", "explain", "advice_plots", "advice_summary"},
     {"sources", "summary_plots", "disagreements"},
     {"teacher", "data", "given_labels", "splitting", "streaming", "contact_sheet", "advice_data"},

@@ -6,6 +6,7 @@ import shlex
 import pytest
 import torch
 from safetensors.torch import load_file
+from transfer_runs import broken_off
 
 import halflabel.probing
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
@@ -86,15 +87,17 @@ def test_a_probe_that_does_not_fit_is_refused(colour_table, tmp_path, keys, mess
         train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **small, **keys)))
 
 
-def test_a_run_that_was_stopped_in_its_probe_starts_again(colour_table, tmp_path, monkeypatch):
-    small = flags(tmp_path, colour_table, backbone="test_resnet", weights="none")
-    with monkeypatch.context() as patch:
-        patch.setattr(halflabel.probing, "shutil", None)  # the probe is trained, its folder still there
-        with pytest.raises(AttributeError):
-            train(parse_recipe("lp_ft", small))
-    assert (tmp_path / "out" / "probe").is_dir()
-    result = train(parse_recipe("lp_ft", [*small, "--resume_from_checkpoint"]))
-    assert result.metrics["split"] == "test"
+def test_a_run_that_was_stopped_in_its_probe_goes_on_with_it(colour_table, tmp_path, caplog):
+    small = {"backbone": "test_resnet", "weights": "none"}
+    whole = load_file(train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **small))).folder / "model.safetensors")
+    broken = flags(tmp_path, colour_table, **small, output_dir=tmp_path / "broken")
+    with broken_off(evaluation=8):
+        train(parse_recipe("lp_ft", broken))
+    with caplog.at_level("INFO", logger="halflabel"):
+        result = train(parse_recipe("lp_ft", [*broken, "--resume_from_checkpoint"]))
+    assert f"going on from {tmp_path / 'broken' / 'probe' / 'checkpoint-7'}" in caplog.text
+    again = load_file(result.folder / "model.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_a_resumed_run_does_not_probe_again(colour_table, tmp_path, monkeypatch):

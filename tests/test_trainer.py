@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transfer_runs import make_model, make_trainer
 from transformers import Trainer, TrainerState
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
@@ -100,3 +102,19 @@ def test_an_epoch_dependent_loss_resumes_to_the_same_weights(tmp_path):
     other.model.config.loss_args = {"delta": 0.0}
     other.train()
     assert not torch.equal(full.model.head.linear.weight, other.model.head.linear.weight)  # the epoch matters here
+
+
+def test_the_last_checkpoint_stays_beside_the_best_when_training_is_over(tmp_path):
+    """The stock Trainer removes it, and a run that is killed while it measures would train all of it again."""
+    scores = iter([0.2, 0.9, 0.1, 0.3])
+    trainer = make_trainer(
+        make_model(), tmp_path, num_train_epochs=4, save_strategy="epoch", eval_strategy="epoch", save_total_limit=1,
+        load_best_model_at_end=True, metric_for_best_model="mAP", seed=1,
+    )  # fmt: skip
+    trainer.compute_metrics = lambda found: {"mAP": next(scores)}
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-16"}
+    best = load_file(tmp_path / "checkpoint-8" / "model.safetensors")
+    assert all(torch.equal(tensor, best[name]) for name, tensor in trainer.model.state_dict().items())
+    state = TrainerState.load_from_json(str(tmp_path / "checkpoint-16" / "trainer_state.json"))
+    assert state.best_model_checkpoint == str(tmp_path / "checkpoint-8")

@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
+from transfer_runs import broken_off
 
 import halflabel.building
 import halflabel.training
@@ -175,6 +177,20 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_a_run_that_is_stopped_in_its_comparison_goes_on_with_that(colour_table, tmp_path, caplog):
+    keys = {"compare_unknown_as_negative": True, "cache_features": False, "num_train_epochs": 3}
+    whole = train(recipe(colour_table, tmp_path, **keys)).metrics
+    broken = {**keys, "output_dir": str(tmp_path / "broken")}
+    with broken_off(evaluation=6):  # three, the test split, and the second of the comparison
+        train(recipe(colour_table, tmp_path, **broken))
+    with caplog.at_level("INFO", logger="halflabel"):
+        result = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **broken))
+    steps = {re.search(r"(\w+)/checkpoint-(\d+)$", line)[0] for line in caplog.messages if "going on from" in line}
+    assert steps == {"broken/checkpoint-12", "unknown_as_negative/checkpoint-4"}
+    assert result.metrics == whole
+    assert not (result.folder / "unknown_as_negative").exists()
+
+
 def test_with_nothing_unknown_both_ways_of_training_are_one(colour_table, tmp_path):
     text = colour_table.read_text().replace(",,", ",1,")
     colour_table.write_text("\n".join(line.replace(",,", ",0,") for line in text.splitlines()) + "\n")
@@ -203,9 +219,16 @@ def test_a_label_nobody_answered_is_listed_and_strict_refuses(colour_table, tmp_
         train(recipe(colour_table, tmp_path, ["--strict"]))
 
 
-def test_nothing_to_resume_is_an_error(colour_table, tmp_path):
-    with pytest.raises(HalflabelError, match="no checkpoint"):
-        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+def test_with_nothing_to_resume_a_run_starts_from_the_beginning_and_says_so(colour_table, tmp_path, caplog):
+    """Whoever starts a run again by the same command need not know how early it was killed."""
+    train(recipe(colour_table, tmp_path))
+    whole = load_file(tmp_path / "out" / "model.safetensors")
+    other = {"output_dir": str(tmp_path / "other")}
+    with caplog.at_level("WARNING", logger="halflabel"):
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **other))
+    assert f"{tmp_path / 'other'} holds no checkpoint yet: starting from the beginning" in caplog.text
+    first = load_file(tmp_path / "other" / "model.safetensors")
+    assert all(torch.equal(whole[key], first[key]) for key in whole)
     with pytest.raises(HalflabelError, match="no such folder"):
         train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint", "nowhere"]))
 

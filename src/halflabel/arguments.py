@@ -2,19 +2,21 @@
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from .errors import HalflabelError, did_you_mean
 from .settings import RecipeArguments
+from .strict_yaml import read_yaml
 
 PACKAGE_FOLDER = Path(__file__).parent
+LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`, which are no recipes
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 
 # Where this package's defaults differ from those of TrainingArguments.
@@ -45,6 +47,11 @@ class Recipe:
         """Where the run writes."""
         return Path(str(self.training.output_dir))
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on from the last checkpoint in its folder."""
+        return self.training.resume_from_checkpoint in ("true", "True")
+
 
 class _Parser(HfArgumentParser):
     """Transformers' parser, whose complaints become one line."""
@@ -61,7 +68,7 @@ def recipe_folder() -> Path:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipes by name: the file name without its ending."""
-    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
 
 
 def find_recipe(name: str) -> Path:
@@ -100,6 +107,10 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     from_file = _read_yaml(path, keys)
     arguments = {"output_dir": f"outputs/{path.stem}", **TRAINING_DEFAULTS}
     arguments.update({key: value for key, value in from_file.items() if value is not None})
+    single = {action.dest for action in parser._actions if action.nargs not in ("+", "*")}
+    for key in single & from_file.keys():
+        if isinstance(from_file[key], list) and key != "report_to":
+            raise HalflabelError(f"{path}: {key} is a list, expected one value")
     argv = [part for key, value in arguments.items() for part in _as_flags(key, value)]
     extra = _complete_flags(overrides, keys)
     try:
@@ -112,18 +123,38 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise HalflabelError(f"{path}: {str(error).splitlines()[0]}") from error
     if settings.streaming and training.max_steps <= 0:
         raise HalflabelError(f"{path}: streaming needs max_steps, since a stream has no length: --max_steps 10000")
+    _check_ranges(path, settings, training)
     training.report_to = [part for name in training.report_to or () for part in name.split(",")]
     given = {*arguments, *(part[2:] for part in extra if part.startswith("--"))}
     values = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **_plain(training, given)}
     return Recipe(path.stem, settings, training, values)
 
 
+def _check_ranges(path: Path, settings: RecipeArguments, training: TrainingArguments) -> None:
+    """Refuse numbers that the Trainer takes, and then stops at or makes nothing of."""
+    for values, name, low, high in (
+        (training, "per_device_train_batch_size", 1, math.inf),
+        (training, "per_device_eval_batch_size", 1, math.inf),
+        (training, "gradient_accumulation_steps", 1, math.inf),
+        (training, "dataloader_num_workers", 0, math.inf),
+        (training, "num_train_epochs", 0, math.inf),
+        (training, "max_steps", -1, math.inf),
+        (training, "learning_rate", 0, 1e6),
+        (training, "weight_decay", 0, 1e6),
+        (training, "seed", 0, 2**32 - 1),
+        (settings, "hide_seed", 0, math.inf),
+        (settings, "max_train_images", 1, math.inf),
+        (settings, "max_test_images", 1, math.inf),
+        (settings, "early_stopping_patience", 1, math.inf),
+    ):
+        value = getattr(values, name)
+        if value is not None and not low <= value <= high:
+            most = "" if high == math.inf else f" and at most {high:g}"
+            raise HalflabelError(f"{path}: {name} is {value}, expected at least {low}{most}")
+
+
 def _read_yaml(path: Path, keys: set[str]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise HalflabelError(f"{path}: not a YAML file ({reason[:150]})") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
     content.pop(INFORMATION, None)
@@ -137,11 +168,14 @@ def _read_yaml(path: Path, keys: set[str]) -> dict[str, Any]:
 
 def _as_flags(key: str, value: Any) -> list[str]:  # noqa: ANN401 - a YAML value
     if isinstance(value, Mapping):
-        return [f"--{key}", json.dumps(value)]
+        return [f"--{key}", json.dumps(value, default=str)]  # a date as it was written
     if isinstance(value, list) and key == "report_to":
         return [f"--{key}={','.join(value) or 'none'}"]
     if isinstance(value, list):
-        return [f"--{key}", *(json.dumps(item) if isinstance(item, Mapping) else str(item) for item in value)]
+        return [
+            f"--{key}",
+            *(json.dumps(item, default=str) if isinstance(item, Mapping) else str(item) for item in value),
+        ]
     return [f"--{key}={value}"]
 
 

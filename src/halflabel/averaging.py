@@ -116,7 +116,6 @@ class AverageWeights(KeepTrainingWeights):
         self._update(weights_of(model), state.global_step - 1)
         if control.should_evaluate or control.should_save:
             self._show(model)
-        super().on_step_end(args, state, control, model=model)
 
     def on_epoch_end(
         self,
@@ -128,7 +127,6 @@ class AverageWeights(KeepTrainingWeights):
     ) -> None:
         """Show the average: the Trainer evaluates or saves next, or training is over."""
         self._show(model)
-        super().on_step_end(args, state, control, model=model)
 
     def on_train_end(
         self,

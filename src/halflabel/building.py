@@ -116,8 +116,8 @@ def make_trainer(
     train = datasets["train"]
     teacher = _make_teacher(recipe.settings, train, data, checkpoint)
     callbacks = _transfer_callbacks(recipe.settings, checkpoint, teacher)
-    if recipe.settings.views > 1:
-        callbacks.append(ChangeViews(datasets["train"]))
+    if data.stream is None:
+        callbacks.append(ChangeViews(train))
     patience = recipe.settings.early_stopping_patience
     if patience is not None:
         if not validated:

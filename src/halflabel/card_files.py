@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from transformers.utils import CONFIG_NAME
 
 from .card_record import RunRecord
@@ -18,6 +17,7 @@ from .model_calibration import replace_file
 from .model_card import EXAMPLES, render_card
 from .settings import RecipeArguments
 from .sources.loading import find_format, parse_sources
+from .strict_yaml import read_yaml
 
 CARD, CARD_DATA, RECIPE, METRICS = "README.md", "card.json", "recipe.yaml", "metrics.json"
 PLOTS = "plots"
@@ -69,9 +69,11 @@ def render_folder(folder: str | Path, repository: str | None = None) -> str:
     place = Path(folder)
     try:
         return render_card(_read(place, repository))
-    except (KeyError, TypeError) as error:
-        files = f"{CARD_DATA}, {METRICS} or {RECIPE}"
-        raise HalflabelError(f"{place}: {files} is not as `halflabel train` wrote it: {error}") from error
+    except HalflabelError:
+        raise
+    except Exception as error:  # the files may hold anything, and rendering stumbles over each thing in its own way
+        files, reason = f"{CARD_DATA}, {METRICS} or {RECIPE}", " ".join(str(error).split())[:150]
+        raise HalflabelError(f"{place}: {files} is not as `halflabel train` wrote it: {reason}") from error
 
 
 def write_card(folder: str | Path, repository: str | None = None) -> None:
@@ -125,11 +127,14 @@ def _load(folder: Path, name: str) -> Any:  # noqa: ANN401 - what a file holds
     path = folder / name
     if not path.is_file():
         raise HalflabelError(f"{folder} holds no {name}: a card is rendered from what `halflabel train` writes")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise HalflabelError(f"{path} cannot be read: {' '.join(str(error).split())[:150]}") from error
+    content = _read_json(path) if path.suffix == ".json" else read_yaml(path)
     if not isinstance(content, dict):
         raise HalflabelError(f"{path} is not a mapping")
     return content
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise HalflabelError(f"{path}: cannot be read as JSON ({str(error)[:150]})") from error

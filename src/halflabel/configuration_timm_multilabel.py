@@ -40,6 +40,11 @@ _TRANSFORMERS_KEYS = frozenset(
     }
 )
 
+# By these arguments of timm.create_model a stranger's configuration could name any address or file.
+_WEIGHT_ARGUMENTS = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
+
 
 def check_backbone(name: str) -> None:
     """Refuse a backbone that timm does not know.
@@ -50,12 +55,27 @@ def check_backbone(name: str) -> None:
     Raises:
         HalflabelError: With the nearest names.
     """
+    if not isinstance(name, str):
+        raise HalflabelError(f"backbone is {name!r}, expected a timm name")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise HalflabelError(f"timm knows no backbone {name!r}{did_you_mean(architecture, timm.list_models())}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
+
+
+def check_backbone_args(given: Any) -> None:  # noqa: ANN401 - from a file
+    """Refuse arguments that are no mapping, or by which a configuration would choose the weights.
+
+    Raises:
+        HalflabelError: With the argument. One that the architecture does not take, only building it tells.
+    """
+    if not isinstance(given, Mapping | None):
+        raise HalflabelError(f"backbone_args is {given!r}, expected a mapping of names to values")
+    for name in given or ():
+        if name in _WEIGHT_ARGUMENTS:
+            raise HalflabelError(f"backbone_args: {name!r} would fetch other weights; weights says which to start from")
 
 
 def check_version(written: object) -> None:
@@ -137,9 +157,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             raise HalflabelError(f"unknown configuration key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
         if label_names is not None:
             self.id2label = dict(enumerate(label_names))
+        if not isinstance(self.id2label, Mapping | None) or not all(str(i).isdecimal() for i in self.id2label or ()):
+            raise HalflabelError(f"id2label is {self.id2label!r}, expected numbers from 0 and their label names")
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
         check_backbone(self.backbone)
+        check_backbone_args(self.backbone_args)
         check_head(self.head, self.head_args)
         check_normalizer(self.normalizer)
         names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .decoding import decode_image
+from .draws import draw_seed, drawing
 from .errors import HalflabelError
 from .feature_shards import MappedRows
 from .image_processing_timm_multilabel import ImageTransform
@@ -47,8 +48,25 @@ def _inspect(row: tuple[Mapping[str, Any], str]) -> dict[str, Any]:
         return {"size": picture.size, "format": picture.format, "mode": picture.mode}
 
 
+class _Epoch:
+    """The number of an epoch, which also the processes of a loader see that outlive one."""
+
+    def __init__(self) -> None:
+        self._number = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set(self, number: int) -> None:
+        self._number.fill_(number)
+
+    def __int__(self) -> int:
+        return int(self._number)
+
+
 class PixelDataset(Dataset[dict[str, Any]]):
-    """Pictures and labels for the Trainer: `pixel_values` (channels, height, width) and `labels` (num_labels,)."""
+    """Pictures and labels for the Trainer: `pixel_values` (channels, height, width) and `labels` (num_labels,).
+
+    What the transform draws for an image follows from a seed, the epoch and the image's place, so that neither the
+    number of loading processes nor a break in the run changes it.
+    """
 
     def __init__(
         self,
@@ -56,6 +74,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
         transform: ImageTransform,
         labels: NDArray[Any] | None = None,
         shortest_side: int | None = None,
+        seed: int | None = None,
     ) -> None:
         """Keep the pictures encoded; they are decoded and transformed when an item is asked for.
 
@@ -64,12 +83,19 @@ class PixelDataset(Dataset[dict[str, Any]]):
             transform: From an RGB picture to a tensor.
             labels: Of shape (n, num_labels), in the place of those of the images; None: those of the images.
             shortest_side: What the transform needs, see `decoding.decode_image`; None: pictures are decoded in full.
+            seed: Of what the transform draws at random; None: it draws nothing, or as the caller has seeded it.
         """
         self.dataset = images.dataset
         self.labels = images.labels if labels is None else labels
         self.transform = transform
         self.shortest_side = shortest_side
+        self.seed = seed
         self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
+        self._epoch = _Epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as in an epoch, counted from 0."""
+        self._epoch.set(epoch)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -78,10 +104,13 @@ class PixelDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Decode and transform one picture."""
         row = self.dataset[position]
-        return {
-            "pixel_values": self.transform(decode_image(row["image"], row["file_name"], self.shortest_side)),
-            "labels": self.labels[position],
-        }
+        picture = decode_image(row["image"], row["file_name"], self.shortest_side)
+        if self.seed is None:
+            pixels = self.transform(picture)
+        else:
+            with drawing(draw_seed(self.seed, int(self._epoch), position)):
+                pixels = self.transform(picture)
+        return {"pixel_values": pixels, "labels": self.labels[position]}
 
     def with_transform(self, transform: ImageTransform, shortest_side: int | None) -> "PixelDataset":
         """Return the same pictures and labels as another transform shows them."""
@@ -115,13 +144,11 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         self.labels = labels
         self.views = views
         self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        if views > 1:
-            self._epoch.share_memory_()  # with the processes of a loader that outlive an epoch
+        self._epoch = _Epoch()
 
     def set_epoch(self, epoch: int) -> None:
         """Show the views of an epoch, counted from 0."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def sample(self) -> Tensor:
         """Return features for means and standard deviations: all in memory, of those on disk up to 256 MiB."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .errors import HalflabelError
+from .figures import finish, plain, save
 from .labels import UNCERTAIN
 from .sources import AnnotatedImages
 
@@ -35,7 +36,7 @@ def draw_coverage(images: AnnotatedImages, path: Path) -> None:
         raise HalflabelError("pictures need matplotlib: pip install 'halflabel[plots]'") from error
     known = images.labels >= 0
     chosen = np.sort(np.argsort(-known.sum(axis=0), kind="stable")[:_MOST_LABELS])
-    names = [images.label_space.names[i] for i in chosen]
+    names = [plain(images.label_space.names[i]) for i in chosen]
     rows = _ordered_rows(images, known)
     codes = images.labels[rows][:, chosen]
     shown = np.select([codes == 1, codes == 0, codes == UNCERTAIN], [3, 1, 2], 0)
@@ -60,7 +61,7 @@ def draw_coverage(images: AnnotatedImages, path: Path) -> None:
     figure.colorbar(drawn, ax=right, shrink=0.8)
     figure.legend(handles=[Patch(facecolor=c, edgecolor="#999999", label=n) for n, c in _COLOURS.items()],
                   loc="outside upper center", ncols=4, frameon=False)  # fmt: skip
-    figure.savefig(path, dpi=110)
+    save(finish(figure), path)
     pyplot.close(figure)
 
 

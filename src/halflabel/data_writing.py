@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm.auto import tqdm
 
+from .decoding import check_format
 from .errors import HalflabelError
 from .labels import IGNORE_INDEX, IntMatrix
 from .sources import AnnotatedImages
@@ -26,7 +27,7 @@ def write_table(images: AnnotatedImages, path: Path) -> Path:
     Labels are 1, 0, null for unknown and -101 for uncertain. Reading the table gives back the same data.
 
     Raises:
-        HalflabelError: If pictures lie inside the data and not on disk.
+        HalflabelError: If pictures lie inside the data and not on disk, or a label is called like another column.
     """
     records = images.dataset["image"][:]
     if any(record["bytes"] is not None for record in records):
@@ -35,6 +36,8 @@ def write_table(images: AnnotatedImages, path: Path) -> Path:
     root = Path(os.path.commonpath([os.path.dirname(place) for place in places]))  # noqa: PTH120
     columns: dict[str, Any] = {"file_name": [os.path.relpath(place, root) for place in places]}
     for i, name in enumerate(images.label_space.names):
+        if name in TEXT_COLUMNS:
+            raise HalflabelError(f"{path}: label {name!r} is a column of such tables; rename it by label_map")
         codes = images.labels[:, i]
         columns[name] = pa.array(codes, mask=codes == IGNORE_INDEX)
     columns.update({name: list(images.column(name)) for name in ("split", "group", "source")})
@@ -112,6 +115,7 @@ def _write_shard(images: AnnotatedImages, features: datasets.Features, path: Pat
             content = record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
         except OSError as error:
             raise HalflabelError(f"image {row['file_name']} cannot be read: {error.strerror}") from error
+        check_format(content, row["file_name"])  # a link may lead to any file, which nobody wants in a data set
         pictures.append({"bytes": content, "path": os.path.basename(row["file_name"])})  # noqa: PTH119
     columns: dict[str, Any] = {"image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}
     columns.update({name: pa.array(list(images.column(name)), pa.string()) for name in TEXT_COLUMNS})

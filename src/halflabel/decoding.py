@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import HalflabelError
 
-__all__ = ["as_rgb", "decode_image", "needed_side"]
+__all__ = ["as_rgb", "check_format", "decode_image", "needed_side"]
 
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as phones and stereo cameras write them
 _END_OF_JPEG = b"\xff\xd9"
@@ -44,6 +44,8 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
         if source is None:
             raise ValueError("there are neither bytes nor a path")
         with Image.open(source) as picture:
+            if picture.format == "EPS":
+                raise ValueError("it is PostScript, a program, which is not run")
             if picture.format in _JPEG_FORMATS:
                 _check_end(picture)
                 if shortest_side is not None:
@@ -53,6 +55,19 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
     except Exception as error:  # on damaged bytes Pillow's decoders also raise RuntimeError, NotImplementedError, ...
         reason = _reason(error, content, path)
         raise HalflabelError(f"image {name or path or 'given as bytes'} cannot be read: {reason}") from error
+
+
+def check_format(content: bytes, name: str) -> None:
+    """Refuse bytes that do not begin as a picture does; they are not decoded.
+
+    Raises:
+        HalflabelError: It names the picture.
+    """
+    try:
+        with Image.open(io.BytesIO(content)):
+            pass
+    except Exception as error:  # as in decode_image
+        raise HalflabelError(f"image {name} cannot be read: {_reason(error, content, None)}") from error
 
 
 def needed_side(data_config: dict[str, Any], smallest_area: float = 1.0) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 
 from . import decoding, feature_maps, image_processing_timm_multilabel
 from .data import PixelDataset
+from .draws import draw_seed
 from .errors import HalflabelError
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
@@ -90,7 +91,7 @@ def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -
 
     Args:
         pixels: The pictures, with the transform of these views.
-        views: Their numbers; view 0 draws nothing, any other draws what `draw_seed` says.
+        views: Their numbers; view 0 draws nothing, any other draws what `draws.draw_seed` says.
         seed: Of the draws.
 
     Raises:
@@ -100,15 +101,6 @@ def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -
     for name, identity in _identities(pixels.dataset):
         drawn = (f"{draw_seed(seed, view, name)}" if view else "" for view in views)
         yield [xxhash.xxh3_128_digest(f"{what}|{draw}|{identity}".encode()) for draw in drawn]
-
-
-def draw_seed(seed: int, view: int, name: str) -> int:
-    """Return the seed of a view's random draws, 32 bits.
-
-    It follows from the seed, the view and the picture's name alone, so that the draws do not depend on the order, on
-    the folder, on the split, or on how many processes draw.
-    """
-    return xxhash.xxh32_intdigest(f"{seed}|{view}|{name}".encode())
 
 
 def _identities(dataset: Dataset) -> Iterator[tuple[str, str]]:

@@ -1,20 +1,15 @@
 """Pictures in several views: as in evaluation, and drawn at random the same way in every run."""
 
-import contextlib
-import random
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .data import PixelDataset
 from .decoding import decode_image
+from .draws import draw_seed, drawing
 from .errors import HalflabelError
-from .feature_keys import draw_seed, row_keys
-
-_DRAWING = threading.Lock()
+from .feature_keys import row_keys
 
 
 class Views:
@@ -71,24 +66,8 @@ class Views:
                 decoded = (image, view > 0)
             assert picture is not None
             if view:
-                with _drawing(draw_seed(self.seed, view, record["file_name"])):
+                with drawing(draw_seed(self.seed, view, record["file_name"])):
                     made.append(source.transform(picture))
             else:
                 made.append(source.transform(picture))
         return torch.stack(made)
-
-
-@contextlib.contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the generators that transforms draw from, one thread at a time, and put them back as they were."""
-    with _DRAWING:
-        before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reach for the accelerator too
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])  # noqa: NPY002
-            torch.default_generator.set_state(before[2])

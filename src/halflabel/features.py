@@ -161,9 +161,9 @@ def _arrange(keys: Sequence[bytes], found: Mapping[bytes, tuple[Any, int]]) -> M
 
 
 class ChangeViews(TrainerCallback):
-    """Show the next view of every image in each epoch; a resumed run goes on with the view of its epoch."""
+    """Show another view of every image in each epoch; a resumed run goes on with the view of its epoch."""
 
-    def __init__(self, dataset: FeatureDataset) -> None:
+    def __init__(self, dataset: FeatureDataset | PixelDataset) -> None:
         """Keep the training data set."""
         self.dataset = dataset
 

@@ -105,7 +105,9 @@ def _keep_by_group(
     if label_space is None or len(label_space) != matrix.shape[1]:
         raise HalflabelError("hiding protocol 'by_group' needs 'label_space', the names of the label columns")
     answered = np.zeros((len(groups), matrix.shape[1]), dtype=bool)
-    for row, names in enumerate(groups.values()):
+    for row, (group, names) in enumerate(groups.items()):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise HalflabelError(f"'groups': {group!r} has {names!r}, expected a list of labels")
         answered[row, [label_space.index(name) for name in names]] = True
     kept: NDArray[np.bool_] = answered[rng.integers(len(groups), size=len(matrix))]
     return kept

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ _DECODE_MARGIN = 1.25
 """A JPEG decoded to just the needed size is softer than one resized from more: scores of photographs then move by up to
 0.01 on average, with this margin by half of that."""
 _SMALLEST_CROP = 0.5  # of the area, in training
+_FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
+_CROP_MODES = ("center", "squash", "border")
+_LARGEST_SIDE, _LARGEST = 16384, 1e6
+_LONGEST_STRIP = 32
+"""So many times as long as it is wide a picture is at most resized: more lies far outside the centre crop, and a line
+of 50,000 x 1 pixels would become billions of them, or within a border none."""
 _DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 _TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class", "video_processor_type"})
 
@@ -43,6 +50,38 @@ class NormalizedTensor:
         return pixels.div_(255).sub_(self.mean).div_(self.std)
 
 
+def _check_settings(  # of anything, as it may come from a stranger's file
+    input_size: object, interpolation: object, mean: object, std: object, crop_pct: object, crop_mode: object
+) -> None:
+    """Refuse what no transform can be made of."""
+
+    def are(values: object, kind: type | UnionType, low: float, high: float) -> bool:
+        numbers = values if isinstance(values, list | tuple) else [None]
+        return all(isinstance(value, kind) and bool(low <= value <= high) for value in numbers)  # type: ignore[operator]
+
+    for name, value, expected, right in (
+        ("input_size", input_size, f"channels, height and width of 1 to {_LARGEST_SIDE}",
+         are(input_size, int, 1, _LARGEST_SIDE) and len(input_size) == 3),  # type: ignore[arg-type]
+        ("mean", mean, "a finite number per channel", are(mean, int | float, -_LARGEST, _LARGEST)),
+        ("std", std, "a number above 0 per channel", are(std, int | float, 1 / _LARGEST, _LARGEST)),
+        ("crop_pct", crop_pct, "0.1 to 2", are([crop_pct], int | float, 0.1, 2)),
+        ("interpolation", interpolation, ", ".join(_FILTERS), interpolation in _FILTERS),
+        ("crop_mode", crop_mode, ", ".join(_CROP_MODES), crop_mode in _CROP_MODES),
+    ):  # fmt: skip
+        if not right:
+            raise HalflabelError(f"image processor: {name} is {value!r}, expected {expected}")
+
+
+def cut_strip(picture: Image.Image) -> Image.Image:
+    """Return the middle of a picture that is longer than 32 times its width, any other picture as it is."""
+    longest = _LONGEST_STRIP * min(picture.size)
+    width, height = (min(side, longest) for side in picture.size)
+    if (width, height) == picture.size:
+        return picture
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
 class TimmMultiLabelImageProcessor(BaseImageProcessor):
     """Resize, crop and normalise as the backbone's weights expect.
 
@@ -51,11 +90,11 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         interpolation: Resampling filter, as timm names it.
         mean: Per channel, for images scaled to 0..1.
         std: Per channel, likewise.
-        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1].
+        crop_pct: Share of the resized image that the centre crop keeps, 0.1 to 2; above 1 it is padded.
         crop_mode: `"center"`, `"squash"` or `"border"`, as timm names them.
 
     Raises:
-        HalflabelError: On an unknown key.
+        HalflabelError: On an unknown key, or a value that is not as above.
     """
 
     model_input_names = ["pixel_values"]
@@ -75,6 +114,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
         if unknown:
             raise HalflabelError(f"unknown image processor key {unknown[0]!r}{did_you_mean(unknown[0], _DATA_KEYS)}")
+        _check_settings(input_size, interpolation, mean, std, crop_pct, crop_mode)
         super().__init__()
         self.input_size = list(input_size)
         self.interpolation = interpolation
@@ -102,7 +142,8 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
 
         Its last two steps, to a tensor and normalise, are one here, with the same values to the last bit.
         """
-        return self._in_one_step(create_transform(**self.data_config, is_training=False))
+        strip = [] if self.crop_mode == "squash" else [cut_strip]  # squashed, a line of pixels fills the input
+        return self._in_one_step(create_transform(**self.data_config, is_training=False), strip)
 
     def train_transform(self) -> ImageTransform:
         """Return a training transform: random resized crop of at least half the area, flip, slight colour jitter.
@@ -114,10 +155,10 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
             create_transform(**self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2)
         )
 
-    def _in_one_step(self, transform: Compose) -> ImageTransform:
-        """Replace the last two steps, to a tensor and normalise, by one with the same values."""
+    def _in_one_step(self, transform: Compose, first: Sequence[Callable[..., Any]] = ()) -> ImageTransform:
+        """Replace the last two steps, to a tensor and normalise, by one with the same values; put others before."""
         *before, _, _ = transform.transforms
-        faster: ImageTransform = Compose([*before, NormalizedTensor(self.mean, self.std)])
+        faster: ImageTransform = Compose([*first, *before, NormalizedTensor(self.mean, self.std)])
         return faster
 
     def needed_side(self, training: bool = False) -> int:

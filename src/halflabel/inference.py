@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
 from .data import PixelDataset, collate
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError, did_you_mean, shortlist
 from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats
@@ -24,23 +25,39 @@ ALL = "all"
 
 
 def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
-    """Load a halflabel model and its image processor from a folder or from the Hub; safetensors only.
+    """Load a halflabel model and its image processor from a folder or from the Hub.
+
+    From safetensors only, and no code that lies beside them is run.
 
     Raises:
-        HalflabelError: If there is no such model, or it is not one of halflabel.
+        HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
+            its configuration or are not finite.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
             raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
-        model = AutoModelForImageClassification.from_pretrained(name)
-        processor = AutoImageProcessor.from_pretrained(name)
+        model, found = AutoModelForImageClassification.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except HalflabelError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
         where = "" if Path(name).is_dir() else "there is no such folder, and from the Hub: "
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
+    _check_weights(name, model, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     return model.eval(), processor
+
+
+def _check_weights(name: str, model: torch.nn.Module, absent: Sequence[str]) -> None:
+    """Refuse a model that transformers would complete with random weights, or whose scores could be NaN."""
+    if absent:
+        shown = shortlist(sorted(absent), 3)
+        raise HalflabelError(f"model {name!r}: its weights do not fit its config.json, which asks for {shown}")
+    broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise HalflabelError(f"model {name!r}: {shortlist(broken, 3)} hold numbers that are not finite")
 
 
 def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, batch_size: int = 32) -> Floats:  # noqa: ANN401

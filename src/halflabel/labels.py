@@ -6,6 +6,7 @@ A *label* is one yes/no question. For one image it is *known* (1 or 0), *unknown
 """
 
 import math
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ UNCERTAIN = -101
 """The value of an uncertain entry. Metrics and counts do not take it for known; a policy says what is trained on."""
 
 IntMatrix = NDArray[np.int8]
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # surrogates are half a letter, which no file can hold
 _PIECE = 255  # rows looked at together
 
 POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
@@ -37,7 +39,8 @@ class LabelSpace:
         names: The label names, distinct and not empty.
 
     Raises:
-        HalflabelError: If there is no name, or a name is empty, padded with spaces, repeated or not a string.
+        HalflabelError: If there is no name, or a name is empty, padded with spaces, repeated, not a string, or
+            holds a line break or another control character.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -48,6 +51,8 @@ class LabelSpace:
         for name in self.names:
             if not isinstance(name, str) or not name.strip() or name != name.strip():
                 raise HalflabelError(f"label name {name!r} is not a non-empty string without spaces around it")
+            if any(unicodedata.category(letter) in _CONTROL for letter in name):
+                raise HalflabelError(f"label name {name!r} holds a line break or another control character")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1}) if self._repeats() else []
         if repeated:
             raise HalflabelError(f"label names given more than once: {shortlist(repeated)}")

@@ -1,7 +1,7 @@
 """Mixing the images of a training batch, with targets that say no more than what is known of the images.
 
-What is mixed are pixels, or features of a frozen backbone. Who is mixed with whom, and by how much, is drawn from
-torch's generator: a run resumed at the end of an epoch draws what one without a break would have drawn.
+What is mixed are pixels, or features of a frozen backbone. Who is mixed with whom, and by how much, follows from what
+is in the batch: neither the number of loading processes nor a break in the run changes it.
 """
 
 import inspect
@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 from torch.distributions import Beta
 
+from .draws import drawing
 from .errors import HalflabelError, did_you_mean
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .loss_arguments import LEARN_FROM_UNKNOWN
@@ -194,10 +196,12 @@ class MixingCollator:
         """Return the batch."""
         batch = self.collate(items)
         key = "features" if "features" in batch else "pixel_values"
-        inputs, labels = MIXINGS[self.mixing](batch[key], batch["labels"], **self.mixing_args)
+        # Other pictures, other crops and another order are other bytes, so that no two batches draw the same.
+        with drawing(xxhash.xxh32_intdigest(batch[key].contiguous().numpy().data)):
+            inputs, labels = MIXINGS[self.mixing](batch[key], batch["labels"], **self.mixing_args)
+            mixed = torch.rand(len(labels)) < self.probability
         if not self.learns_from_unknown:
             labels = labels.masked_fill(labels == UNCERTAIN, IGNORE_INDEX)
-        mixed = torch.rand(len(labels)) < self.probability
         batch["labels"] = torch.where(mixed[:, None], labels, batch["labels"])
         batch[key] = torch.where(mixed.view(-1, *[1] * (inputs.ndim - 1)), inputs, batch[key])
         return batch

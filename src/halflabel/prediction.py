@@ -17,7 +17,7 @@ from .decoding import decode_image
 from .errors import HalflabelError
 from .given_labels import read_given
 from .inference import load_model
-from .labels import IntMatrix
+from .labels import IntMatrix, LabelSpace
 from .network_threads import Network, batch_limit, run_in_threads
 from .relations import answer
 
@@ -74,13 +74,17 @@ class Scorer:
             fast_decode: Decode a JPEG no larger than the transform needs.
 
         Raises:
-            HalflabelError: If there is no such model, or a label is not the model's.
+            HalflabelError: If there is no such model, or a label is not the model's, given twice, or called like
+                another column.
         """
         self.name = name
         self.model, processor = load_model(name)
         self.space = self.model.config.label_space
-        self.columns = [self.space.index(label) for label in labels] if labels else list(range(len(self.space)))
-        self.labels = [self.space.names[column] for column in self.columns]
+        self.labels = list(LabelSpace(labels).names if labels else self.space.names)
+        self.columns = [self.space.index(label) for label in self.labels]
+        clash = set(self.labels) & {"file_name", YES, GIVEN}
+        if clash:
+            raise HalflabelError(f"label {min(clash)!r} is another column of score tables; name others by --labels")
         self.transform = processor.eval_transform()
         self.side = processor.needed_side() if fast_decode else None
         torch.nn.Module.to(self.model, PartialState().device)

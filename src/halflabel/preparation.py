@@ -168,7 +168,7 @@ def make_datasets(
         if not len(part):
             continue
         labels = training_targets(part.labels, data.names, settings) if train else evaluation_labels(part.labels)
-        plain, augmented = (_pixels(part, labels, processor, settings, training) for training in (False, True))
+        plain, augmented = (_pixels(recipe, part, labels, processor, training) for training in (False, True))
         if settings.cache_features:
             views = Views(plain, augmented, settings.views if train else 1, recipe.training.seed)
             features = _extract(recipe, model, views, f"features of {split}")
@@ -186,20 +186,20 @@ def training_features(
 ) -> Tensor | MappedRows:
     """Return the features of the training pictures by the backbone as it is, from the cache where they are there."""
     part = data.images.of_split("train")
-    plain = _pixels(part, part.labels, processor, recipe.settings, training=False)
+    plain = _pixels(recipe, part, part.labels, processor, training=False)
     return _extract(recipe, model, Views(plain, seed=recipe.training.seed), "features of train")
 
 
 def _pixels(
+    recipe: Recipe,
     part: AnnotatedImages,
     labels: NDArray[Any],
     processor: TimmMultiLabelImageProcessor,
-    settings: RecipeArguments,
     training: bool,
 ) -> PixelDataset:
     transform = processor.train_transform() if training else processor.eval_transform()
-    side = processor.needed_side(training) if settings.fast_decode else None
-    return PixelDataset(part, transform, labels, side)
+    side = processor.needed_side(training) if recipe.settings.fast_decode else None
+    return PixelDataset(part, transform, labels, side, recipe.training.seed if training else None)
 
 
 def _extract(
@@ -223,8 +223,11 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLab
     transform = processor.train_transform()
     side = processor.needed_side(training=True) if settings.fast_decode else None
     skipped = recipe.folder / SKIPPED if settings.bad_images == "skip" else None
-    prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped)
-    return stream.training_rows(prepare, recipe.training.seed, settings.shuffle_buffer)
+    seed = recipe.training.seed
+    prepare = PrepareRows(
+        stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped, seed
+    )
+    return stream.training_rows(prepare, seed, settings.shuffle_buffer)
 
 
 def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401

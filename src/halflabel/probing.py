@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from .arguments import Recipe, parse_recipe
 from .building import build_model, choose_trained, lay_out, make_trainer
 from .errors import HalflabelError
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .preparation import TrainingData, make_datasets, start_head
+from .resuming import last_checkpoint
 from .self_training import add_pseudo_labels
 
 log = logging.getLogger(__name__)
 
 PROBE = "probe"
-"""The folder in the output folder in which the head is fitted; removed when it is."""
+"""The folder in the output folder in which the head is fitted; a run that is killed goes on from it."""
 
 _NO_TRANSFER: dict[str, Any] = {
     "freeze": None, "unfreeze_every": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
@@ -72,9 +75,12 @@ def _fit_head(
     datasets = make_datasets(probe, model, processor, data)
     start_head(model, datasets["train"], data.target_counts(probe.settings))
     trainer = make_trainer(probe, model, datasets, data)
-    trainer.train()
+    checkpoint = last_checkpoint(folder) if recipe.resumes else None
+    if checkpoint is None and trainer.is_world_process_zero():
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
-    shutil.rmtree(folder, ignore_errors=True)
+    set_seed(recipe.training.seed)  # what is drawn from here on is the same when the probe was done before a break
     model.unfreeze_backbone()
 
 

@@ -1,17 +1,112 @@
-"""Checkpoints that resume exactly where the model they hold is not the one that is trained."""
+"""Checkpoints that are whole or not there, and that resume exactly: what they hold, and which is the last one."""
 
+import contextlib
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .errors import HalflabelError
 
+log = logging.getLogger(__name__)
 TRAINING_WEIGHTS = "training_weights.safetensors"
+UNFINISHED = ".unfinished"
+"""The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
+
+_FAILED_WRITES = ("iostream", "inline_container")  # what torch.save says where it cannot write
 _TRAINED = "trained."
+_NEEDED = {
+    "model.safetensors": ("model*.safetensors", "pytorch_model_fsdp*"),
+    "optimizer.pt": ("optimizer*",),
+    "scheduler.pt": ("scheduler.pt",),
+    "rng_state.pth": ("rng_state*.pth",),
+    "trainer_state.json": ("trainer_state.json",),
+}
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Say why a run cannot go on from a checkpoint; None: it can."""
+    for name, patterns in _NEEDED.items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"it holds no {name}"
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and not _is_whole(path):
+            return f"its {path.name} is cut off or damaged"
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Read what stands last in a file of a checkpoint, or how long it should be."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        return path.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
+    except (SafetensorError, ValueError):
+        return False
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the last checkpoint in an output folder that is whole; None where there is none at all.
+
+    What was not finished, and what is damaged, is named in a warning.
+
+    Raises:
+        HalflabelError: If every checkpoint is damaged.
+    """
+    for path in sorted((folder / UNFINISHED).glob("checkpoint-*")):
+        log.warning("%s was not written to its end when the run stopped, and is left out", path.name)
+    faults = []
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        fault = find_fault(path)
+        if fault is None:
+            log.info("going on from %s", path)
+            return str(path)
+        log.warning("%s is left out: %s", path, fault)
+        faults.append(fault)
+    if faults:
+        raise HalflabelError(f"no checkpoint in {folder} is whole: of the last, {faults[0]}; start in another folder")
+    return None
+
+
+@contextlib.contextmanager
+def full_disk_told(what: Path) -> Iterator[None]:
+    """Turn what is raised where a file cannot be written into one line.
+
+    Raises:
+        HalflabelError: On a full disk, or a folder that cannot be written to.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, RuntimeError) and not any(word in reason for word in _FAILED_WRITES):
+            raise
+        raise HalflabelError(
+            f"{what} cannot be written ({reason}); is the disk full? What was written earlier is there: "
+            "make room, and go on with --resume_from_checkpoint"
+        ) from error
+
+
+def move_to_its_place(unfinished: Path, place: Path) -> None:
+    """Give a whole checkpoint its name; one that has the name already makes way."""
+    replaced = unfinished.with_name("replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if place.exists():
+        place.rename(replaced)
+    unfinished.rename(place)
+    shutil.rmtree(unfinished.parent)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -30,8 +125,8 @@ class KeepTrainingWeights(TrainerCallback):
     """Write the weights as they are trained into every checkpoint, and go on from them.
 
     `model.safetensors` in a checkpoint is a whole model for use. Where that is not what the optimizer works on
-    (`averaging`, `lora`), this callback keeps the latter beside it, in safetensors, so that a resumed run equals one
-    without a break.
+    (`averaging`, `lora`), this callback of a `MultiLabelTrainer` keeps the latter beside it, in safetensors, so that a
+    resumed run equals one without a break.
     """
 
     def __init__(self, checkpoint: str | Path | None = None) -> None:
@@ -67,7 +162,8 @@ class KeepTrainingWeights(TrainerCallback):
         """
         if not state.global_step:
             return
-        path = (self.checkpoint or self._folder(args, state)) / TRAINING_WEIGHTS
+        folder = self.checkpoint or Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        path = folder / TRAINING_WEIGHTS
         if not path.is_file():
             raise HalflabelError(f"{path}: no such file, and this run cannot resume without it; start it afresh")
         try:
@@ -75,44 +171,11 @@ class KeepTrainingWeights(TrainerCallback):
         except (KeyError, RuntimeError) as error:
             raise HalflabelError(f"{path} is of a run with another model or other settings: {error}") from error
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Write just before the Trainer saves, which then removes the checkpoint before; not before an evaluation.
-
-        A run that is broken off while it evaluates would leave a checkpoint without a model.
-        """
-        if control.should_save and not control.should_evaluate:
-            self._write(args, state, model)
-
-    on_epoch_end = on_step_end
-    on_evaluate = on_step_end
-
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Write where only the evaluation decided that the step is worth a checkpoint."""
-        if not (self._folder(args, state) / TRAINING_WEIGHTS).is_file():
-            self._write(args, state, model)
-
-    @staticmethod
-    def _folder(args: TrainingArguments, state: TrainerState) -> Path:
-        return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-
-    def _write(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        if not args.should_save or args.save_only_model:
-            return
-        folder = self._folder(args, state)
+    def write(self, model: nn.Module, folder: Path) -> None:
+        """Write a checkpoint's part; `MultiLabelTrainer` asks for it where it writes the rest."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.cpu().clone() for name, tensor in self.training_weights(model).items()}
+        weights = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.training_weights(model).items()
+        }
         save_file(weights, folder / TRAINING_WEIGHTS)

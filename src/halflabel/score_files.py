@@ -207,9 +207,15 @@ def _join_text(frames: Iterable[pd.DataFrame], csv: bool, path: Path) -> None:
 
 
 def write_csv(frame: pd.DataFrame, file: Any, header: bool = True) -> None:  # noqa: ANN401 - what pandas writes to
-    """Write a table of scores as CSV: labels answered with yes, and given ones, are joined by |.
+    r"""Write a table of scores as CSV: labels answered with yes, and given ones, are joined by |.
 
-    `frame["answered_yes"].str.get_dummies()` of pandas takes them apart.
+    `frame["answered_yes"].str.get_dummies()` of pandas takes them apart; a | within a name is written \|. File names
+    and labels are written as they are, also such as begin with = and would be formulas in a spreadsheet: programs read
+    them back, so in a spreadsheet import the columns as text.
     """
-    joined = {name: frame[name].str.join("|") for name in (YES, GIVEN) if name in frame}
+    joined = {name: frame[name].map(_joined) for name in (YES, GIVEN) if name in frame}
     frame.assign(**joined).to_csv(file, index=False, header=header)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "|".join(name.replace("|", "\\|") for name in names)

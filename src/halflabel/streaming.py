@@ -10,9 +10,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from .decoding import decode_image
+from .draws import draw_seed, drawing
 from .errors import HalflabelError
 from .image_processing_timm_multilabel import ImageTransform
 from .labels import LabelCounts, LabelSpace, count_labels
@@ -27,7 +29,8 @@ from .sources.merging import map_codes
 
 _LABEL_ROWS, _PICTURE_ROWS = 4096, 8
 _MANY_IMAGES = 20_000
-_ORDERS = 32  # so many passes have an order of their own; then the first comes again
+_ORDERS = 32  # so many passes have an order and augmentations of their own; then the first comes again
+_PASS = "number of the pass"
 EXAMPLES = 64
 """So many training pictures are kept at hand, to draw some of them."""
 Targets = Callable[[NDArray[np.int8]], NDArray[Any]]
@@ -80,8 +83,11 @@ class ImageStream:
         rows = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         # Filling the buffer from several shards mixes better, and costs seconds at the end of a pass.
         inputs = 10 if self.counts["train"].images >= _MANY_IMAGES else 1
+        typed = datasets.Features({**rows.features, _PASS: datasets.Value("int16")})
         orders = [
-            rows.shuffle(seed=seed * _ORDERS + i, buffer_size=buffer_size, max_buffer_input_shards=inputs)
+            rows.shuffle(seed=seed * _ORDERS + i, buffer_size=buffer_size, max_buffer_input_shards=inputs).map(
+                _number_rows, batched=True, batch_size=_PICTURE_ROWS, features=typed, fn_kwargs={"number": i}
+            )
             for i in range(_ORDERS)
         ]
         rows = datasets.concatenate_datasets(orders).repeat(None)
@@ -138,6 +144,11 @@ def _arrow_types(features: datasets.Features) -> dict[str, pa.DataType]:
     return {name: schema.field(name).type for name in features if not isinstance(features[name], datasets.Image)}
 
 
+def _number_rows(batch: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """Add to rows which pass they are read in, for `datasets.map`."""
+    return {**batch, _PASS: [number] * len(next(iter(batch.values())))}
+
+
 def _features(parts: Mapping[str, datasets.IterableDataset]) -> datasets.Features:
     return next(iter(parts.values())).features
 
@@ -163,6 +174,7 @@ class PrepareRows:
         targets: From label codes to what is trained on.
         shortest_side: What the transform needs; None: pictures are decoded in full.
         skipped: Where a picture that cannot be read is noted, a line each, and left out; None: it is an error.
+        seed: What the transform draws follows from it, the pass and the picture, whichever process draws.
     """
 
     stream: ImageStream
@@ -170,6 +182,7 @@ class PrepareRows:
     targets: Targets
     shortest_side: int | None = None
     skipped: Path | None = None
+    seed: int = 0
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Decode and transform a batch of rows."""
@@ -184,7 +197,9 @@ class PrepareRows:
                 with self.skipped.open("a", encoding="utf-8") as lines:
                     lines.write(f"{error}\n")
                 continue
-            pixels.append(self.transform(decoded))
+            content = picture.get("bytes") or picture["path"].encode()
+            with drawing(draw_seed(self.seed, batch[_PASS][i], xxhash.xxh3_64_hexdigest(content))):
+                pixels.append(self.transform(decoded))
             labels.append(targets[i])
         return {"pixel_values": pixels, "labels": labels}
 

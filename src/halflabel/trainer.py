@@ -1,20 +1,23 @@
 """The Trainer with exact counts: what a loss is divided by is counted over the whole optimizer step on all devices."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
 from .errors import HalflabelError
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import LEARN_FROM_UNKNOWN, count_items
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .resuming import UNFINISHED, KeepTrainingWeights, full_disk_told, move_to_its_place
 from .short_card import short_card
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,9 @@ class MultiLabelTrainer(Trainer):
     and asl. This one counts what `losses.count_items` counts, adds it up over accumulated batches and devices, and
     leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices.
 
+    A checkpoint is there as a whole or not at all, whenever the run is killed, and the last one stays when training is
+    over, for what follows may be killed too.
+
     Where the stock Trainer saves and pushes `training_args.bin`, a pickle with the Hub's token in it, this one does
     not; it pushes nothing before the end, whatever `hub_strategy` says, and a card that is there stays. Everything else
     is the stock Trainer.
@@ -104,6 +110,7 @@ class MultiLabelTrainer(Trainer):
             train_collator: Collates training batches in the place of `data_collator`.
             kwargs: Its keyword arguments.
         """
+        self._saving = False
         super().__init__(*args, **kwargs)
         self.train_collator = train_collator or self.data_collator
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
@@ -117,6 +124,60 @@ class MultiLabelTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = of_evaluation
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
+        """Return where checkpoints are; while one is written, where it is until it is whole."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder, UNFINISHED)) if self._saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Write a checkpoint beside its place, move it there when all processes are done, and then drop older ones."""
+        place = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        unfinished = place.parent / UNFINISHED / place.name
+        self._saving = True
+        try:
+            with full_disk_told(place):
+                self._write_whole(model, trial, unfinished, place)
+        except HalflabelError:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)  # half of one only fills the disk
+            raise
+        finally:
+            self._saving = False
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(place.parent), self.args.save_total_limit, best, use_mtime=True)
+
+    def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
+        if self.args.should_save and not self.args.save_only_model:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, KeepTrainingWeights):
+                    callback.write(self.accelerator.unwrap_model(model), unfinished)
+        super()._save_checkpoint(model, trial)
+        if self.state.best_model_checkpoint == str(unfinished):
+            self.state.best_model_checkpoint = str(place)
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+        self.accelerator.wait_for_everyone()  # each writes the state of its own generators
+        if self.args.should_save:
+            move_to_its_place(unfinished, place)
+        self.accelerator.wait_for_everyone()
+
+    def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to."""
+        found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        if checkpoint is not None:
+            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+            if best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        return found
+
+    def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args)  # type: ignore[no-untyped-call]
+        finally:
+            self.args.save_total_limit = limit
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the model, and no pickle beside it."""

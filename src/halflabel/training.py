@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import INFORMATION, Recipe
 from .building import make_trainer
 from .card_files import METRICS, PLOTS, RECIPE, save_card_data, write_card
+from .checkpoint_checks import check_checkpoint
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .data import FeatureDataset
 from .decision_fitting import fit_decisions
@@ -37,6 +37,7 @@ from .plots import draw_examples
 from .preparation import SKIPPED, TrainingData, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
 from .relation_training import store_relations
+from .resuming import UNFINISHED, find_fault, full_disk_told, last_checkpoint
 from .settings import RecipeArguments
 from .sharing import hub_name, prepare_repository, push_folder
 from .summary_plots import draw_coverage, draw_learning_curve
@@ -44,6 +45,9 @@ from .summary_plots import draw_coverage, draw_learning_curve
 log = logging.getLogger(__name__)
 TRAINING_LOG = "training_log.json"
 """The file in the output folder with what the Trainer logged: losses, rates, and the measures on validation."""
+
+UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
+"""The folder in the output folder for the training that it is compared with; removed at the end."""
 
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -96,11 +100,14 @@ def _run(recipe: Recipe) -> Result:
     set_seed(recipe.training.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     start = copy.deepcopy(model.head.state_dict())
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint), model)
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
-    _clear(folder, checkpoint)
-    if data.skipped and trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
+    if trainer.is_world_process_zero():
+        _clear(folder, checkpoint)
+        if data.skipped:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.lora_rank is not None:
         merge_lora(model)
@@ -119,7 +126,8 @@ def _run(recipe: Recipe) -> Result:
         if settings.plots:
             _draw(folder / PLOTS, trainer, model.config.decision_rule, datasets, logits, metrics, data)
         draw_examples(data.images.of_split("train"), model, processor, folder / EXAMPLES)
-        write_card(folder)  # last: it shows the pictures that are there
+        write_card(folder)  # it shows the pictures that are there
+        _tidy(folder, trainer)
     return Result(metrics, folder)
 
 
@@ -135,33 +143,48 @@ def _count_skipped(path: Path) -> int:
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
     asked = recipe.training.resume_from_checkpoint
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if asked in (None, "false", "False"):
-        if last and not (folder / METRICS).is_file():
+        if any(folder.glob("checkpoint-*")) and not (folder / METRICS).is_file():
             raise HalflabelError(
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
             )
         return None
-    if asked not in ("true", "True"):
-        if not Path(asked).is_dir():
-            raise HalflabelError(f"resume_from_checkpoint {asked!r}: no such folder")
+    if not recipe.resumes:
+        fault = find_fault(Path(asked)) if Path(asked).is_dir() else "no such folder"
+        if fault:
+            raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
         return str(asked)
-    if last is None:
-        if (folder / PROBE).is_dir():
-            return None  # it was stopped while the head was fitted, which takes seconds: features are kept
-        raise HalflabelError(f"{folder} holds no checkpoint to resume from; leave --resume_from_checkpoint out")
-    return str(last)
+    last = last_checkpoint(folder)
+    if last is None:  # it was stopped early: whoever starts it again need not know how early
+        log.warning("%s holds no checkpoint yet: starting from the beginning", folder)
+    return last
 
 
 def _clear(folder: Path, checkpoint: str | None) -> None:
-    """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's."""
-    if checkpoint is None and folder.is_dir():
+    """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's.
+
+    A run that goes on leaves what is damaged behind, or the Trainer would count it among those it may keep.
+    """
+    left = [path for path in folder.glob("checkpoint-*") if checkpoint is None or find_fault(path)]
+    for old in (folder / UNFINISHED, *left):
+        shutil.rmtree(old, ignore_errors=True)
+    if checkpoint is None:
         for name in (METRICS, SKIPPED):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / PLOTS, ignore_errors=True)
-        for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old, ignore_errors=True)  # several processes may clear at once
+        for name in (PLOTS, UNKNOWN_AS_NEGATIVE):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _tidy(folder: Path, trainer: Trainer) -> None:
+    """Remove, now that nothing is left to do, what a run goes on from that is killed before; the best one stays."""
+    for name in (PROBE, UNKNOWN_AS_NEGATIVE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    best = folder / Path(trainer.state.best_model_checkpoint or "none").name
+    if trainer.args.save_total_limit == 1 and best.is_dir():
+        for path in folder.glob("checkpoint-*"):
+            if path != best:
+                shutil.rmtree(path)
 
 
 def _fit_rule(
@@ -225,8 +248,9 @@ def _train_unknown_as_negative(
         recipe.settings, compare_unknown_as_negative=False, unknown="negative", pseudo_labels=None, pseudo_args=None
     )
     training = copy.copy(recipe.training)
-    training.output_dir = str(recipe.folder / "unknown_as_negative")
+    training.output_dir = str(recipe.folder / UNKNOWN_AS_NEGATIVE)
     other = replace(recipe, settings=settings, training=training)
+    checkpoint = last_checkpoint(other.folder) if recipe.resumes else None
     set_seed(training.seed)
     if settings.cache_features:
         counts = data.target_counts(settings)
@@ -239,16 +263,15 @@ def _train_unknown_as_negative(
         sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets, settings.views)}
         start_head(rival, sets["train"], counts)
     else:
-        rival, _, sets = prepare_training(other, data)
-    trainer = make_trainer(other, rival, sets, data)
-    _clear(other.folder, None)
-    trainer.train()
+        rival, _, sets = prepare_training(other, data, checkpoint)
+    trainer = make_trainer(other, rival, sets, data, checkpoint)
+    if trainer.is_world_process_zero():
+        _clear(other.folder, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     if settings.lora_rank is not None:
         merge_lora(rival)
     _fit_rule(trainer, rival.config, sets, settings)
     metrics, _ = _test(trainer, rival.config, sets, settings)
-    if trainer.is_world_process_zero():
-        shutil.rmtree(other.folder, ignore_errors=True)
     return metrics
 
 
@@ -260,7 +283,8 @@ def _save(
     data: TrainingData,
 ) -> None:
     folder = recipe.folder
-    trainer.save_model(str(folder))
+    with full_disk_told(folder):
+        trainer.save_model(str(folder))
     processor.save_pretrained(folder)
     resolved = {**recipe.given, INFORMATION: library_versions()}
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")

@@ -20,7 +20,7 @@ import torch
 from side_by_side import copy_pictures, finish, median, run_side, show
 
 LABELS = ["a", "b", "c", "d"]
-WARM = 64  # pictures that each side has seen before its time is taken
+WARM = 32  # pictures that each side has seen before its time is taken
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -183,11 +183,18 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
             except StopIteration:
                 return
             except csv.Error as error:
-                unclosed = "unexpected end" in str(error)
-                yield line, [], "a quote is opened and never closed" if unclosed else f"a stray quote ({error})"
+                yield line, [], _quote_fault(str(error))
                 return
             if cells:  # an empty line is no record
                 yield line, cells, ""
+
+
+def _quote_fault(said: str) -> str:
+    if "unexpected end" in said:
+        return "a quote is opened and never closed"
+    if "field limit" in said:
+        return f"a cell of more than {csv.field_size_limit()} characters, or a quote that is never closed"
+    return f"a stray quote ({said})"
 
 
 def _open(path: Path) -> TextIO:

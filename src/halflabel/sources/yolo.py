@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..errors import HalflabelError
 from ..labels import IGNORE_INDEX, IntMatrix
+from ..strict_yaml import read_yaml
 from .annotated_images import AnnotatedImages, build_images, check_split
 from .coco import check_name, check_names, guess_split
 from .faults import Faults, show
@@ -137,24 +137,9 @@ def _keys(path: Path) -> set[str]:
 
 
 def _read_yaml(path: Path) -> Mapping[Any, Any]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        aliases = [e for e in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(e, yaml.AliasEvent)]
-        # Merged aliases can make a short file grow without bounds, and a list of names needs none.
-        content = {} if aliases else yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        repr(content)  # a hexadecimal number may be too long for that, which no message could tell
-    # PyYAML lets Python's own errors through: of `!!int ""` an IndexError, of `!!timestamp x` an AttributeError.
-    except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise HalflabelError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from error
-    if aliases:
-        raise HalflabelError(f"{path}: it has an alias (*{aliases[0].anchor}); write out what it stands for")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: it is {show(content)}, expected keys: names, train, val, test")
-    for mapping in (tree, *(value for _, value in tree.value)) if isinstance(tree, yaml.MappingNode) else ():
-        keys = [str(key.value) for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
-        if len(set(keys)) != len(keys):
-            raise HalflabelError(f"{path}: the key {show(max(keys, key=keys.count))} is given twice")
     return content
 
 

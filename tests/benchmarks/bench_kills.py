@@ -1,0 +1,292 @@
+"""Kill `halflabel train` at random points, start it again by the same command, and compare with a run nobody killed.
+
+    python tests/benchmarks/bench_kills.py [--kills 40] [--seed 0] [--output FOLDER]
+
+Whole commands with 2 loading processes, SIGKILL, several kills a run. A kill counts for the phase in which the process
+was by what it had printed and written. Counted are checkpoints or shards that were finished and not gone on from
+(lost), starts that ended in an error (by hand), and runs whose final weights, measures, or losses of any step are not
+those of the unbroken run to the last bit (different).
+"""
+
+import argparse
+import json
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+BASE = {
+    "backbone": "test_resnet", "weights": "none", "per_device_train_batch_size": 16, "lr_scheduler_type": "cosine",
+    "eval_strategy": "steps", "save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 1,
+    "dataloader_num_workers": 2, "save_total_limit": 1, "decide": "f1", "use_cpu": True, "disable_tqdm": True,
+    "report_to": "none", "learning_rate": 0.01,
+}  # fmt: skip
+RECIPES = {
+    "finetune": {
+        "loss": "ll_r", "ema_decay": 0.9, "mixing": "mixup", "warmup_steps": 3, "num_train_epochs": 6,
+        "eval_strategy": "epoch", "save_steps": 4,  # within epochs; and the last weights are kept, not the best
+    },
+    "probe": {
+        "freeze_backbone": True, "cache_features": True, "views": 3, "num_train_epochs": 60, "eval_steps": 10,
+        "save_steps": 10,
+    },
+    "self_train": {
+        "freeze_backbone": True, "cache_features": True, "pseudo_labels": "soft", "num_train_epochs": 20,
+        "eval_steps": 10, "save_steps": 10,
+    },
+}  # fmt: skip
+PHASES = {
+    "training": "finetune", "evaluation": "finetune", "checkpoint writing": "finetune",
+    "measuring and saving": "finetune", "feature caching": "probe", "probe on cached features": "probe",
+    "self_train": "self_train",
+}  # fmt: skip
+COUNTS = dict(zip(PHASES, (8, 7, 8, 3, 5, 5, 4), strict=True))
+LIMIT_S = 300
+
+
+def write_data(folder):
+    """96 training pictures, half of whose entries are unknown, 40 of validation and 24 of test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    lines = ["file_name,red,blue,split"]
+    for i in range(160):
+        answers = rng.integers(0, 2, 2)
+        pixels = rng.integers(0, 60, (96, 96, 3), dtype=np.uint8)
+        pixels[:, :48, 0] += np.uint8(150 * answers[0])
+        pixels[:, 48:, 2] += np.uint8(150 * answers[1])
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+        split = "train" if i < 96 else "validation" if i < 136 else "test"
+        shown = ["" if split == "train" and rng.random() < 0.5 else str(answer) for answer in answers]
+        lines.append(f"{i:03d}.png,{shown[0]},{shown[1]},{split}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+class Command:
+    """A start of a recipe in a folder, and what it has printed."""
+
+    def __init__(self, recipe, table, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.out, self.cache = folder, folder / "out", folder / "cache"
+        keys = {**BASE, **RECIPES[recipe], "data": str(table), "output_dir": str(self.out),
+                "feature_cache": str(self.cache)}  # fmt: skip
+        (folder / f"{recipe}.yaml").write_text(yaml.safe_dump(keys))
+        command = [sys.executable, "-u", "-m", "halflabel_cli", "train", str(folder / f"{recipe}.yaml")]
+        self.process = subprocess.Popen(
+            [*command, "--resume_from_checkpoint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home")},
+        )  # fmt: skip
+        self.lines, self.ended, self._queue = [], False, queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._queue.put((time.monotonic(), line.rstrip("\n")))
+        self._queue.put(None)
+
+    def next_line(self):
+        """Wait for the next line; return (when it came, the line), or None at the end."""
+        if self.ended:
+            return None
+        found = self._queue.get(timeout=LIMIT_S)
+        self.ended = found is None
+        if not self.ended:
+            self.lines.append(found)
+        return found
+
+    def finish(self):
+        """Read to the end; return the exit code."""
+        while self.next_line() is not None:
+            pass
+        return self.process.wait()
+
+    def kill(self):
+        """Kill it, and take in what it had printed."""
+        self.process.send_signal(signal.SIGKILL)
+        self.finish()
+
+    def said(self, pattern):
+        """Return the last match in what it has printed, or None."""
+        return next((match for _, line in reversed(self.lines) if (match := re.search(pattern, line))), None)
+
+    def wait_for(self, pattern, count=1):
+        """Read until so many lines match; return when the last came, or None where it ends before."""
+        while count:
+            found = self.next_line()
+            if found is None:
+                return None
+            count -= bool(re.search(pattern, found[1]))
+        return found[0]
+
+    def unfinished(self):
+        """Return whether half a checkpoint lies there."""
+        return any((self.out / ".unfinished").glob("checkpoint-*"))
+
+    def phase(self):
+        """Tell in which phase it was killed."""
+        events = [kind for _, line in self.lines if (kind := self._kind(line))]
+        last = events[-1] if events else None
+        if self.folder.name.startswith("self_train"):
+            return "self_train"
+        if self.folder.name.startswith("probe"):
+            return (
+                "feature caching" if last in (None, "features") and self.cache.exists() else "probe on cached features"
+            )
+        if last == "over":
+            return "measuring and saving"
+        if self.unfinished():
+            return "checkpoint writing"
+        if last == "loss":
+            done = round(float(self.said(r"'loss'.*'epoch': '([\d.]+)'")[1]) * 6)
+            return "evaluation" if done % 6 == 0 else "training"
+        return "training"
+
+    @staticmethod
+    def _kind(line):
+        for kind, pattern in (("over", "'train_runtime'"), ("evaluated", "'eval_mAP'"), ("loss", "'loss'"),
+                              ("features", r"features of \w+: \d+ of")):  # fmt: skip
+            if pattern and re.search(pattern, line):
+                return kind
+        return None
+
+
+def wait_and_kill(command, phase, rng):
+    """Let it come into a phase, wait a random time there, and kill it; return False where it ended before."""
+    if phase == "feature caching":
+        title = rng.choice(["train", "train", "validation", "test"])
+        came, longest = command.wait_for(f"features of {title}: 0 of"), 0.6
+    elif phase in ("training", "probe on cached features"):
+        came, longest = command.wait_for("'loss'", rng.randint(1, 9)), 0.15
+    elif phase == "self_train":
+        came, longest = command.wait_for(*rng.choice([("features of test", 1), ("'loss'", 1), ("'loss'", 30)])), 0.5
+    elif phase == "evaluation":
+        came, longest = command.wait_for(r"'loss'.*'epoch': '\d'", rng.randint(1, 2)), 0.3
+    elif phase == "measuring and saving":
+        came, longest = command.wait_for("'train_runtime'"), 1.0
+    else:
+        steps = r"'loss'.*'epoch': '(0.6667|1.333|2|2.667|3.333|4|4.667|5.333|6)'"  # every fourth of six an epoch
+        came, longest = command.wait_for(steps, rng.randint(1, 2)), 0.05
+        while came is not None and not command.unfinished() and command.process.poll() is None:
+            time.sleep(0.0005)
+    if came is None:
+        return False
+    time.sleep(rng.uniform(0, longest))
+    command.kill()
+    return command.process.returncode == -signal.SIGKILL
+
+
+def last_step(out):
+    """Return the step of the last checkpoint that is in its place."""
+    return max((int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")), default=None)
+
+
+def rows_cached(cache):
+    """Return how many rows of features are in whole shards."""
+    return sum(len(load_file(path)["keys"]) for path in cache.rglob("shard-*.safetensors"))
+
+
+def is_lost(before, command):
+    """Tell whether what was finished at the kill, a step or rows of features, was not gone on from."""
+    step, rows = before
+    said = command.said(r"going on from .*checkpoint-(\d+)")
+    if step is not None and (said is None or int(said[1]) != step):
+        return True
+    found = [re.search(r"features of \w+: (\d+) of (\d+)", line) for _, line in command.lines]
+    there, all_rows = (sum(int(match[part]) for match in found if match) for part in (1, 2))
+    return there < min(rows, all_rows)  # killed again, it may not have come to all splits
+
+
+def history(out):
+    """Return what was logged at each step, without what depends on the clock."""
+    timed = re.compile("runtime|per_second|flos|^train_")
+    return [
+        {key: value for key, value in entry.items() if not timed.search(key)}
+        for entry in json.loads((out / "training_log.json").read_text())
+    ]
+
+
+def same(out, whole):
+    """Tell whether two runs ended with the same weights, bit for bit, the same measures, and the same history."""
+    one, other = (load_file(folder / "model.safetensors") for folder in (out, whole))
+    weights = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    measures = (out / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+    return weights and measures and history(out) == history(whole)
+
+
+def measure(folder, counts, seed=0):
+    """Kill as often as `counts` says for each phase; return per phase what came of it."""
+    rng = random.Random(seed)
+    table = write_data(folder / "data")
+    report = {phase: {"kills": 0, "lost": 0, "by hand": 0, "different": 0} for phase in counts}
+    for recipe in RECIPES:
+        phases = [phase for phase in counts if PHASES[phase] == recipe]
+        if not sum(counts[phase] for phase in phases):
+            continue
+        unbroken = Command(recipe, table, folder / recipe)
+        if unbroken.finish():
+            raise SystemExit("\n".join(line for _, line in unbroken.lines))
+        number = 0
+        while any(report[phase]["kills"] < counts[phase] for phase in phases):
+            number += 1
+            place = folder / f"{recipe}_{number}"
+            in_phases = run_with_kills(recipe, table, place, phases, counts, report, rng)
+            if not (place / "out" / "metrics.json").is_file() or not same(place / "out", unbroken.out):
+                for phase in in_phases:
+                    report[phase]["different"] += 1
+            print(f"{place.name}: killed in {', '.join(in_phases) or 'no phase'}", flush=True)
+            shutil.rmtree(place)
+    return report
+
+
+def run_with_kills(recipe, table, place, phases, counts, report, rng):
+    """Start a run again and again until it ends by itself; return the phases in which it was killed."""
+    before, in_phases = (None, 0), []
+    while True:
+        command = Command(recipe, table, place)
+        left = [phase for phase in phases if report[phase]["kills"] < counts[phase]]
+        killed = len(in_phases) < 4 and left and wait_and_kill(command, rng.choice(left), rng)
+        code = command.process.returncode if killed else command.finish()
+        if in_phases and is_lost(before, command):
+            report[in_phases[-1]]["lost"] += 1
+            print("\n".join(line for _, line in command.lines), flush=True)
+        if not killed:
+            if code:
+                report[in_phases[-1] if in_phases else left[0]]["by hand"] += 1
+                print("\n".join(line for _, line in command.lines), flush=True)
+            return in_phases
+        in_phases.append(command.phase())
+        report[in_phases[-1]]["kills"] += 1
+        before = last_step(command.out), rows_cached(command.cache)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=40, help="over all phases")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("bench_kills"))
+    options = parser.parse_args()
+    share = options.kills / sum(COUNTS.values())
+    report = measure(options.output, {phase: round(count * share) for phase, count in COUNTS.items()}, options.seed)
+    (options.output / "kills.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{'phase':26} kills   lost   by hand   different")
+    for phase, row in report.items():
+        print(f"{phase:26} {row['kills']:5} {row['lost']:6} {row['by hand']:9} {row['different']:11}")
+    total = {key: sum(row[key] for row in report.values()) for key in ("kills", "lost", "by hand", "different")}
+    print(f"{'all':26} {total['kills']:5} {total['lost']:6} {total['by hand']:9} {total['different']:11}")
+
+
+if __name__ == "__main__":
+    main()
