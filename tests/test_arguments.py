@@ -1,4 +1,5 @@
 import pytest
+import torch
 import yaml
 
 from halflabel import HalflabelError
@@ -88,3 +89,11 @@ def test_resume_without_a_value_means_the_last_checkpoint(tmp_path):
     assert parse_recipe(write(tmp_path), ["--resume_from_checkpoint"]).training.resume_from_checkpoint == "true"
     given = parse_recipe(write(tmp_path), ["--resume_from_checkpoint", "x", "--seed", "1"])
     assert (given.training.resume_from_checkpoint, given.training.seed) == ("x", 1)
+
+
+def test_processes_without_an_accelerator_know_that_they_are_on_cpus(monkeypatch):
+    recipe = parse_recipe("quickstart")
+    assert recipe.training.use_cpu is not torch.accelerator.is_available()
+    assert "use_cpu" not in recipe.given  # a recipe written here is also run where there is one
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert not parse_recipe("quickstart").training.use_cpu

@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
-    {"errors", "allocator", "hub_errors"},
+    {"errors", "allocator", "hub_errors", "processes"},
     {
         "strict_yaml",
         "checkpoint_checks",

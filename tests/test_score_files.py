@@ -175,6 +175,9 @@ def test_two_processes_share_the_parts(saved_model, pictures, expected, tmp_path
     )  # fmt: skip
     check(pd.read_parquet(tmp_path / "s.parquet"), expected)
     assert done.stdout.count("scored 9 of 10 pictures") == 1
+    bars = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("predict: ")]
+    assert bars
+    assert all(" 5/5 " in line or "/5 " in line for line in bars)  # of its own parts alone
 
 
 def test_a_part_without_a_readable_picture_has_the_same_columns(saved_model, pictures, tmp_path):

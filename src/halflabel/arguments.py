@@ -113,8 +113,10 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             raise HalflabelError(f"{path}: {key} is a list, expected one value")
     argv = [part for key, value in arguments.items() for part in _as_flags(key, value)]
     extra = _complete_flags(overrides, keys)
+    # Without an accelerator, processes that a launcher started share the work only if they are told to be on CPUs.
+    implied = [] if torch.accelerator.is_available() else ["--use_cpu=true"]
     try:
-        settings, training = parser.parse_args_into_dataclasses([*argv, *extra])
+        settings, training = parser.parse_args_into_dataclasses([*implied, *argv, *extra])
     except argparse.ArgumentError as error:
         raise HalflabelError(f"{path}: {error}") from error
     except HalflabelError as error:

@@ -186,9 +186,9 @@ def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
 
 def _is_main() -> bool:
     """Tell whether this process is the one that prints and writes."""
-    from accelerate import PartialState
+    from .processes import process_state
 
-    return bool(PartialState().is_main_process)
+    return bool(process_state().is_main_process)
 
 
 def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:

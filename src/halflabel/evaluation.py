@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from numpy.typing import ArrayLike
 
 from .bootstrap import check_confidence
@@ -18,6 +17,7 @@ from .figures import check_drawing
 from .inference import choose_split, load_model, split_logits
 from .labels import LabelCounts
 from .metrics import compare_scores
+from .processes import process_state
 from .sources import AnnotatedImages
 from .summary_plots import draw_metrics
 
@@ -63,7 +63,7 @@ def evaluate_model(
     chosen, split = choose_split(name, loaded[0], images, split)
     logits = split_logits(*loaded, chosen, batch_size, fast_decode)
     metrics = measure_rule(rule, logits, chosen.labels, names, ci)
-    if plots is not None and PartialState().is_main_process:
+    if plots is not None and process_state().is_main_process:
         draw_measured(plots, logits, chosen.labels, names, rule, metrics)
     if other is not None:
         theirs = split_logits(*other, chosen, batch_size, fast_decode)[:, order]
@@ -135,7 +135,7 @@ def find_errors(
     chosen, _ = choose_split(name, model, images, split)
     logits = split_logits(model, processor, chosen, batch_size, fast_decode)
     about = about_splits(chosen.column("split").tolist())
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         rule, names = model.config.decision_rule, model.config.label_space.names
         files = chosen.column("file_name").tolist()
         table = find_disagreements(rule.scores(logits), chosen.labels, files, names, rule.thresholds, limit)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,6 +20,7 @@ from .feature_keys import backbone_parts, hash_parts
 from .feature_shards import MappedRows
 from .feature_views import Views
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .processes import process_state
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def cached_features(
     parts = backbone_parts(model)
     cache = FeatureFolder(folder, model.config.backbone, parts, hash_parts(parts))
     keys = views.keys()
-    state = PartialState()
+    state = process_state()
     found = cache.find(keys)
     log.info("%s: %d of %d are in %s", title, sum(key in found for key in keys), len(keys), cache.path)
     # In the second round a process computes what it still misses, where machines do not share the folder.
@@ -118,7 +118,7 @@ def cached_features(
 
 
 def _in_memory(model: TimmMultiLabelForImageClassification, views: Views, options: dict[str, Any]) -> Tensor:
-    state = PartialState()
+    state = process_state()
     mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
     part = [torch.cat(list(run_backbone(model, views, mine, **options)))] if mine else []
     return torch.cat(gather_object(part) if state.num_processes > 1 else part)

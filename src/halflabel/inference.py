@@ -67,6 +67,7 @@ def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, ba
             output_dir=folder,
             per_device_eval_batch_size=batch_size,
             report_to="none",
+            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
         )

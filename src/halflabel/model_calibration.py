@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers.utils import CONFIG_NAME
 
 from .decision_fitting import check_fitting, fit_decisions
@@ -14,6 +13,7 @@ from .decision_report import describe_decisions
 from .decisions import DecisionRule
 from .errors import HalflabelError
 from .inference import choose_split, load_model, split_logits
+from .processes import process_state
 from .sources import AnnotatedImages
 
 
@@ -58,7 +58,7 @@ def calibrate_model(
     chosen, split = choose_split(name, model, images, split)
     logits = split_logits(model, processor, chosen, batch_size, fast_decode)
     rule = fit_decisions(logits, chosen.labels, objective, calibration)
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         store_decisions(Path(name), rule)
     return {"split": split, **describe_decisions(rule, logits, chosen.labels, model.config.label_space.names)}
 

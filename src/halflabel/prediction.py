@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from .given_labels import read_given
 from .inference import load_model
 from .labels import IntMatrix, LabelSpace
 from .network_threads import Network, batch_limit, run_in_threads
+from .processes import process_state
 from .relations import answer
 
 YES = "answered_yes"
@@ -87,7 +87,7 @@ class Scorer:
             raise HalflabelError(f"label {min(clash)!r} is another column of score tables; name others by --labels")
         self.transform = processor.eval_transform()
         self.side = processor.needed_side() if fast_decode else None
-        torch.nn.Module.to(self.model, PartialState().device)
+        torch.nn.Module.to(self.model, process_state().device)
         torch.nn.Module.to(self.model, memory_format=torch.channels_last)
         self.batch_size = batch_limit(self.model.device, batch_size)
         some_pixels = torch.randn(2, *processor.input_size, generator=torch.Generator().manual_seed(0))

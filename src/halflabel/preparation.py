@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import IterableDataset
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .labels import LabelCounts, count_labels, evaluation_labels
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import TargetCounts, prior_counts, training_targets
+from .processes import process_state
 from .settings import RecipeArguments
 from .sources import AnnotatedImages, load_source
 from .sources.loading import parse_sources
@@ -87,7 +87,7 @@ def _open_stream(settings: RecipeArguments) -> TrainingData:
 
 def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> tuple[AnnotatedImages, tuple[str, ...]]:
     """Decode every picture once, each process its share, and return the readable ones and a line for each other one."""
-    state = PartialState()
+    state = process_state()
     rows = list(range(state.process_index, len(images), state.num_processes))
     found = zip(rows, inspect_pictures(images.select(rows), quiet), strict=True)
     mine = {row: picture["error"] for row, picture in found if "error" in picture}

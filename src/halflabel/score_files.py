@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .errors import HalflabelError, shortlist
 from .labels import IntMatrix
 from .prediction import GIVEN, YES, Scorer
+from .processes import process_state
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def score_to(
             model or other files; and if a part cannot be written: the others are kept.
     """
     check_output(output)
-    state, whole = PartialState(), not output.endswith(("/", os.sep))
+    state, whole = process_state(), not output.endswith(("/", os.sep))
     folder = Path(f"{output}.parts" if whole else output)
     parts = [range(at, min(at + part_size, len(files))) for at in range(0, len(files), part_size)]
     paths = [folder / f"part-{number:06}.parquet" for number in range(len(parts))]
