@@ -1,5 +1,7 @@
 """Hypothesis in two lengths: a few seconds in every test run, and minutes with `-m slow`."""
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,18 +23,27 @@ def fuzz(check, effort, examples=40, **strategies):
 PIECES = [b",", b";", b"\t", b'"', b'""', b"'", b"\0", b"\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"../", b"/", b"\\",
           b"1", b"0", b"-1", b"2", b"nan", b"1e999", b"=1+1", b"{", b"}", b"[", b"]", b":", b"null", b"<", b">", b"&x;",
           b"*a", b"&a", b"!!python/name:os.system", b"x" * 300, "é漢\u2028".encode()]  # fmt: skip
+WORDS = [b"", b"1", b"0", b"-1", b"1.0", b"yes", b"no", b"train", b"car", b"dog", b"new", b"a", b"b", b"d", b"a.png",
+         b"b.png", b"d.png", b"10", b"12", b"13", b"99", b".5"]  # fmt: skip
+WORD = re.compile(rb"[\w.+/-]+")
 
 
 @st.composite
 def edits(draw, most=3):
-    """Changes of a text: where (a share of its length), how many bytes go, and what comes."""
-    one = st.tuples(st.floats(0, 1), st.integers(0, 8), st.sampled_from(PIECES) | st.binary(max_size=4))
-    return draw(st.lists(one, min_size=1, max_size=most))
+    """Changes of a text: where (a share of it), and a word in another's place, or bytes that go and that come."""
+    place = st.sampled_from([i / 40 for i in range(41)])  # evenly, where floats are mostly 0 or 1
+    word = st.tuples(place, st.none(), st.sampled_from(WORDS))
+    bytes_ = st.tuples(place, st.integers(0, 8), st.sampled_from(PIECES) | st.binary(max_size=4))
+    if draw(st.booleans()):
+        return [draw(word)]  # which leaves most texts well-formed
+    return draw(st.lists(word | bytes_, min_size=1, max_size=most))
 
 
 def apply(text, changes):
     """Return the text with changes made, one after another."""
     for share, gone, come in changes:
+        words = [found.span() for found in WORD.finditer(text)] if gone is None else []
         at = round(share * len(text))
-        text = text[:at] + come + text[at + gone :]
+        start, end = words[min(int(share * len(words)), len(words) - 1)] if words else (at, at + (gone or 0))
+        text = text[:start] + come + text[end:]
     return text

@@ -202,3 +202,16 @@ def test_parquet_with_other_bytes_gives_images_or_one_line(write, kind, effort):
         fuzz(check, effort, 25 if kind == "table" else 6, changes=edits())
     finally:
         datasets.enable_caching()
+
+
+@pytest.mark.parametrize("column", ["file_name", "car", "split"])
+def test_texts_of_parquet_that_are_not_utf8_are_told(tmp_path, column, write):
+    write("wide csv")
+    columns = {"file_name": ["a.png", "b.png"], "car": ["1", "0"], "split": ["train", "test"]}
+    table = {name: pa.array(cells) for name, cells in columns.items()}
+    table[column] = pa.array([b"\xff.png", b"1"]).view(pa.string())
+    (tmp_path / "set").mkdir()
+    for path in (tmp_path / "t.parquet", tmp_path / "set" / "t.parquet"):
+        pa.parquet.write_table(pa.table(table), path)
+    for source in (tmp_path / "t.parquet", tmp_path / "set"):
+        assert read(source) is None

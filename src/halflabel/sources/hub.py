@@ -35,6 +35,11 @@ def read_datasets(source: Source) -> AnnotatedImages:
         HalflabelError: If it cannot be loaded, has no image column or several, no column of labels or several; and with
             row and column, all at once, a value that is not 1, 0 or unknown, and a row without a picture.
     """
+    with _told(source):  # damaged files are found out where their cells are first looked at
+        return _read(source)
+
+
+def _read(source: Source) -> AnnotatedImages:
     whole = load(source)
     image = find_image_column(source, whole.features)
     columns, classes = _read_columns(source, whole, image)
@@ -95,6 +100,8 @@ def open_parts(source: Source, streaming: bool = False, columns: Sequence[str] |
 def _told(source: Source) -> Iterator[None]:
     try:
         yield
+    except HalflabelError:
+        raise
     except Exception as error:  # the library raises many kinds, also those of its file systems
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HalflabelError(f"data {source.path!r} cannot be loaded as a data set: {reason[:200]}") from error

@@ -109,6 +109,7 @@ def _check_names(path: Path, given: Sequence[str], where: str = "") -> list[str]
 
 def _read_parquet(path: Path) -> pa.Table:
     table = pa.parquet.ParquetFile(path).read()  # read_table would take folder names like split=train for columns
+    table.validate(full=True)  # a damaged file may hold texts that are not UTF-8
     row_labels = re.compile(r"__index_level_\d+__")  # of a pandas table; they are no column
     return table.select([i for i, name in enumerate(table.column_names) if not row_labels.fullmatch(name)])
 
