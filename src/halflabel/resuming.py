@@ -68,7 +68,9 @@ def last_checkpoint(folder: Path) -> str | None:
     for path in sorted((folder / UNFINISHED).glob("checkpoint-*")):
         log.warning("%s was not written to its end when the run stopped, and is left out", path.name)
     faults = []
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    numbers = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
+    for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
+        path = folder / f"checkpoint-{number}"
         fault = find_fault(path)
         if fault is None:
             log.info("going on from %s", path)

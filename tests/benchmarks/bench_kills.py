@@ -32,12 +32,12 @@ BASE = {
     "backbone": "test_resnet", "weights": "none", "per_device_train_batch_size": 16, "lr_scheduler_type": "cosine",
     "eval_strategy": "steps", "save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 1,
     "dataloader_num_workers": 2, "save_total_limit": 1, "decide": "f1", "use_cpu": True, "disable_tqdm": True,
-    "report_to": "none", "learning_rate": 0.01,
+    "report_to": "none", "learning_rate": 0.01, "metric_for_best_model": "known_loss", "greater_is_better": False,
 }  # fmt: skip
 RECIPES = {
     "finetune": {
         "loss": "ll_r", "ema_decay": 0.9, "mixing": "mixup", "warmup_steps": 3, "num_train_epochs": 6,
-        "eval_strategy": "epoch", "save_steps": 4,  # within epochs; and the last weights are kept, not the best
+        "eval_steps": 4, "save_steps": 4,  # within epochs of 6 steps
     },
     "probe": {
         "freeze_backbone": True, "cache_features": True, "views": 3, "num_train_epochs": 60, "eval_steps": 10,
@@ -54,7 +54,8 @@ PHASES = {
     "self_train": "self_train",
 }  # fmt: skip
 COUNTS = dict(zip(PHASES, (8, 7, 8, 3, 5, 5, 4), strict=True))
-LIMIT_S = 300
+EVALUATED = r"'loss'.*'epoch': '(0.6667|1.333|2|2.667|3.333|4|4.667|5.333|6)'"  # every fourth step of six an epoch
+LIMIT_S = 3600
 
 
 def write_data(folder):
@@ -151,12 +152,12 @@ class Command:
             return "checkpoint writing"
         if last == "loss":
             done = round(float(self.said(r"'loss'.*'epoch': '([\d.]+)'")[1]) * 6)
-            return "evaluation" if done % 6 == 0 else "training"
+            return "evaluation" if done % 4 == 0 else "training"
         return "training"
 
     @staticmethod
     def _kind(line):
-        for kind, pattern in (("over", "'train_runtime'"), ("evaluated", "'eval_mAP'"), ("loss", "'loss'"),
+        for kind, pattern in (("over", "'train_runtime'"), ("evaluated", "'eval_known_loss'"), ("loss", "'loss'"),
                               ("features", r"features of \w+: \d+ of")):  # fmt: skip
             if pattern and re.search(pattern, line):
                 return kind
@@ -166,19 +167,17 @@ class Command:
 def wait_and_kill(command, phase, rng):
     """Let it come into a phase, wait a random time there, and kill it; return False where it ended before."""
     if phase == "feature caching":
-        title = rng.choice(["train", "train", "validation", "test"])
-        came, longest = command.wait_for(f"features of {title}: 0 of"), 0.6
+        came, longest = command.wait_for(r"features of \w+: 0 of", rng.choice([1, 1, 2])), 0.6
     elif phase in ("training", "probe on cached features"):
         came, longest = command.wait_for("'loss'", rng.randint(1, 9)), 0.15
     elif phase == "self_train":
         came, longest = command.wait_for(*rng.choice([("features of test", 1), ("'loss'", 1), ("'loss'", 30)])), 0.5
     elif phase == "evaluation":
-        came, longest = command.wait_for(r"'loss'.*'epoch': '\d'", rng.randint(1, 2)), 0.3
+        came, longest = command.wait_for(EVALUATED, rng.randint(1, 2)), 0.3
     elif phase == "measuring and saving":
         came, longest = command.wait_for("'train_runtime'"), 1.0
     else:
-        steps = r"'loss'.*'epoch': '(0.6667|1.333|2|2.667|3.333|4|4.667|5.333|6)'"  # every fourth of six an epoch
-        came, longest = command.wait_for(steps, rng.randint(1, 2)), 0.05
+        came, longest = command.wait_for("'eval_known_loss'", rng.randint(1, 2)), 0.05
         while came is not None and not command.unfinished() and command.process.poll() is None:
             time.sleep(0.0005)
     if came is None:
@@ -218,12 +217,17 @@ def history(out):
     ]
 
 
-def same(out, whole):
-    """Tell whether two runs ended with the same weights, bit for bit, the same measures, and the same history."""
+def differences(out, whole):
+    """Name what two runs do not have in common to the last bit: weights, measures, or history."""
+    if not (out / "metrics.json").is_file():
+        return ["no result"]
     one, other = (load_file(folder / "model.safetensors") for folder in (out, whole))
-    weights = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    measures = (out / "metrics.json").read_text() == (whole / "metrics.json").read_text()
-    return weights and measures and history(out) == history(whole)
+    found = {
+        "weights": one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one),
+        "measures": (out / "metrics.json").read_text() == (whole / "metrics.json").read_text(),
+        "history": history(out) == history(whole),
+    }
+    return [name for name, equal in found.items() if not equal]
 
 
 def measure(folder, counts, seed=0):
@@ -243,11 +247,13 @@ def measure(folder, counts, seed=0):
             number += 1
             place = folder / f"{recipe}_{number}"
             in_phases = run_with_kills(recipe, table, place, phases, counts, report, rng)
-            if not (place / "out" / "metrics.json").is_file() or not same(place / "out", unbroken.out):
-                for phase in in_phases:
-                    report[phase]["different"] += 1
-            print(f"{place.name}: killed in {', '.join(in_phases) or 'no phase'}", flush=True)
-            shutil.rmtree(place)
+            found = differences(place / "out", unbroken.out)
+            for phase in in_phases if found else ():
+                report[phase]["different"] += 1
+            outcome = f"different {', '.join(found)}" if found else "the same model"
+            print(f"{place.name}: killed in {', '.join(in_phases) or 'no phase'}; {outcome}", flush=True)
+            if not found:
+                shutil.rmtree(place)
     return report
 
 
@@ -257,7 +263,7 @@ def run_with_kills(recipe, table, place, phases, counts, report, rng):
     while True:
         command = Command(recipe, table, place)
         left = [phase for phase in phases if report[phase]["kills"] < counts[phase]]
-        killed = len(in_phases) < 4 and left and wait_and_kill(command, rng.choice(left), rng)
+        killed = len(in_phases) < 6 and left and wait_and_kill(command, rng.choice(left), rng)
         code = command.process.returncode if killed else command.finish()
         if in_phases and is_lost(before, command):
             report[in_phases[-1]]["lost"] += 1
