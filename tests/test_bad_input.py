@@ -218,7 +218,6 @@ COMMANDS = [
     ("train {ok} --output_dir /dev/null/out", "Not a directory: '/dev/null/out'"),
     (f"{TRAIN} --resume_from_checkpoint nowhere", "resume_from_checkpoint 'nowhere': no such folder"),
     (f"{TRAIN} --resume_from_checkpoint file", "resume_from_checkpoint 'file': no such folder"),
-    (f"{TRAIN} --resume_from_checkpoint", "new holds no checkpoint to resume from"),
     ("predict {model} {picture} --output folder", "ends in none of .csv, .jsonl, .parquet"),
     ("predict {model} {picture} --output /dev/null/x.csv", "/dev/null is a file; a folder is needed there"),
     ("predict {model} {picture} --output x.csv --labels rad", "unknown label 'rad'; did you mean red?"),

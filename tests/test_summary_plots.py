@@ -24,7 +24,7 @@ def test_all_pictures_are_written_with_a_display_or_without(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
     monkeypatch.delenv("DISPLAY", raising=False)
     scores, labels = answers(80, 3)
-    names = ["price in $", "снег\nи лёд" * 10, "c_1"]
+    names = ["price in $", "снег и лёд" * 10, "c_1"]
     history = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 1.0, "eval_mAP": 0.4, "eval_known_loss": 0.6}]
     counts = count_labels(labels)
     files = draw_metrics(tmp_path / "plots", scores, labels, names, [0.5] * 3, None, history, counts)
