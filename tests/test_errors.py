@@ -1,4 +1,4 @@
-from halflabel.errors import did_you_mean, shortlist
+from halflabel.errors import did_you_mean, reason_of, shortlist
 
 
 def test_near_names_are_offered_and_far_ones_are_not():
@@ -10,3 +10,11 @@ def test_near_names_are_offered_and_far_ones_are_not():
 def test_shortlist_counts_what_it_leaves_out():
     assert shortlist("abcdefg", limit=3) == "a, b, c and 4 more"
     assert shortlist("ab") == "a, b"
+
+
+def test_what_another_library_says_fits_into_a_line_and_long_paths_stay_whole():
+    path = "/a" * 120 + "/config.json"
+    assert reason_of(OSError(f"It looks like\n  {path!r} is not JSON")) == f"It looks like {path!r} is not JSON"
+    assert reason_of(OSError("refused\nfor details see"), first_line=True) == "refused"
+    assert reason_of(KeyError()) == "KeyError"
+    assert reason_of(OSError("x" * 1000)) == "x" * 399 + "…"

@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
-    {"errors", "allocator", "hub_errors", "processes"},
+    {"errors", "allocator", "processes"},
     {
         "strict_yaml",
         "checkpoint_checks",
@@ -17,6 +17,7 @@ LEVELS = [
         "source_data",
         "command_line",
         "draws",
+        "hub_errors",
         "resuming",
     },
     {

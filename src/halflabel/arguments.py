@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError, did_you_mean, reason_of
 from .settings import RecipeArguments
 from .strict_yaml import read_yaml
 
@@ -122,7 +122,7 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except HalflabelError as error:
         raise HalflabelError(f"{path}: {error}") from error
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks itself
-        raise HalflabelError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise HalflabelError(f"{path}: {reason_of(error, first_line=True)}") from error
     if settings.streaming and training.max_steps <= 0:
         raise HalflabelError(f"{path}: streaming needs max_steps, since a stream has no length: --max_steps 10000")
     _check_ranges(path, settings, training)

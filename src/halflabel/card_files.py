@@ -11,7 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from .card_record import RunRecord
 from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 from .labels import LabelCounts
 from .model_calibration import replace_file
 from .model_card import EXAMPLES, render_card
@@ -72,7 +72,7 @@ def render_folder(folder: str | Path, repository: str | None = None) -> str:
     except HalflabelError:
         raise
     except Exception as error:  # the files may hold anything, and rendering stumbles over each thing in its own way
-        files, reason = f"{CARD_DATA}, {METRICS} or {RECIPE}", " ".join(str(error).split())[:150]
+        files, reason = f"{CARD_DATA}, {METRICS} or {RECIPE}", reason_of(error)
         raise HalflabelError(f"{place}: {files} is not as `halflabel train` wrote it: {reason}") from error
 
 
@@ -137,4 +137,4 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise HalflabelError(f"{path}: cannot be read as JSON ({str(error)[:150]})") from error
+        raise HalflabelError(f"{path}: cannot be read as JSON ({reason_of(error)})") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from .decisions import say_threshold
 from .decoding import decode_image
@@ -66,7 +66,11 @@ def _thumbnail(row: Mapping[str, Any]) -> Image.Image:
         tile = Image.new("RGB", (_THUMB, _THUMB), PALE)
         ImageDraw.Draw(tile).multiline_text((8, 8), _wrapped(str(error)), fill=_INK, font=load_font(11))
         return tile
-    return ImageOps.pad(picture, (_THUMB, _THUMB), color="#f3f4f6")
+    scale = _THUMB / max(picture.size)  # by hand, since ImageOps.pad fails on a line of pixels
+    small = picture.resize([max(round(side * scale), 1) for side in picture.size])
+    tile = Image.new("RGB", (_THUMB, _THUMB), "#f3f4f6")
+    tile.paste(small, ((_THUMB - small.width) // 2, (_THUMB - small.height) // 2))
+    return tile
 
 
 def _wrapped(text: str) -> str:

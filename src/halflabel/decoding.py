@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 
 __all__ = ["as_rgb", "check_format", "decode_image", "needed_side"]
 
@@ -159,4 +159,4 @@ def _reason(error: Exception, content: bytes | None, path: str | os.PathLike[str
     if isinstance(error, UnidentifiedImageError):  # its own message holds a memory address
         size = len(content) if content is not None else os.path.getsize(path) if path is not None else 0
         return "it is not a picture of a known format" if size else "it is empty"
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return reason_of(error, first_line=True)

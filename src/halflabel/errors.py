@@ -8,6 +8,21 @@ class HalflabelError(ValueError):
     """A user's mistake, told in one line: what, where, what to do. The command line exits with code 2 on it."""
 
 
+def reason_of(error: BaseException, *, first_line: bool = False) -> str:
+    """Return what an error of another library says, as a part of one line.
+
+    Args:
+        error: What was raised.
+        first_line: Only what stands in its first line, for libraries that put advice or a trace below it.
+
+    Returns:
+        The text, cut at 400 characters (it may name long paths); the name of its class where it says nothing.
+    """
+    text = str(error).strip() or type(error).__name__
+    line = " ".join((text.splitlines()[0] if first_line else text).split())
+    return line if len(line) <= 400 else line[:399] + "…"
+
+
 def did_you_mean(word: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a clause that names the choices nearest to a misspelt word.
 

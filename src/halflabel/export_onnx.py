@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
@@ -52,8 +52,9 @@ def write_onnx(
                 dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
     except Exception as error:  # whatever a step of the exporter makes of a layer it does not know
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise HalflabelError(f"{model.config.backbone} cannot be exported to ONNX: {reason[:200]}") from error
+        raise HalflabelError(
+            f"{model.config.backbone} cannot be exported to ONNX: {reason_of(error.__cause__ or error)}"
+        ) from error
     return _compare(network, path, size)
 
 

@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .errors import reason_of
+
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -31,7 +33,7 @@ def hub_reason(error: BaseException) -> str:
             return reason
     if constants.HF_HUB_OFFLINE and any(isinstance(cause, LocalEntryNotFoundError) for cause in _causes(error)):
         return _reason(OfflineModeIsEnabled()) or ""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return reason_of(error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 
 log = logging.getLogger(__name__)
 TRAINING_WEIGHTS = "training_weights.safetensors"
@@ -92,7 +92,7 @@ def full_disk_told(what: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error, first_line=True)
         if isinstance(error, RuntimeError) and not any(word in reason for word in _FAILED_WRITES):
             raise
         raise HalflabelError(

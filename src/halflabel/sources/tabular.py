@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..errors import HalflabelError
+from ..errors import HalflabelError, reason_of
 from .columns import Columns
 from .faults import Faults, show
 from .json_lines import parse_json_lines
@@ -89,8 +89,7 @@ def _told(path: Path, ending: str) -> Iterator[None]:
     except HalflabelError:
         raise
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise HalflabelError(f"{path}: cannot be read as {ending[1:]} ({reason[:150]})") from error
+        raise HalflabelError(f"{path}: cannot be read as {ending[1:]} ({reason_of(error, first_line=True)})") from error
 
 
 def _separator(ending: str) -> str:
