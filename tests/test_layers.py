@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LEVELS = [
     {"errors", "allocator", "processes"},
+    {"stored_values"},
     {
         "strict_yaml",
         "checkpoint_checks",
@@ -102,7 +103,7 @@ TRAVELLING = {"errors", "labels", "decisions", "known_losses", "unknown_losses",
               "losses", "heads",
               "feature_head", "feature_maps", "pooled_heads", "position_heads",
               "decoding", "weights", "configuration_timm_multilabel", "image_processing_timm_multilabel",
-              "short_card", "modeling_timm_multilabel", "pipeline", "relations"}  # fmt: skip
+              "short_card", "stored_values", "modeling_timm_multilabel", "pipeline", "relations"}  # fmt: skip
 MODULES = sorted(path for path in (SOURCE / "halflabel").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError
+from .stored_values import from_stored, to_stored
 
 NEVER = 2.0
 """A threshold above every score: the label is never answered with yes."""
@@ -95,24 +96,14 @@ class DecisionRule:
         Raises:
             HalflabelError: On another number of labels, a missing or unknown key, or a value out of range.
         """
-        if not isinstance(stored, Mapping):
-            raise HalflabelError(f"decisions is {stored!r}, expected a mapping of names to values")
-        names = [field.name for field in fields(cls)]
-        for name in stored:
-            if name not in names:
-                raise HalflabelError(f"decisions: unknown key {name!r}{did_you_mean(name, names)}")
-        for name in names:
-            if name not in stored:
-                raise HalflabelError(f"decisions: {name} is missing")
-        read: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
-        rule = cls(**read)
+        rule = from_stored(cls, "decisions", stored)
         if len(rule.scale) != num_labels:
             raise HalflabelError(f"decisions were fitted for {len(rule.scale)} labels, not these {num_labels}")
         return rule
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return to_stored(self)
 
     def log_odds(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated logits; both have shape (..., num_labels)."""

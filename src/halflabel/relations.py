@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .decisions import DecisionRule, sigmoid
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError
 from .labels import check_matrix
+from .stored_values import from_stored, to_stored
 
 _AT_ONCE = 4_000_000  # pairs times images worked on together
-_KEYS = ("num_labels", "first", "second", "weights")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Relations:
         """Check every value."""
         if not _is_column(self.num_labels, math.inf):
             raise HalflabelError(f"relations: num_labels is {self.num_labels!r}, expected a count")
-        for name in _KEYS[1:]:
+        for name in ("first", "second", "weights"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != len(self.first):
                 raise HalflabelError(f"relations: {name} is {values!r}, expected a list of {len(self.first)} values")
@@ -71,23 +71,14 @@ class Relations:
         Raises:
             HalflabelError: On another number of labels, a missing or unknown key, or a value out of range.
         """
-        if not isinstance(stored, Mapping):
-            raise HalflabelError(f"relations is {stored!r}, expected a mapping of names to values")
-        for name in stored:
-            if name not in _KEYS:
-                raise HalflabelError(f"relations: unknown key {name!r}{did_you_mean(name, _KEYS)}")
-        for name in _KEYS:
-            if name not in stored:
-                raise HalflabelError(f"relations: {name} is missing")
-        read: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
-        relations = cls(**read)
+        relations = from_stored(cls, "relations", stored)
         if relations.num_labels != num_labels:
             raise HalflabelError(f"relations were fitted for {relations.num_labels} labels, not these {num_labels}")
         return relations
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, for `TimmMultiLabelConfig.relations`."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return to_stored(self)
 
     def apply(self, logits: ArrayLike, given: ArrayLike) -> NDArray[np.float64]:
         """Return logits that also count what is known of each image.
