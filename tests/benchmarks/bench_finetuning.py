@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from bench_probe import Pictures
-from side_by_side import copy_pictures, finish, median, run_side, show
+from side_by_side import copy_pictures, finish, median, run_side, show, side_parser
 
 RATES = {"optim": "adamw_torch", "learning_rate": 1e-4, "weight_decay": 0.05, "per_device_train_batch_size": 16,
          "lr_scheduler_type": "cosine"}  # fmt: skip
@@ -79,14 +79,7 @@ SIDES = {"stock": stock, "ours": ours, "limit": limit}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backbones", nargs="+", default=["tf_efficientnet_lite0", "resnet18"])
-    parser.add_argument("--output", help="also write the table as JSON")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    parser = side_parser(__doc__, SIDES)
     parser.add_argument("--backbone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

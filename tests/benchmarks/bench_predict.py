@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import copy_pictures, finish, median, run_side, show
+from side_by_side import copy_pictures, finish, median, run_side, show, side_parser
 
 LABELS = ["a", "b", "c", "d"]
 WARM = 32  # pictures that each side has seen before its time is taken
@@ -158,14 +158,7 @@ def measure(table, models, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backbones", nargs="+", default=["tf_efficientnet_lite0", "resnet18"])
-    parser.add_argument("--output", help="also write the table as JSON")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    parser = side_parser(__doc__, SIDES)
     parser.add_argument("--models", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batch", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -7,50 +7,28 @@ Each run is a recipe with its overrides, as on the command line; seed and hide_s
 choose settings by, the last epoch's mAP on 25 % of the training images, groups kept whole, labels hidden as elsewhere.
 """
 
-import argparse
-import json
-import logging
-import shlex
 import statistics
-import tempfile
-import time
 
-from transformers.utils import logging as transformers_logging
-
-from halflabel.allocator import keep_freed_memory
-from halflabel.arguments import parse_recipe
-from halflabel.training import train
+from recipe_runs import recipe_parser, run_recipe, start_quietly, write_table
 
 
 def run(command, options, seed):
     """Train once; return the mAP on test (or on validation) and seconds."""
-    name, *overrides = shlex.split(command)
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--data", options.data, "--output_dir", folder, "--report_to", "none", "--disable_tqdm", "true",
-                 "--seed", str(seed), "--hide_seed", str(seed), "--keep_labels", str(options.keep),
-                 "--validation_share", "0.25" if options.choose else "0", "--logging_strategy", "no"]  # fmt: skip
-        recipe = parse_recipe(name, [*flags, *overrides])
-        start = time.perf_counter()
-        result = train(recipe)
-        seconds = time.perf_counter() - start
-        log = json.loads((result.folder / "training_log.json").read_text())
+    metrics, log, seconds = run_recipe(
+        command, options.data, seed=seed, hide_seed=seed, keep_labels=options.keep,
+        validation_share=0.25 if options.choose else 0,
+    )  # fmt: skip
     validation = [entry["eval_mAP"] for entry in log if "eval_mAP" in entry]
-    return validation[-1] if options.choose else result.metrics["mAP"], seconds
+    return validation[-1] if options.choose else metrics["mAP"], seconds
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("runs", nargs="+", metavar="RECIPE [--KEY VALUE ...]")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--keep", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choose", action="store_true")
-    parser.add_argument("--output")
     options = parser.parse_args()
-    keep_freed_memory()  # as the command line does
-    logging.getLogger("halflabel").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    start_quietly()
     table = {}
     for command in options.runs:
         found = [run(command, options, seed) for seed in options.seeds]
@@ -58,9 +36,7 @@ def main():
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         table[command] = {"mAP": scores, "mean": statistics.mean(scores), "sd": spread, "seconds": seconds}
         print(f"{command:70} {table[command]['mean']:.3f} ± {spread:.3f}   {seconds:.0f} s", flush=True)
-    if options.output:
-        with open(options.output, "w") as file:
-            json.dump(table, file, indent=1)
+    write_table(table, options.output)
 
 
 if __name__ == "__main__":

@@ -8,32 +8,15 @@ mAP with all labels known minus its mean mAP with a share of them; `closed` is a
 of the gap, with a 95 % t interval over the seeds. All is measured on the test split; choose settings elsewhere.
 """
 
-import argparse
-import json
-import logging
-import shlex
-import tempfile
-import time
-
 import numpy as np
+from recipe_runs import recipe_parser, run_recipe, start_quietly, write_table
 from scipy import stats
-from transformers.utils import logging as transformers_logging
-
-from halflabel.allocator import keep_freed_memory
-from halflabel.arguments import parse_recipe
-from halflabel.training import train
 
 
 def run(command, data, keep, seed):
     """Train once on the labels that the seed leaves; return the metrics and seconds."""
-    name, *overrides = shlex.split(command)
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--data", data, "--output_dir", folder, "--report_to", "none", "--disable_tqdm", "true",
-                 "--logging_strategy", "no", "--hide_seed", str(seed), "--keep_labels", str(keep),
-                 "--validation_share", "0"]  # fmt: skip
-        recipe = parse_recipe(name, [*flags, *overrides])
-        start = time.perf_counter()
-        return train(recipe).metrics, time.perf_counter() - start
+    metrics, _, seconds = run_recipe(command, data, hide_seed=seed, keep_labels=keep, validation_share=0)
+    return metrics, seconds
 
 
 def interval(values):
@@ -42,17 +25,11 @@ def interval(values):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("runs", nargs="+", metavar="RECIPE [--KEY VALUE ...]")
+    parser = recipe_parser(__doc__)
     parser.add_argument("--keep", type=float, nargs="+", default=[0.3, 0.1])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--output")
     options = parser.parse_args()
-    keep_freed_memory()  # as the command line does
-    logging.getLogger("halflabel").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    start_quietly()
     table = {}
     for command in options.runs:
         full = run(command, options.data, 1.0, 0)[0]["mAP"]
@@ -72,9 +49,7 @@ def main():
             print(
                 f"{command:60} {keep}: {scores.mean():.3f} ± {scores.std(ddof=1):.3f}  gain {gain:+.4f} ± {half:.4f}, "
                 f"{100 * gain / gap:.0f} % ± {100 * half / gap:.0f} % of {gap:.3f} closed", flush=True)  # fmt: skip
-            if options.output:
-                with open(options.output, "w") as file:
-                    json.dump(table, file, indent=1)
+            write_table(table, options.output)
 
 
 if __name__ == "__main__":

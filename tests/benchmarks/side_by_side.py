@@ -1,5 +1,6 @@
 """What the benchmarks of speed share: every side runs in a process of its own; a table and JSON come out."""
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -11,6 +12,19 @@ import pandas as pd
 from PIL import Image
 
 LARGE = (1920, 1280)
+
+
+def side_parser(about, sides):
+    """Return a parser of what the benchmarks of two backbones take; the hidden options are for one side's process."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backbones", nargs="+", default=["tf_efficientnet_lite0", "resnet18"])
+    parser.add_argument("--output", help="also write the table as JSON")
+    parser.add_argument("--side", choices=sides, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    return parser
 
 
 def run_side(script, side, **options):
