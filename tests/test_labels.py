@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, LabelSpace, count_labels
-from halflabel.labels import check_matrix, encode_value, uncertain_codes
+from halflabel.labels import check_matrix, encode_value, evaluation_labels, uncertain_codes
 
 
 def test_encode_and_decode_are_inverse_and_missing_is_unknown():
@@ -89,3 +89,9 @@ def test_what_a_source_calls_uncertain_is_kept_apart_from_unknown(cell):
 def test_a_label_name_of_several_lines_or_with_control_characters_is_refused(letter):
     with pytest.raises(HalflabelError, match="holds a line break or another control character"):
         LabelSpace([f"a{letter}b"])
+
+
+def test_what_is_not_known_is_measured_as_unknown_and_known_answers_stay():
+    labels = np.array([[1, 0, IGNORE_INDEX, UNCERTAIN]], dtype=np.int8)
+    assert evaluation_labels(labels).tolist() == [[1, 0, IGNORE_INDEX, IGNORE_INDEX]]
+    assert evaluation_labels(labels).dtype == np.int8
