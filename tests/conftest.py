@@ -1,6 +1,7 @@
 """Everything runs offline and on tiny networks."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -25,8 +26,16 @@ import halflabel
 from halflabel.sources import AnnotatedImages, read_table
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+atexit.register(gc.unfreeze)  # else libraries report as leaked what the interpreter's end would have freed
 transformers_logging.disable_progress_bar()
 ROAD_SIGNS = Path(__file__).parents[2] / "shared" / "data" / "road_signs" / "labels.csv"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Every training ends with `gc.collect()`, which would look through all that was imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

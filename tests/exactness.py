@@ -1,9 +1,9 @@
 """One optimizer step on 20 rows of features through the real Trainer, for every loss and normalizer.
 
-Run by test_trainer.py, in this process and under torchrun: `exactness.py OUTPUT BATCH_SIZE ACCUMULATION`.
+Run by test_trainer.py, in its process and in two.
 """
 
-import sys
+import os
 
 import numpy as np
 import torch
@@ -62,9 +62,8 @@ def all_updates(folder, size, steps):
     }
 
 
-if __name__ == "__main__":
-    output, size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    updates = all_updates(output + ".run", size, steps)
-    if int(__import__("os").environ.get("RANK", "0")) == 0:
-        torch.save(updates, output)
-    torch.distributed.destroy_process_group()
+def write_updates(folder, splits):
+    """In one of several processes: make the updates of each (batch size, accumulation); the first writes them."""
+    updates = {split: all_updates(folder / "run", *split) for split in splits}
+    if os.environ["RANK"] == "0":
+        torch.save(updates, folder / "updates.pt")

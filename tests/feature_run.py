@@ -1,17 +1,14 @@
-"""Compute features in a process of its own; started by test_features.py, also under torchrun.
+"""Compute features in a process of its own, or in two."""
 
-`feature_run.py TABLE SHARD_ROWS SECONDS FOLDER ...` waits so long at every batch, and prints a hash of the features
-for each folder (`none`: in memory).
-"""
-
-import sys
+import os
+import signal
 import time
 
 import torch
 import xxhash
 from accelerate import PartialState
 
-from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, features
+from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, feature_cache, features
 from halflabel.data import PixelDataset
 from halflabel.feature_views import Views
 from halflabel.sources import read_table
@@ -27,21 +24,32 @@ def make(table):
     return model, Views(*both, views=2)
 
 
-def main(table, shard_rows, seconds, *folders):
+def print_features(table, shard_rows, seconds, *folders):
+    """Print a hash of the features for each folder (None: in memory), and wait so long at every batch."""
     state = PartialState(cpu=True)
     model, views = make(table)
-    model.backbone.conv1[0].register_forward_hook(lambda *_: time.sleep(float(seconds)))
-    features.SHARD_ROWS = int(shard_rows)
+    model.backbone.conv1[0].register_forward_hook(lambda *_: time.sleep(seconds))
+    features.SHARD_ROWS = shard_rows
     for folder in folders:
-        rows = features.cached_features(model, views, None if folder == "none" else folder, batch_size=4, quiet=True)
+        rows = features.cached_features(model, views, folder, batch_size=4, quiet=True)
         print(f"rank {state.process_index}: {tuple(rows.shape)} {hash_rows(rows)}\n", end="", flush=True)
-    if state.num_processes > 1:
-        torch.distributed.destroy_process_group()
 
 
 def hash_rows(rows):
     return xxhash.xxh3_64_hexdigest(rows.contiguous().numpy().tobytes())
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def die_after_a_shard(model, table, folder):
+    """Kill this process when it has written the first of six shards."""
+    features.SHARD_ROWS = 8
+    write = feature_cache.FeatureFolder.write
+
+    def once(self, *arguments):
+        write(self, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    feature_cache.FeatureFolder.write = once
+    model = TimmMultiLabelForImageClassification.from_pretrained(model)
+    model.freeze_backbone()
+    transform = TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform()
+    features.cached_features(model, Views(PixelDataset(read_table(table), transform)), folder, quiet=True)

@@ -1,19 +1,14 @@
-"""`halflabel` commands in processes of their own that are killed at a file they open, or whose files cannot grow.
+"""`halflabel` commands in processes of their own that are killed at a file they open, or whose files cannot grow."""
 
-The processes are forks of one that has imported everything, so that each takes a second or two.
-"""
-
-import multiprocessing
 import os
 import re
 import resource
 import signal
 import sys
 
-from halflabel_cli import main
+import forked
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["halflabel.cli", "halflabel.training"])
+from halflabel_cli import main
 
 
 def halflabel(arguments, output, kill_at=None, largest_file=None):
@@ -28,23 +23,18 @@ def halflabel(arguments, output, kill_at=None, largest_file=None):
     Returns:
         Its exit code, -9 where it was killed.
     """
-    process = _CONTEXT.Process(target=_run, args=(list(map(str, arguments)), str(output), kill_at, largest_file))
-    process.start()
+    process = forked.start(_run, list(map(str, arguments)), kill_at, largest_file, output=output)
     process.join()
     return process.exitcode
 
 
-def _run(arguments, output, kill_at, largest_file):
-    multiprocessing.set_start_method("fork", force=True)  # of loading processes, as it is in a command
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+def _run(arguments, kill_at, largest_file):
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     if kill_at is not None:
         sys.addaudithook(_killer(*kill_at))
-    sys.exit(main(arguments))
+    return main(arguments)
 
 
 def _killer(pattern, count):

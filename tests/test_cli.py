@@ -1,4 +1,5 @@
 import json
+import runpy
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -185,11 +186,13 @@ def test_help_needs_no_torch():
     }
 
 
-def test_the_module_starts_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "halflabel.cli", "recipes"], capture_output=True, text=True, check=True
-    )
-    assert "quickstart" in done.stdout
+def test_the_module_starts_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cli.py", "recipes"])
+    monkeypatch.delitem(sys.modules, "halflabel.cli")  # as in `python -m`, which runs it for the first time
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("halflabel.cli", run_name="__main__", alter_sys=True)
+    assert stop.value.code == 0
+    assert "quickstart" in capsys.readouterr().out
 
 
 def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):

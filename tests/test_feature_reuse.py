@@ -1,8 +1,7 @@
 """What lies in the cache of features is used again, and only where it is the same."""
 
-import subprocess
-import sys
-
+import feature_run
+import forked
 import numpy as np
 import pytest
 import torch
@@ -129,26 +128,10 @@ def test_positions_stay_on_disk_and_come_row_by_row(run, colour_images, tmp_path
 def test_a_killed_run_keeps_its_finished_shards(run, colour_images, colour_table, tmp_path, model):
     """The process kills itself after the first of six shards."""
     model.save_pretrained(tmp_path / "model")
-    script = f"""
-import os, signal
-import halflabel.features, halflabel.feature_cache
-from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
-from halflabel.data import PixelDataset
-from halflabel.feature_views import Views
-from halflabel.sources import read_table
-halflabel.features.SHARD_ROWS = 8
-write = halflabel.feature_cache.FeatureFolder.write
-def once(self, *arguments):
-    write(self, *arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-halflabel.feature_cache.FeatureFolder.write = once
-model = TimmMultiLabelForImageClassification.from_pretrained({str(tmp_path / "model")!r})
-model.freeze_backbone()
-pixels = PixelDataset(read_table({str(colour_table)!r}),
-                      TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform())
-halflabel.features.cached_features(model, Views(pixels), {str(tmp_path / "cache")!r}, quiet=True)
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -9
+    arguments = tmp_path / "model", colour_table, tmp_path / "cache"
+    process = forked.start(feature_run.die_after_a_shard, *arguments, output=tmp_path / "output.txt")
+    process.join()
+    assert process.exitcode == -9, (tmp_path / "output.txt").read_text()
     _, computed = run(colour_images)
     assert computed == 40
 

@@ -1,13 +1,10 @@
-import importlib.util
 import logging
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import feature_run
+import forked
 import numpy as np
 import pytest
 import torch
@@ -20,10 +17,6 @@ from halflabel.errors import HalflabelError
 from halflabel.feature_shards import MappedRows
 from halflabel.feature_views import Views
 from halflabel.features import ChangeViews, cached_features, extract_features
-
-SPEC = importlib.util.spec_from_file_location("feature_run", Path(__file__).with_name("feature_run.py"))
-feature_run = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(feature_run)
 
 
 @pytest.fixture
@@ -168,31 +161,30 @@ def test_a_damaged_shard_is_made_again(tiny_model, views, tmp_path, caplog, monk
     assert [record.levelname for record in caplog.records if record.levelname != "INFO"] == ["WARNING"]
 
 
-def start(*arguments, launcher=()):
-    command = [sys.executable, *launcher, feature_run.__file__, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    """Return the shape and hash of the features that each process printed, for each folder."""
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return re.findall(r"rank \d: (\(.*\) \w+)", out)
+def printed_features(text):
+    """Return the shape and hash of the features of each folder."""
+    return re.findall(r"rank \d: (\(.*\) \w+)", text)
 
 
 def test_a_killed_run_keeps_its_finished_shards(colour_table, tmp_path):
     cache = tmp_path / "cache"
-    process = start(colour_table, 8, 0.2, cache)
+    outputs = [tmp_path / f"output.{i}" for i in range(3)]
+    process = forked.start(feature_run.print_features, colour_table, 8, 0.2, cache, output=outputs[0])
     while not list(cache.rglob("*.safetensors")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), outputs[0].read_text()
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     kept = {path: path.stat().st_mtime_ns for path in sorted(cache.rglob("*.safetensors"))}
     assert 8 <= rows_on_disk(cache) < 96
     # Two at once go on: neither disturbs the other, and what was there stays as it is.
-    one, two = [start(colour_table, 8, 0.01, cache) for _ in range(2)]
-    found = finish(one) + finish(two)
+    both = [
+        forked.start(feature_run.print_features, colour_table, 8, 0.01, cache, output=output) for output in outputs[1:]
+    ]
+    for process, output in zip(both, outputs[1:], strict=True):
+        process.join()
+        assert process.exitcode == 0, output.read_text()
+    found = [hashed for output in outputs[1:] for hashed in printed_features(output.read_text())]
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     model, views = feature_run.make(colour_table)
     model.extract_features = None  # all is there, also for a third process
@@ -201,8 +193,9 @@ def test_a_killed_run_keeps_its_finished_shards(colour_table, tmp_path):
 
 
 def test_two_devices_share_the_work(colour_table, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    found = finish(start(colour_table, 1000, 0, tmp_path / "cache", "none", launcher=launcher))
+    arguments = colour_table, 1000, 0, tmp_path / "cache", None
+    printed = forked.in_two_processes(feature_run.print_features, *arguments, folder=tmp_path)
+    found = printed_features("".join(printed))
     assert len(found) == 4
     assert len(set(found)) == 1
     sizes = [len(load_file(path)["keys"]) for path in (tmp_path / "cache").rglob("*.safetensors")]

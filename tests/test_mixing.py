@@ -1,14 +1,12 @@
-import importlib.util
 import itertools
 import math
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import unknown_runs as runs
+from forked import in_two_processes
 
 from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, MultiLabelTrainer
 from halflabel.data import FeatureDataset, collate
@@ -22,10 +20,6 @@ from halflabel.mixing import (
     join_targets,
 )
 
-RUNS = Path(__file__).with_name("unknown_runs.py")
-spec = importlib.util.spec_from_file_location("unknown_runs", RUNS)
-runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(runs)
 CODES = [0.0, 1.0, 0.25, 0.7, float(IGNORE_INDEX), float(UNCERTAIN)]
 
 
@@ -226,11 +220,8 @@ def test_a_mixing_recipe_resumes_to_the_same_weights_and_differs_from_one_withou
 
 def test_two_processes_step_as_one_on_the_mixtures_that_they_made(tmp_path):
     """20 images on twice 12 places: mixtures of images that only fill up the last batch must not count."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(RUNS),
-               "mixing", str(tmp_path / "step")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    parts = [torch.load(tmp_path / f"step.{rank}", weights_only=True) for rank in (0, 1)]
+    in_two_processes(runs.write_mixing, tmp_path, folder=tmp_path)
+    parts = [torch.load(tmp_path / f"end.{rank}", weights_only=True) for rank in (0, 1)]
     assert [len(part["labels"]) for part in parts] == [12, 12]
     assert (parts[1]["labels"][8:] == IGNORE_INDEX).all()
     assert (parts[1]["labels"][:8] >= 0).any()

@@ -18,6 +18,16 @@ QUICK = {"num_train_epochs": 1, "max_train_images": 16, "max_test_images": 8, "p
 WITHOUT_TABLE = {"quickstart"}  # it draws its own pictures, and the test of the README runs it whole
 
 
+def short_probe(folder, epochs):
+    """Write the shipped probe with fewer epochs; return its file."""
+    text = shipped_recipes()["linear_probe"].read_text()
+    for old, new in (("num_train_epochs: 60", f"num_train_epochs: {epochs}"), ("batch_size: 64", "batch_size: 8")):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "short_probe.yaml").write_text(text)
+    return folder / "short_probe.yaml"
+
+
 def flags(folder, table, **keys):
     made = {**QUICK, "data": table, "output_dir": folder / "out", "feature_cache": folder / "cache", **keys}
     return [f"--{key}={value}" for key, value in made.items()]
@@ -62,9 +72,7 @@ def test_probe_first_starts_training_where_the_probe_ended(colour_table, tmp_pat
         original(model, settings)
 
     monkeypatch.setattr(halflabel.probing, "choose_trained", look)
-    text = shipped_recipes()["linear_probe"].read_text().replace("num_train_epochs: 60", "num_train_epochs: 3")
-    (tmp_path / "short_probe.yaml").write_text(text.replace("batch_size: 64", "batch_size: 8"))
-    keys = {**small, "probe_first": tmp_path / "short_probe.yaml", "output_dir": tmp_path / "lp_ft"}
+    keys = {**small, "probe_first": short_probe(tmp_path, 3), "output_dir": tmp_path / "lp_ft"}
     result = train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **keys)))
     assert set(seen) == set(expected)
     assert all(torch.equal(seen[key], expected[key]) for key in expected)
@@ -88,20 +96,21 @@ def test_a_probe_that_does_not_fit_is_refused(colour_table, tmp_path, keys, mess
 
 
 def test_a_run_that_was_stopped_in_its_probe_goes_on_with_it(colour_table, tmp_path, caplog):
-    small = {"backbone": "test_resnet", "weights": "none"}
+    small = {"backbone": "test_resnet", "weights": "none", "probe_first": short_probe(tmp_path, 10)}
     whole = load_file(train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **small))).folder / "model.safetensors")
     broken = flags(tmp_path, colour_table, **small, output_dir=tmp_path / "broken")
     with broken_off(evaluation=8):
         train(parse_recipe("lp_ft", broken))
     with caplog.at_level("INFO", logger="halflabel"):
         result = train(parse_recipe("lp_ft", [*broken, "--resume_from_checkpoint"]))
-    assert f"going on from {tmp_path / 'broken' / 'probe' / 'checkpoint-7'}" in caplog.text
+    assert f"going on from {tmp_path / 'broken' / 'probe' / 'checkpoint-14'}" in caplog.text
     again = load_file(result.folder / "model.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_a_resumed_run_does_not_probe_again(colour_table, tmp_path, monkeypatch):
-    small = {"backbone": "test_resnet", "weights": "none", "num_train_epochs": 2}
+    probe = short_probe(tmp_path, 5)
+    small = {"backbone": "test_resnet", "weights": "none", "num_train_epochs": 2, "probe_first": probe}
     whole = load_file(train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **small))).folder / "model.safetensors")
     broken = flags(tmp_path, colour_table, **small, output_dir=tmp_path / "broken")
     train(parse_recipe("lp_ft", [*broken, "--save_total_limit=2", "--load_best_model_at_end=false"]))

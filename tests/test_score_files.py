@@ -1,15 +1,14 @@
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from killed_runs import halflabel
 
 from halflabel import HalflabelError
 from halflabel.prediction import Scorer, predict_files
@@ -40,7 +39,7 @@ def predict(model, pictures, output, *options):
 
 
 def command(model, pictures, output, *options):
-    return ["-m", "halflabel.cli", "predict", model, *pictures, "--output", str(output), "--part_size", "1", *options]
+    return ["predict", model, *pictures, "--output", str(output), "--part_size", "1", *options]
 
 
 def check(frame, expected):
@@ -133,12 +132,13 @@ def test_a_finished_file_is_not_scored_again(saved_model, pictures, tmp_path, ca
 
 def test_a_killed_run_goes_on(saved_model, pictures, expected, tmp_path):
     output = tmp_path / "s.csv"
-    with subprocess.Popen([sys.executable, *command(saved_model, pictures, output)], stderr=subprocess.DEVNULL) as run:
-        while run.poll() is None and not list(tmp_path.glob("s.csv.parts/part-*")):
-            time.sleep(0.001)
-        run.send_signal(signal.SIGKILL)
+    run = forked.start(main, command(saved_model, pictures, output), output=tmp_path / "output.txt")
+    while run.is_alive() and not list(tmp_path.glob("s.csv.parts/part-*")):
+        time.sleep(0.001)
+    run.kill()
+    run.join()
     assert not output.exists()
-    assert main([*command(saved_model, pictures, output)[2:], "--resume"]) == 3
+    assert main([*command(saved_model, pictures, output), "--resume"]) == 3
     check(READERS["csv"](output), expected)
 
 
@@ -149,15 +149,10 @@ def test_a_disk_that_fills_keeps_the_finished_parts(saved_model, pictures, tmp_p
     part = max(path.stat().st_size for path in (tmp_path / "whole").iterdir())
     whole = len(expected.to_json(orient="records", lines=True))
     assert part < whole
-    limited = (
-        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({part}, {part})); "
-        "runpy.run_module('halflabel.cli', run_name='__main__')"
-    )
     output = tmp_path / "s.jsonl"
-    arguments = command(saved_model, pictures, output)[2:]
-    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2
+    arguments = command(saved_model, pictures, output)
+    assert halflabel(arguments, tmp_path / "output.txt", largest_file=part) == 2
+    last = (tmp_path / "output.txt").read_text().strip().splitlines()[-1]
     assert last.startswith("halflabel: error: ")
     assert last.endswith(f"finished parts are kept in {output}.parts: go on with --resume")
     assert len(list(Path(f"{output}.parts").glob("part-*"))) == len(pictures)
@@ -167,15 +162,11 @@ def test_a_disk_that_fills_keeps_the_finished_parts(saved_model, pictures, tmp_p
 
 
 def test_two_processes_share_the_parts(saved_model, pictures, expected, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = command(saved_model, pictures, tmp_path / "s.parquet")
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments], capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    printed = "".join(forked.in_two_processes(main, arguments, folder=tmp_path, code=3))
     check(pd.read_parquet(tmp_path / "s.parquet"), expected)
-    assert done.stdout.count("scored 9 of 10 pictures") == 1
-    bars = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("predict: ")]
+    assert printed.count("scored 9 of 10 pictures") == 1
+    bars = [line for line in printed.replace("\r", "\n").splitlines() if line.startswith("predict: ")]
     assert bars
     assert all(" 5/5 " in line or "/5 " in line for line in bars)  # of its own parts alone
 

@@ -1,17 +1,16 @@
-import importlib.util
 import json
 import math
 import random
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import unknown_runs as runs
 import yaml
+from forked import in_two_processes
 from safetensors.torch import load_file
+from unknown_runs import one_thread  # noqa: F401 - a fixture
 
 from halflabel import HalflabelError, TimmMultiLabelImageProcessor
 from halflabel.arguments import parse_recipe
@@ -23,11 +22,6 @@ from halflabel.probing import prepare_training
 from halflabel.resuming import TRAINING_WEIGHTS
 from halflabel.teacher import BINS, PLAIN, TwoViews, open_bins, ramp_up, to_bins
 
-RUNS = Path(__file__).with_name("unknown_runs.py")
-spec = importlib.util.spec_from_file_location("unknown_runs", RUNS)
-runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(runs)
-one_thread = runs.one_thread
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHER = {"ema_decay": 0.9, "teacher_weight": 2.0, "teacher_ramp": 0.5}
 
@@ -120,10 +114,7 @@ def test_steps_in_pieces_are_the_steps_at_once(tmp_path, whole, size, accumulati
 
 def test_two_processes_learn_as_one(tmp_path, whole):
     """Twice 12 places for 20 pictures: the four that only fill up the last batch neither learn nor count."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(RUNS),
-               "teacher", str(tmp_path / "end")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(runs.write_teaching, tmp_path, folder=tmp_path)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"end.{rank}", weights_only=True)
         torch.testing.assert_close(found["histogram"], whole["histogram"])

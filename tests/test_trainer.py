@@ -1,11 +1,8 @@
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
+import exactness
 import numpy as np
 import pytest
 import torch
+from forked import in_two_processes
 from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
 from transformers import Trainer, TrainerState
@@ -13,10 +10,7 @@ from transformers import Trainer, TrainerState
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.trainer import TellEpoch
 
-SCRIPT = Path(__file__).with_name("exactness.py")
-spec = importlib.util.spec_from_file_location("exactness", SCRIPT)
-exactness = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exactness)
+IN_TWO_PROCESSES = [(12, 1), (4, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +31,17 @@ def test_a_step_in_pieces_is_the_step_at_once(tmp_path, whole, size, steps):
     assert_same_updates(exactness.all_updates(tmp_path, size, steps), whole)
 
 
-@pytest.mark.parametrize(("size", "steps"), [(12, 1), (4, 3)])
-def test_two_processes_make_the_step_of_one(tmp_path, whole, size, steps):
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    in_two_processes(exactness.write_updates, folder, IN_TWO_PROCESSES, folder=folder)
+    return torch.load(folder / "updates.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("split", IN_TWO_PROCESSES)
+def test_two_processes_make_the_step_of_one(of_two_processes, whole, split):
     """Twice 12 places for 20 rows: four repeats fill the last batch. With 12 the second process knows nothing."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT),
-               str(tmp_path / "updates.pt"), str(size), str(steps)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_updates(torch.load(tmp_path / "updates.pt", weights_only=True), whole)
+    assert_same_updates(of_two_processes[split], whole)
 
 
 def test_the_stock_trainer_is_exact_for_known_entries_and_refused_for_other_counts(tmp_path, whole):

@@ -1,23 +1,16 @@
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import timm
 import torch
+import transfer_runs as runs
+from forked import in_two_processes
 from timm.optim import param_groups_layer_decay
 from torch import nn
+from transfer_runs import one_thread  # noqa: F401 - a fixture
 from transformers import TrainingArguments
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.transfer import freeze, layer_groups, optimizer_cls_and_kwargs, parameter_groups
 
-SCRIPT = Path(__file__).with_name("transfer_runs.py")
-spec = importlib.util.spec_from_file_location("transfer_runs", SCRIPT)
-runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(runs)
-one_thread = runs.one_thread
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -237,10 +230,7 @@ def test_checkpointed_activations_give_the_same_gradients(frozen):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT),
-               str(folder / "weights")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(runs.write_distributed, folder, folder=folder)
     return [torch.load(folder / f"weights.{rank}", weights_only=True) for rank in (0, 1)]
 
 

@@ -1,10 +1,9 @@
 """Small runs through the real Trainer for the tests of transfer, unfreezing, averaging and lora.
 
-Under torchrun: `transfer_runs.py OUTPUT` trains each of `DISTRIBUTED` and writes the weights of each process.
+`write_distributed` trains each of `DISTRIBUTED` in one of two processes and writes the weights there.
 """
 
 import os
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -146,9 +145,7 @@ def distributed_run(case, folder, batch_size):
 
 DISTRIBUTED = ("freezing", "unfreezing", "averaging", "lora")
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    output, rank = sys.argv[1], os.environ["RANK"]
-    found = {case: copies(distributed_run(case, f"{output}.run", 4)) for case in DISTRIBUTED}
-    torch.save(found, f"{output}.{rank}")
-    torch.distributed.destroy_process_group()
+
+def write_distributed(folder):
+    found = {case: copies(distributed_run(case, folder / "run", 4)) for case in DISTRIBUTED}
+    torch.save(found, folder / f"weights.{os.environ['RANK']}")

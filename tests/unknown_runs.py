@@ -1,12 +1,10 @@
 """Small runs through the real Trainer for the tests of mixing and of the teacher, and the same steps by hand.
 
-Under torchrun: `unknown_runs.py CASE OUTPUT` makes the steps of `mixing` or `teacher`, and writes what each process
-has then.
+`write_mixing` and `write_teaching` make the steps in one of two processes and write what it has then.
 """
 
 import math
 import os
-import sys
 from functools import partial
 
 import numpy as np
@@ -164,14 +162,12 @@ def train_recipe_in_two_parts(table, folder, **keys):
     return train_recipe(table, folder, "--resume_from_checkpoint", **keys)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    case, output = sys.argv[1:]
-    if case == "mixing":
-        found = mixing_step(f"{output}.run")
-    else:
-        seen, average, callbacks = teach(f"{output}.run", 12)
-        kept = next(callback for callback in callbacks if isinstance(callback, Keep))
-        found = {"student": seen[-1], "average": average, "histogram": kept.histogram}
-    torch.save(found, f"{output}.{os.environ['RANK']}")
-    torch.distributed.destroy_process_group()
+def write_mixing(folder):
+    torch.save(mixing_step(folder / "run"), folder / f"end.{os.environ['RANK']}")
+
+
+def write_teaching(folder):
+    seen, average, callbacks = teach(folder / "run", 12)
+    kept = next(callback for callback in callbacks if isinstance(callback, Keep))
+    found = {"student": seen[-1], "average": average, "histogram": kept.histogram}
+    torch.save(found, folder / f"end.{os.environ['RANK']}")
