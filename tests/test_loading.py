@@ -239,3 +239,8 @@ def test_a_source_object_may_be_given(folder):
         Source("a", image_folder="folder", uncertain_values=("?",)),
         Source("b", image_folder="folder", uncertain_values=("?",)),
     ]
+
+
+def test_missing_pictures_are_skipped_only_where_the_reader_can(folder):
+    told = error_of({"path": str(folder / "cars.csv"), "missing_images": "skip"})
+    assert told == f"{folder / 'cars.csv'}: missing_images: skip works for Open Images only, and this is table"

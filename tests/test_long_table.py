@@ -214,6 +214,40 @@ def test_open_images_with_descriptions_given_or_in_several_files(tmp_path):
     assert "cannot be read" in error_of(read_open_images, path, descriptions=str(tmp_path / "bad.csv"))
 
 
+def test_a_name_that_codes_share_is_the_same_in_the_tables_of_all_splits(tmp_path):
+    open_images(tmp_path)
+    path = open_images(tmp_path, "validation-annotations-human-imagelabels.csv", "validation")
+    path.write_text("ImageID,Source,LabelName,Confidence\n000a,verification,/m/jag2,1\n000b,verification,/m/car,0\n")
+    assert read_open_images(Source(str(path))).label_space.names == ("Jaguar (/m/jag2)", "Car")
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_pictures_of_open_images_that_are_not_there_are_left_out_if_asked(tmp_path, caplog, given):
+    """More answers for pictures elsewhere come first than are looked at to find the folder."""
+    path = open_images(tmp_path)
+    elsewhere = "".join(f"ff{i:02d},verification,/m/{'none' if i else 'car'},1\n" for i in range(30))
+    head, _, answers = ANSWERS.partition("\n")
+    path.write_text(f"{head}\n{elsewhere}{answers}000a,verification,/m/car,1\n")
+    source = Source(str(path), image_folder=str(tmp_path / "train") if given else None, missing_images="skip")
+    images = read_open_images(source)
+    assert f"{path}: 30 of 33 pictures are left out, as they are not in {tmp_path / 'train'}" in caplog.text
+    assert images.label_space.names == NAMES  # without Unused, which no picture here has an answer for
+    assert images.labels.tolist() == OPEN_IMAGES
+    assert images.column("file_name").tolist() == ["000a.jpg", "000b.png", "000c.jpg"]
+    assert "no image 'ff00.jpg'" in error_of(read_open_images, path, image_folder=str(tmp_path / "train"))
+    asked = Source(str(path), labels=("Unused", "Dog"), missing_images="skip")
+    assert read_open_images(asked).labels.tolist() == [[-100, 0], [-100, 1], [-100, -100]]
+
+
+def test_where_no_picture_of_open_images_is_there_skipping_is_no_way_out(tmp_path):
+    path = open_images(tmp_path)
+    (tmp_path / "far").mkdir()
+    told = error_of(read_open_images, path, image_folder=str(tmp_path / "far"), missing_images="skip")
+    assert told == f": none of its 3 pictures is in {tmp_path / 'far'}; is image_folder right?"
+    with pytest.raises(HalflabelError, match="missing_images 'skpi' is none of error, skip; did you mean skip"):
+        Source(str(path), missing_images="skpi")
+
+
 def test_faults_of_open_images_are_told_at_once(tmp_path):
     path = open_images(tmp_path, descriptions="/m/car,Car\n")
     path.write_text(

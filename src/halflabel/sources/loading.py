@@ -129,6 +129,8 @@ def load_sources(
 
 def _read(source: Source, limits: Mapping[str, int | None]) -> AnnotatedImages:
     form = source.format or find_format(source.path)
+    if source.missing_images == "skip" and form != "open_images":
+        raise HalflabelError(f"{source.title}: missing_images: skip works for Open Images only, and this is {form}")
     if form == EMBEDDED:
         images = _read_street_scenes(limits)
     else:

@@ -1,6 +1,8 @@
 """Long tables: one row per answer (image, label, value), an answer not listed is unknown; Open Images likewise."""
 
+import contextlib
 import csv
+import logging
 import os
 import re
 from collections import Counter
@@ -20,6 +22,7 @@ from .source import Source
 from .table import SAMPLE, holds_any, image_folder
 from .tabular import read_columns
 
+log = logging.getLogger(__name__)
 LONG_COLUMNS = ("file_name", "label", "value")
 OPEN_IMAGES_COLUMNS = ("ImageID", "LabelName", "Confidence")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -55,8 +58,12 @@ def read_open_images(source: Source) -> AnnotatedImages:
     """Read Open Images' human-verified image labels: Confidence 1 is yes, 0 is no, a label not listed is unknown.
 
     Codes become names by the class-descriptions file: `descriptions`, or every `*class-descriptions*.csv` beside the
-    table. Labels that share a name keep their code in it. The split is taken from the file's own name
-    (`train-annotations-...`). https://storage.googleapis.com/openimages/web/download_v7.html
+    table. Codes that share a name there keep the code in it, so that the tables of all splits name a label alike. The
+    split is taken from the file's own name (`train-annotations-...`).
+    https://storage.googleapis.com/openimages/web/download_v7.html
+
+    Where `missing_images` is `skip`, pictures that are not there are left out with a warning, and so are labels that
+    only they have answers for.
 
     Raises:
         HalflabelError: As for `read_long`, and for a code without a description or an answer without a confidence.
@@ -69,10 +76,15 @@ def read_open_images(source: Source) -> AnnotatedImages:
         np.flatnonzero(codes == IGNORE_INDEX),
         lambda row: (columns.where(row, "Confidence"), "it is unknown; a verified label is 1 or 0"),
     )
-    described = _describe(source, columns, labels)
     split = _split_of(columns.path.name)
-    folder = _open_images_folder(columns.path, images.names, source.image_folder, split)
-    files = _with_endings(folder, images.names)
+    if source.missing_images == "skip":
+        folder, files = _find_present(columns.path, images.names, source.image_folder, split)
+        images, labels = _narrow(images, labels, np.array([file != "" for file in files]), bool(source.labels))
+        files = [file for file in files if file]
+    else:
+        folder = _open_images_folder(columns.path, images.names, source.image_folder, split)
+        files = _with_endings(folder, images.names)
+    described = _describe(source, columns, labels)
     wheres = columns.wheres("ImageID", images.first_row.tolist())
     paths = locate_images(folder, files, wheres, columns.faults, source.allow_outside)
     matrix, names = _fill(source, columns, "Confidence", images, labels, described, codes)
@@ -177,7 +189,7 @@ def _describe(source: Source, columns: Columns, labels: _Index) -> list[str]:
         if not names.get(code):
             columns.faults.add(columns.where(int(row), "LabelName"), f"{code!r} is not in {told}")
     described = [names.get(code) or code for code in labels.names]
-    counts = Counter(described)
+    counts = Counter(names.values())  # of the whole file: a table may hold but one of the labels that share a name
     return [
         f"{name} ({code})" if counts[name] > 1 else name for name, code in zip(described, labels.names, strict=True)
     ]
@@ -188,10 +200,14 @@ def _split_of(name: str) -> str:
     return found[0] if found else ""
 
 
+def _usual_folders(path: Path, split: str) -> tuple[Path, ...]:
+    here = path.parent
+    return here, here / "images", here / split, here / "images" / split
+
+
 def _open_images_folder(path: Path, images: Sequence[str], given: str | None, split: str) -> Path:
     files = [image + ending for image in images[:SAMPLE] for ending in ("", *IMAGE_ENDINGS)]
-    here = path.parent
-    for folder in (here, here / "images", here / split, here / "images" / split) if given is None else ():
+    for folder in _usual_folders(path, split) if given is None else ():
         if any(holds_any(folder, [file]) for file in files):
             return folder
     return image_folder(path, (), given)
@@ -209,3 +225,47 @@ def _with_endings(folder: Path, images: Sequence[str]) -> list[str]:
             endings.insert(0, found)
         files.append(image + (IMAGE_ENDINGS[0] if found is None else found))
     return files
+
+
+def _find_present(path: Path, images: Sequence[str], given: str | None, split: str) -> tuple[Path, list[str]]:
+    """Return the image folder, and the file name of each image, "" where it is not there.
+
+    Of nine million images a user may have ten thousand, so folders are listed instead of asking for each image.
+
+    Raises:
+        HalflabelError: If none of the images is in any of the usual folders, or in the given one.
+    """
+    folders = _usual_folders(path, split) if given is None else (image_folder(path, (), given),)
+    for folder in folders:
+        present: dict[str, str] = {}
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for name in sorted(entry.name for entry in entries):
+                stem, ending = os.path.splitext(name)  # noqa: PTH122 - a million times
+                present[stem if ending.lower() in IMAGE_ENDINGS else name] = name
+        files = [present.get(image) or present.get(os.path.splitext(image)[0], "") for image in images]  # noqa: PTH122
+        missing = files.count("")
+        if missing < len(files):
+            if missing:
+                log.warning(
+                    "%s: %d of %d pictures are left out, as they are not in %s", path, missing, len(files), folder
+                )
+            return folder, files
+    told = ", ".join(map(str, dict.fromkeys(folders)))
+    raise HalflabelError(f"{path}: none of its {len(images)} pictures is in {told}; is image_folder right?")
+
+
+def _narrow(images: _Index, labels: _Index, present: NDArray[np.bool_], keep_labels: bool) -> tuple[_Index, _Index]:
+    """Return the images that are there, and the labels that they have answers for, or all where these are kept."""
+    kept_images = _only(images, present)
+    if keep_labels:
+        return kept_images, labels
+    answered = np.zeros(len(labels.names) + 1, dtype=bool)
+    answered[labels.of_row[kept_images.of_row >= 0]] = True
+    return kept_images, _only(labels, answered[:-1])
+
+
+def _only(index: _Index, kept: NDArray[np.bool_]) -> _Index:
+    """Return an index of some of its texts, kept being of shape (names,); rows of the others get the place -1."""
+    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+    names = [name for name, keep in zip(index.names, kept, strict=True) if keep]
+    return _Index(names, place[index.of_row], index.first_row[kept])

@@ -20,6 +20,7 @@ FORMATS = (
     "datasets",
 )
 ABSENT = ("negative", "unknown")
+MISSING_IMAGES = ("error", "skip")
 _KINDS: dict[str, Any] = {
     "labels": Sequence,
     "uncertain_values": Sequence,
@@ -48,6 +49,8 @@ class Source:
         label_column: Of a `datasets` or `imagefolder` source, the column that lists an image's labels
             (`objects.category` inside another) or names its only one; None: found out from the columns.
         descriptions: For Open Images, the class-descriptions file: codes become names.
+        missing_images: For Open Images, of which few people have every picture: `skip` leaves out those that are not
+            there, `error` and None do not.
         allow_outside: Allow file names that are absolute or leave the image folder.
     """
 
@@ -63,11 +66,12 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     descriptions: str | None = None
+    missing_images: str | None = None
     allow_outside: bool = False
 
     def __post_init__(self) -> None:
         """Check the words."""
-        for key, words in (("format", FORMATS), ("absent", ABSENT)):
+        for key, words in (("format", FORMATS), ("absent", ABSENT), ("missing_images", MISSING_IMAGES)):
             value = getattr(self, key)
             if value is not None and value not in words:
                 nearest = did_you_mean(str(value), words)
