@@ -60,11 +60,11 @@ def test_twenty_are_shown_and_the_rest_counted(count, rest):
 def test_of_one_kind_five_are_shown_so_that_others_are_seen():
     faults = Faults("t")
     faults.add_rows(range(80), lambda row: (f"row {row + 2}, column 'who'", f"label value 'ann {row}' is wrong"))
-    faults.add("row 90, column 'split'", "split 'tset' is none of train, validation, test")
+    faults.add("row 90, column 'split'", "it is none of train, validation, test")
     shown = message(faults)
     assert shown.count("label value") == 5
     assert "'ann 4'" in shown
-    assert shown.endswith("; row 90, column 'split': split 'tset' is none of train, validation, test; and 75 more faults")
+    assert shown.endswith("; row 90, column 'split': it is none of train, validation, test; and 75 more faults")
 
 
 def test_the_first_rows_are_shown_whichever_column_they_were_found_in():

@@ -101,7 +101,7 @@ def test_pictures_may_lie_in_images_or_elsewhere(folder, tmp_path_factory):
         ("file_name,car,split\na.jpg,1,\na.jpg,1,test\n", r"row 3.*already in row 2 \(none and test\)"),
         ("file_name,car\nA.jpg,1\n", "no image 'A.jpg' in"),
         ("file_name, car ,car\na.jpg,1,1\n", "row 1: column 'car' is given twice"),
-        (",file_name,car\n0,a.jpg,1\n", r"column 1 has no name; take it out \(pandas: index=False\), or name the label"),
+        (",file_name,car\n0,a.jpg,1\n", r"column 1 has no name; take it out \(pandas: index=False\), or name"),
         ("file_name;car\na.jpg;1\n", "the cells seem to be separated by ';': a .csv has ',' there, a .tsv tabs"),
         (
             "file_name,comment\na.jpg,sharp\nb.jpg,\n",

@@ -57,9 +57,8 @@ def read_wide(source: Source) -> AnnotatedImages:
         raise HalflabelError(f"{columns.path}: no label column {missing!r}{did_you_mean(missing, columns.names)}")
     if "" in names:
         place = columns.names.index("") + 1
-        raise HalflabelError(
-            f"{columns.path}: column {place} has no name; take it out (pandas: index=False), or {name_labels(columns.path)}"
-        )
+        advice = f"take it out (pandas: index=False), or {name_labels(columns.path)}"
+        raise HalflabelError(f"{columns.path}: column {place} has no name; {advice}")
     if not names:
         raise HalflabelError(f"{columns.path}: no label columns beside {', '.join(columns.names)}")
     uncertain = uncertain_codes(source.uncertain_values)
