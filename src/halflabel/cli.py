@@ -70,6 +70,7 @@ def run_data(options: argparse.Namespace) -> int:
     from .data_plots import draw_coverage
     from .data_report import describe, render
     from .data_writing import write_shards, write_table
+    from .figures import check_drawing
     from .sources.loading import load_sources, parse_sources
 
     datasets.disable_progress_bars()
@@ -78,6 +79,8 @@ def run_data(options: argparse.Namespace) -> int:
         raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
     for file in (options.report, options.plot):
         check_outputs(file)
+    if options.plot:
+        check_drawing()
     given = [read_source(one) for one in options.sources]
     sources = parse_sources(given, options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
