@@ -235,9 +235,15 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_recipes(options: argparse.Namespace) -> int:
-    """List the shipped recipes, each with the first line of its header."""
-    from .arguments import shipped_recipes
+    """List the shipped recipes, each with the first line of its header; or print one; or list the keys of recipes."""
+    from .arguments import describe_keys, find_recipe, shipped_recipes
 
+    if options.keys:
+        print("\n".join(describe_keys()))
+        return 0
+    if options.name is not None:
+        print(find_recipe(options.name).read_text(encoding="utf-8"), end="")
+        return 0
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{name:24} {first.lstrip('# ')}")
