@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 
 from halflabel.cli import main
@@ -44,3 +46,11 @@ def test_a_run_prints_two_lines_an_epoch(colour_table, tmp_path, capsys, bar):
     assert len(lines) == 5
     assert lines[4].startswith("epoch 2: seconds ")
     assert "{" not in "".join(lines)
+
+
+def test_checkpoints_of_one_second_are_no_reason_for_a_warning(capsys):
+    main(["train", "nope"])
+    said = "mtime may not be reliable on this filesystem, falling back to numerical ordering"
+    for text, passes in ((said, False), ("another warning", True)):
+        record = logging.LogRecord("transformers.trainer_utils", logging.WARNING, "", 1, text, None, None)
+        assert bool(logging.getLogger("transformers.trainer_utils").filter(record)) == passes

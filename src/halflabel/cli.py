@@ -54,6 +54,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
+    # Said of checkpoints that were written within a second, as those of a probe are.
+    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
     datasets.disable_progress_bars()
     recipe = parse_recipe(options.recipe, options.overrides)
     result = train(recipe)
