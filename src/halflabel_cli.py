@@ -7,23 +7,48 @@ from typing import Any
 
 SKIPPED_FILES, USER_ERROR = 3, 2
 
+_BAD = "a picture that cannot be read: error (default), or skip, and list it"
 _SOURCE = (
     "files, folders, data sets of the Hub, or street_scenes; one with options as JSON: "
     '\'{"path": "a.json", "absent": "unknown"}\''
 )
 
 
+_EXAMPLES = {
+    "train": "halflabel train linear_probe --data labels.csv --learning_rate 1e-3",
+    "evaluate": "halflabel evaluate outputs/linear_probe --data labels.csv --ci 0.95",
+    "calibrate": 'halflabel calibrate outputs/linear_probe --data more.csv --objective "precision>=0.9"',
+    "errors": "halflabel errors outputs/linear_probe --data labels.csv --output look/",
+    "explain": "halflabel explain outputs/linear_probe photo.jpg",
+    "compare": "halflabel compare labels.csv --recipes linear_probe self_train",
+    "predict": "halflabel predict outputs/linear_probe photos/ --output scores.csv",
+    "data": "halflabel data labels.csv --plot known.png",
+    "advise": "halflabel advise labels.csv --weights installed",
+    "card": "halflabel card outputs/linear_probe",
+    "demo": "halflabel demo outputs/linear_probe",
+    "export": "halflabel export outputs/linear_probe --format timm --output plain",
+    "push": "halflabel push outputs/linear_probe me/my-model",
+    "recipes": "halflabel recipes linear_probe > mine.yaml",
+    "env": "halflabel env",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `halflabel` and its commands."""
     parser = argparse.ArgumentParser(
-        prog="halflabel", description="Fine-tune timm backbones to many yes/no labels when most of them are unknown."
+        prog="halflabel",
+        description="Fine-tune timm backbones to many yes/no labels when most of them are unknown.",
+        epilog="Begin with: halflabel train quickstart. With pictures of your own: data, train linear_probe, evaluate, "
+        "predict. What a command takes: halflabel COMMAND --help.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     train = commands.add_parser(
         "train",
         help="run a recipe: train, test and save a model",
         description="Run a recipe. Every key of a recipe, and every field of transformers.TrainingArguments, "
-        "can be set as --key value, which is stronger than the file.",
+        "can be set as --key value, which is stronger than the file. halflabel recipes --keys lists the keys; a recipe "
+        "of your own begins as a copy: halflabel recipes linear_probe > mine.yaml. Writes to outputs/RECIPE, in the "
+        "place of an earlier run, or to --output_dir.",
     )
     train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
     _add_evaluate(commands)
@@ -31,20 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_errors(commands)
     _add_explain(commands)
     _add_compare(commands)
-    predict = commands.add_parser("predict", help="score pictures")
-    predict.add_argument("model", help="a model's folder or Hub name")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
-    predict.add_argument(
-        "--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) for Parquet parts"
-    )
-    predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
-    predict.add_argument(
-        "--given", metavar="TABLE", help="what is known of some pictures, as evidence for their other labels"
-    )
-    predict.add_argument("--batch_size", type=_positive, default=32, help="most pictures at once (default: 32)")
-    predict.add_argument("--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once")
-    predict.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
+    _add_predict(commands)
     data = commands.add_parser("data", help="look at annotated data, merge it, write it")
     data.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     _add_source_options(data)
@@ -57,15 +69,26 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_export(commands)
     _add_push(commands)
-    commands.add_parser("recipes", help="list the shipped recipes")
+    recipes = commands.add_parser("recipes", help="list the shipped recipes, print one, or list the keys of recipes")
+    recipes.add_argument("name", nargs="?", metavar="RECIPE", help="print this one")
+    recipes.add_argument("--keys", action="store_true", help="list the keys, with what they mean and their defaults")
     commands.add_parser("env", help="print versions, for bug reports")
+    for name, command in commands.choices.items():
+        command.epilog = f"Example: {_EXAMPLES[name]}"
     return parser
 
 
 def _add_evaluate(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its type
-    evaluate = commands.add_parser("evaluate", help="measure a model on a table's known labels")
-    _add_measured(evaluate, "test", "which split to measure on")
-    evaluate.add_argument("--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model on a table's known labels",
+        description="Measures average precision, precision, recall and F1 of each label on its known entries; the "
+        "last three at the label's own threshold.",
+    )
+    _add_measured(evaluate, "test", "which split to measure on: train, validation or test")
+    evaluate.add_argument(
+        "--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95 (default: none)"
+    )
     evaluate.add_argument("--plots", metavar="FOLDER", help="also draw what was measured")
     evaluate.add_argument(
         "--compare", metavar="MODEL", help="another model, for paired differences on the same entries"
@@ -92,7 +115,7 @@ def _add_errors(commands: Any) -> None:  # noqa: ANN401
         "errors", help="likely annotation mistakes, and what to annotate next", description="Lists known answers that "
         "the model disagrees with most, and unknown ones that it is surest and least sure about."
     )  # fmt: skip
-    _add_measured(errors, None, "which split to look at")
+    _add_measured(errors, None, "which split to look at: train, validation or test")
     errors.add_argument("--limit", type=int, default=20, help="the most entries of each kind (default: 20)")
     errors.add_argument("--output", required=True, metavar="FOLDER", help="for errors.csv and errors.png")
 
@@ -103,6 +126,28 @@ def _add_explain(commands: Any) -> None:  # noqa: ANN401
     explain.add_argument("image", help="a picture file")
     explain.add_argument("--labels", nargs="+", metavar="LABEL", help="default: the six with the highest scores")
     explain.add_argument("--output", default="explanation.png", metavar="PNG", help="default: explanation.png")
+
+
+def _add_predict(commands: Any) -> None:  # noqa: ANN401
+    predict = commands.add_parser(
+        "predict", help="score pictures", description="Writes a row per picture: its file name, the labels answered "
+        "with yes, and a score from 0 to 1 for each label."
+    )  # fmt: skip
+    predict.add_argument("model", help="a model's folder or Hub name")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
+    predict.add_argument(
+        "--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) for Parquet parts"
+    )
+    predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
+    predict.add_argument(
+        "--given", metavar="TABLE", help="what is known of some pictures, as evidence for their other labels"
+    )
+    predict.add_argument("--batch_size", type=_positive, default=32, help="most pictures at once (default: 32)")
+    predict.add_argument(
+        "--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once (default: 4096)"
+    )
+    predict.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
 
 
 def _add_card(commands: Any) -> None:  # noqa: ANN401
@@ -134,8 +179,8 @@ def _add_push(commands: Any) -> None:  # noqa: ANN401
     push.add_argument("folder", help="the output folder of a run")
     push.add_argument("repository", help="a Hub name, like me/my-model; it is created where it is not there yet")
     push.add_argument("--private", action="store_true", help="nobody else sees a repository that is created")
-    push.add_argument("--revision", help="the branch to push to; it is created where it is not there yet")
-    push.add_argument("--message", help="the commit's title")
+    push.add_argument("--revision", help="the branch, created where it is not there yet (default: main)")
+    push.add_argument("--message", help="the commit's title (default: Upload NAME)")
 
 
 def _add_advise(commands: Any) -> None:  # noqa: ANN401
@@ -145,13 +190,20 @@ def _add_advise(commands: Any) -> None:  # noqa: ANN401
     )  # fmt: skip
     advise.add_argument("data", nargs="+", metavar="SOURCE", help=_SOURCE)
     _add_source_options(advise)
-    advise.add_argument("--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable")
+    advise.add_argument("--bad_images", choices=("error", "skip"), default="error", help=_BAD)
     advise.add_argument(
-        "--backbone", nargs="+", default=["tf_efficientnet_lite0"], metavar="NAME", help="timm names, to be ranked"
+        "--backbone",
+        nargs="+",
+        default=["tf_efficientnet_lite0"],
+        metavar="NAME",
+        help="timm names, to be ranked (default: tf_efficientnet_lite0)",
     )
     advise.add_argument("--weights", default="hub", help="hub (default), installed, or the path of a file")
     advise.add_argument(
-        "--budget", choices=("quick", "full"), default="quick", help="full: also train networks, for hours on a CPU"
+        "--budget",
+        choices=("quick", "full"),
+        default="quick",
+        help="quick (default): probes, in minutes; full: also train networks, for hours on a CPU",
     )
     advise.add_argument(
         "--output", default="advice/report", metavar="FILE", help="without ending (default: advice/report)"
@@ -189,7 +241,7 @@ def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str)
     parser.add_argument("model", help="a model's folder or Hub name")
     parser.add_argument("--data", required=True, nargs="+", metavar="SOURCE", help=_SOURCE)
     _add_source_options(parser)
-    parser.add_argument("--bad_images", choices=("error", "skip"), default="error", help="pictures that are unreadable")
+    parser.add_argument("--bad_images", choices=("error", "skip"), default="error", help=_BAD)
     parser.add_argument("--split", default=split, help=f"{what} (default: {split or 'all'})")
     parser.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
     parser.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
@@ -203,9 +255,15 @@ def _positive(text: str) -> int:
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image_folder", help="what file names are relative to")
+    parser.add_argument(
+        "--image_folder", metavar="FOLDER", help="what file names are relative to (default: the table's folder, or "
+        "images in it)"
+    )  # fmt: skip
     parser.add_argument("--uncertain_values", nargs="+", default=[], metavar="CELL", help="cells that mean uncertain")
-    parser.add_argument("--contradictions", help="an entry that sources disagree about: error, unknown, first")
+    parser.add_argument(
+        "--contradictions", metavar="WHAT", help="an entry that sources disagree about: error (default; for data "
+        "without --output unknown), unknown, or first, as the source that is named first says"
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

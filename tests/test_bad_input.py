@@ -132,7 +132,7 @@ MODELS = [
     ("no_head", "its weights do not fit its config.json, which asks for head."),
     ("wrong_shape", "its weights do not fit its config.json, which asks for head.linear.weight"),
     ("nan_weights", "hold numbers that are not finite"),
-    ("no_config", "cannot be loaded: Unrecognized model"),
+    ("no_config", "cannot be loaded: the folder holds no config.json: give the output folder of a finished run"),
     ("broken_config", "is not a valid JSON file"),
     ("list_config", "cannot be loaded: Unrecognized model"),
     ("newer", "the model was saved by halflabel 9.0.0"),

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import runpy
+import shlex
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -10,7 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from halflabel.arguments import parse_recipe
 from halflabel.cli import COMMANDS
+from halflabel.settings import RecipeArguments
 from halflabel_cli import build_parser, main
 
 BASE = {
@@ -156,6 +160,40 @@ def test_lists(capsys):
     assert "quickstart" in capsys.readouterr().out
     assert main(["env"]) == 0
     assert "transformers: " in capsys.readouterr().out
+
+
+def test_every_command_has_an_example_that_its_parser_takes():
+    parser = build_parser()
+    for name, command in parser._subparsers._group_actions[0].choices.items():
+        example = command.epilog.removeprefix("Example: ")
+        assert example.startswith(f"halflabel {name}")
+        assert f"{command.prog} " in f"{example} "
+        options, rest = parser.parse_known_args(shlex.split(example.split(" > ")[0])[1:])
+        assert options.command == name
+        assert bool(rest) == (name == "train")
+
+
+def test_recipes_are_printed_and_their_keys_listed(capsys, tmp_path):
+    assert main(["recipes", "linear_probe"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["freeze_backbone"] is True
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert parse_recipe(str(tmp_path / "mine.yaml")).settings == parse_recipe("linear_probe").settings
+    assert main(["recipes", "--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(" ")[0] for line in lines[:-2]} == {key.name for key in dataclasses.fields(RecipeArguments)}
+    assert next(line for line in lines if line.startswith("test_share ")).endswith("names no splits (default: 0.2)")
+    assert "eval_strategy: epoch" in lines[-1]
+
+
+def test_a_mistake_that_was_typed_is_not_laid_to_the_recipe(capsys, tmp_path):
+    assert main(["train", "linear_probe", "--num_train_epochs", "ten"]) == 2
+    assert capsys.readouterr().err.startswith("halflabel: error: argument --num_train_epochs")
+    (tmp_path / "r.yaml").write_text("data: x.csv\nbackbone: test_resnet\nnum_train_epochs: ten\n")
+    assert main(["train", str(tmp_path / "r.yaml"), "--seed", "1"]) == 2
+    assert capsys.readouterr().err.startswith(f"halflabel: error: {tmp_path / 'r.yaml'}: argument --num_train_epochs")
+    assert main(["train", "linear_probe", "--lr", "1"]) == 2
+    assert capsys.readouterr().err == "halflabel: error: unknown option --lr; halflabel recipes --keys lists them\n"
 
 
 def test_help_needs_no_torch():

@@ -87,7 +87,8 @@ def test_a_column_that_answers_nothing_comes_with_a_hint():
         "t, row 1, column 'comment': label value 'blurred' is not 1, 0 or unknown (empty, NaN, -1); "
         "row 2, column 'car': label value 'x' is not 1, 0 or unknown (empty, NaN, -1); "
         "row 3, column 'comment': label value 'nice' is not 1, 0 or unknown (empty, NaN, -1); "
-        "if 'comment' is no label, name the label columns by labels"
+        "if 'comment' is no label, name the label columns by labels, "
+        """with '{"path": "t", "labels": ["cat", "dog"]}' as the source"""
     )
 
 

@@ -38,6 +38,7 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
         "Stop-Sign": {"known": 2, "positive": 1, "negative": 1, "uncertain": 0},
     }
     assert report["never_asked"] == ["yield"]
+    assert report["one_answer"] == []
     assert report["unannotated"] == ["grey.png"]
     assert report["joined"] == 1
     assert report["similar_names"] == [["stop sign", "Stop-Sign"]]
@@ -55,6 +56,7 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
     assert report["unreadable"][0].startswith("image bad.jpg cannot be read: ")
     text = render(report)
     for part in (
+        "7 images; train: 4, test: 1, without a split: 2",
         "joined: 1 images",
         "labels without a known entry (1): yield",
         "images with equal content (1): a.jpg = copy.jpg",
@@ -62,6 +64,21 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
         "contradictions (2): 'a.jpg' = 'copy.jpg'",
     ):
         assert part in text
+
+
+def test_a_label_with_one_answer_only_is_listed_with_it(sources, tmp_path):
+    (tmp_path / "one.csv").write_text("file_name,sign,car,van,bus\na.jpg,1,0,1,\nb.jpg,1,,0,\n")
+    report = describe(*load_sources(parse_sources(str(tmp_path / "one.csv"))), quiet=True)
+    assert report["one_answer"] == ["sign (yes)", "car (no)"]
+    assert "only ever yes, or only ever no, and cannot be measured (2): sign (yes); car (no)" in render(report)
+
+
+def test_no_picture_is_opened_for_a_plot_that_cannot_be_drawn(sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("halflabel.figures.find_spec", lambda name: None)
+    assert main(["data", *sources, "--plot", str(tmp_path / "p.png")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "halflabel: error: pictures need matplotlib: pip install 'halflabel[plots]'\n"
 
 
 def test_the_command_reports_draws_and_writes(sources, tmp_path, capsys):

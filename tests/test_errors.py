@@ -1,10 +1,22 @@
-from halflabel.errors import did_you_mean, reason_of, shortlist
+from halflabel.errors import did_you_mean, nearest_file, reason_of, shortlist
 
 
 def test_near_names_are_offered_and_far_ones_are_not():
     assert did_you_mean("resnt50", ["resnet50", "vit"]) == "; did you mean resnet50?"
     assert did_you_mean("abc", ["abd", "abe"]) == "; did you mean abe or abd?"
     assert did_you_mean("zzz", ["resnet50"]) == ""
+
+
+def test_the_file_beside_a_misspelt_one_is_offered(tmp_path, monkeypatch):
+    (tmp_path / "Labels.csv").touch()
+    (tmp_path / "photos").mkdir()
+    assert nearest_file(tmp_path / "label.csv") == f"; did you mean {tmp_path / 'Labels.csv'}?"
+    assert nearest_file(f"{tmp_path}/phtos/") == f"; did you mean {tmp_path / 'photos'}?"
+    assert nearest_file(tmp_path / "other.csv") == ""
+    assert nearest_file(tmp_path / "none" / "labels.csv") == ""
+    assert nearest_file("nul\0/labels.csv") == ""
+    monkeypatch.chdir(tmp_path)
+    assert nearest_file("label.csv") == "; did you mean Labels.csv?"
 
 
 def test_shortlist_counts_what_it_leaves_out():

@@ -60,7 +60,10 @@ def test_data_without_splits_are_measured_whole_and_that_is_said(saved, colour_i
     table = colour_images.with_column("split", [""] * len(colour_images))
     with caplog.at_level(logging.WARNING, "halflabel"):
         assert evaluate_model(saved[1], table, "test")["split"] == "all"
-    assert "the data name no splits: all 48 images are taken, also any that the model was trained on" in caplog.text
+    assert (
+        "the data name no splits: all 48 images are taken, also any that the model was trained on; for others"
+        in caplog.text
+    )
 
 
 def test_a_model_with_its_labels_in_another_order_is_no_different(saved, colour_images, tmp_path):

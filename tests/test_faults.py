@@ -50,11 +50,21 @@ def test_only_the_first_fault_of_a_cell_is_told():
 def test_twenty_are_shown_and_the_rest_counted(count, rest):
     one_by_one, at_once = Faults("t"), Faults("t")
     for row in range(count):
-        one_by_one.add(f"row {row + 2}", "x")
-    at_once.add_rows(range(count), lambda row: (f"row {row + 2}", "x"))
+        one_by_one.add(f"row {row + 2}", "x" * row)
+    at_once.add_rows(range(count), lambda row: (f"row {row + 2}", "x" * row))
     assert len(one_by_one) == len(at_once) == count
     assert message(one_by_one) == message(at_once)
-    assert message(at_once) == "t, " + "; ".join(f"row {row + 2}: x" for row in range(SHOWN)) + rest
+    assert message(at_once) == "t, " + "; ".join(f"row {row + 2}: {'x' * row}" for row in range(SHOWN)) + rest
+
+
+def test_of_one_kind_five_are_shown_so_that_others_are_seen():
+    faults = Faults("t")
+    faults.add_rows(range(80), lambda row: (f"row {row + 2}, column 'who'", f"label value 'ann {row}' is wrong"))
+    faults.add("row 90, column 'split'", "it is none of train, validation, test")
+    shown = message(faults)
+    assert shown.count("label value") == 5
+    assert "'ann 4'" in shown
+    assert shown.endswith("; row 90, column 'split': it is none of train, validation, test; and 75 more faults")
 
 
 def test_the_first_rows_are_shown_whichever_column_they_were_found_in():
@@ -62,9 +72,9 @@ def test_the_first_rows_are_shown_whichever_column_they_were_found_in():
     for column in ("a", "b"):
         faults.add_rows(range(100), lambda row, column=column: (f"row {row + 2}, column {column!r}", "x"))
     shown = message(faults)
-    assert shown.count("row 2,") == shown.count("row 11,") == 2
-    assert "row 12," not in shown
-    assert shown.endswith("; and 180 more faults")
+    assert shown.count("row 2,") == shown.count("row 6,") == 2
+    assert "row 7," not in shown
+    assert shown.endswith("; and 190 more faults")
 
 
 def test_a_long_value_is_shortened():

@@ -111,13 +111,16 @@ def test_a_changed_picture_is_computed_again(tiny_model, views, colour_table, tm
     torch.testing.assert_close(second[3], first[5])
 
 
-def test_fewer_views_are_of_use_to_more(tiny_model, colour_images, processor, tmp_path):
+def test_fewer_views_are_of_use_to_more(tiny_model, colour_images, processor, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
     def of(number):
         both = [PixelDataset(colour_images, make()) for make in (processor.eval_transform, processor.train_transform)]
         return cached(tiny_model, Views(*both, views=number), tmp_path / "cache")
 
     one, three = of(1), of(3)
     assert rows_on_disk(tmp_path / "cache") == 3 * 48
+    assert "features: 48 of 144 (48 images in 3 views) are in" in caplog.text
     assert torch.equal(three[::3], one)
     assert torch.equal(of(2), three.reshape(48, 3, -1)[:, :2].reshape(96, -1))
 

@@ -65,7 +65,7 @@ LEVELS = [
     },
     {"short_card"},
     {"modeling_timm_multilabel", "card_metadata"},
-    {"folding", "trainer", "transfer", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
+    {"epoch_lines", "folding", "trainer", "transfer", "lora", "pipeline", "figures", "export_timm", "export_onnx"},
     {"network_threads", "unfreezing", "averaging", "metric_plots", "explain", "advice_plots", "advice_summary"},
     {"sources", "summary_plots", "disagreements"},
     {"teacher", "data", "given_labels", "splitting", "streaming", "contact_sheet", "advice_data"},

@@ -95,7 +95,7 @@ def test_a_private_model_is_seen_by_its_owner_only_and_never_lands_in_a_public_r
     ("repository", "token", "reason"),
     [
         ("alice/x", "hf_wrong", "the Hub does not accept the token"),
-        ("alice/x", None, "the Hub does not accept the token: log in with `hf auth login`, or set HF_TOKEN"),
+        ("alice/x", None, "the Hub asks for a token: log in with `hf auth login`, or set HF_TOKEN"),
         ("bob/x", "hf_alice", "the token does not allow it (You don't have the rights to create a model"),
         ("bob/taken", "hf_alice", "the token does not allow it (alice may not write to bob/taken): take a name"),
         ("a/b/c", "hf_alice", "Repo id must be in the form"),

@@ -37,6 +37,16 @@ def test_a_picture_that_cannot_be_read_ends_it_unless_it_may_be_left_out(colour_
     assert not (tmp_path / "report.json").exists()
 
 
+def test_advice_without_any_backbone_is_written_and_ends_in_an_error_that_says_why(colour_table, tmp_path, capsys):
+    asked = ["advise", str(colour_table), "--backbone", "nope", "--output", str(tmp_path / "report")]
+    assert main(asked) == 2
+    out, err = capsys.readouterr()
+    assert "written: " in out
+    assert err.splitlines()[-1].startswith(
+        "halflabel: error: nothing was measured, as no backbone could be loaded: timm knows no backbone 'nope'"
+    )
+
+
 def test_mistakes_end_in_one_line_and_code_2(colour_table, weight_file, tmp_path, capsys):
     asked = ["--backbone", "test_resnet", "--weights", weight_file, "--output"]
     assert main(["advise", str(tmp_path / "none.csv"), *asked, str(tmp_path / "report")]) == 2

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,6 +71,23 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
 
 
+def describe_keys() -> list[str]:
+    """Return a line for each key of a recipe that is no field of `TrainingArguments`, and lines for those."""
+    lines = []
+    for key in fields(RecipeArguments):
+        default = "" if key.default is None or key.default is MISSING else f" (default: {_plain_text(key.default)})"
+        lines.append(f"{key.name:27} {key.metadata['help']}{default}")
+    lines.append(
+        "and every field of transformers.TrainingArguments, as num_train_epochs, learning_rate, output_dir, seed;"
+    )
+    given = ", ".join(f"{name}: {_plain_text(value)}" for name, value in TRAINING_DEFAULTS.items())
+    return [*lines, f"where other defaults than its own are {given}"]
+
+
+def _plain_text(value: Any) -> str:  # noqa: ANN401 - a default
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe given by path or by shipped name.
 
@@ -118,9 +135,9 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         settings, training = parser.parse_args_into_dataclasses([*implied, *argv, *extra])
     except argparse.ArgumentError as error:
-        raise HalflabelError(f"{path}: {error}") from error
+        raise HalflabelError(f"{_origin(path, str(error), extra)}{error}") from error
     except HalflabelError as error:
-        raise HalflabelError(f"{path}: {error}") from error
+        raise HalflabelError(f"{_origin(path, str(error), extra)}{error}") from error
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks itself
         raise HalflabelError(f"{path}: {reason_of(error, first_line=True)}") from error
     if settings.streaming and training.max_steps <= 0:
@@ -130,6 +147,12 @@ def parse_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     given = {*arguments, *(part[2:] for part in extra if part.startswith("--"))}
     values = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **_plain(training, given)}
     return Recipe(path.stem, settings, training, values)
+
+
+def _origin(path: Path, said: str, flags: Sequence[str]) -> str:
+    """Return where a fault stands, as the start of a message: the recipe's file, or nothing for a typed key."""
+    typed = {flag.split("=", 1)[0] for flag in flags if flag.startswith("--")}
+    return "" if any(f"argument {flag}/" in said or f"argument {flag}:" in said for flag in typed) else f"{path}: "
 
 
 def _check_ranges(path: Path, settings: RecipeArguments, training: TrainingArguments) -> None:
@@ -188,7 +211,8 @@ def _complete_flags(overrides: Sequence[str], keys: set[str]) -> list[str]:
         if part.startswith("--"):
             key = part[2:].split("=", 1)[0].replace("-", "_")
             if key not in keys:
-                raise HalflabelError(f"unknown option --{key}{did_you_mean(key, keys)}")
+                nearest = did_you_mean(key, keys) or "; halflabel recipes --keys lists them"
+                raise HalflabelError(f"unknown option --{key}{nearest}")
             part = f"--{key}" + part[2 + len(key) :]
         flags.append(part)
         following = overrides[position + 1] if position + 1 < len(overrides) else "--"

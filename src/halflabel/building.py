@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from .arguments import Recipe
 from .averaging import AverageWeights
 from .data import PixelDataset, collate
+from .epoch_lines import say_epochs
 from .errors import HalflabelError, shortlist
 from .features import ChangeViews
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
@@ -144,7 +145,7 @@ def make_trainer(
         images_in_stream=None if data.stream is None else data.counts.images,
     )
     trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
-    return trainer
+    return say_epochs(trainer)
 
 
 def _mixing_collator(recipe: Recipe) -> MixingCollator | None:

@@ -54,6 +54,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
+    # Said of checkpoints that were written within a second, as those of a probe are.
+    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
     datasets.disable_progress_bars()
     recipe = parse_recipe(options.recipe, options.overrides)
     result = train(recipe)
@@ -70,6 +72,7 @@ def run_data(options: argparse.Namespace) -> int:
     from .data_plots import draw_coverage
     from .data_report import describe, render
     from .data_writing import write_shards, write_table
+    from .figures import check_drawing
     from .sources.loading import load_sources, parse_sources
 
     datasets.disable_progress_bars()
@@ -78,6 +81,8 @@ def run_data(options: argparse.Namespace) -> int:
         raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
     for file in (options.report, options.plot):
         check_outputs(file)
+    if options.plot:
+        check_drawing()
     given = [read_source(one) for one in options.sources]
     sources = parse_sources(given, options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
@@ -232,9 +237,15 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_recipes(options: argparse.Namespace) -> int:
-    """List the shipped recipes, each with the first line of its header."""
-    from .arguments import shipped_recipes
+    """List the shipped recipes, each with the first line of its header; or print one; or list the keys of recipes."""
+    from .arguments import describe_keys, find_recipe, shipped_recipes
 
+    if options.keys:
+        print("\n".join(describe_keys()))
+        return 0
+    if options.name is not None:
+        print(find_recipe(options.name).read_text(encoding="utf-8"), end="")
+        return 0
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{name:24} {first.lstrip('# ')}")

@@ -16,6 +16,7 @@ from .sources.same_images import same_images
 _SHOWN, _LABELS_SHOWN = 20, 40
 _LISTS = {
     "never_asked": "labels without a known entry",
+    "one_answer": "labels that are only ever yes, or only ever no, and cannot be measured",
     "similar_names": "labels with near-identical names, kept apart",
     "unannotated": "images without a known entry",
     "duplicates": "images with equal content",
@@ -38,10 +39,10 @@ def describe(
 
     Returns:
         `images`, `splits`, `labels` (name -> known, positive, negative, uncertain), `sources` (name -> `images` and
-        `labels`, as the source alone knows them), `never_asked` (labels without any known entry), `unannotated` (images
-        without any), `joined`, `contradictions`, `similar_names`; and of the pictures `sizes`, `formats`, `modes`,
-        `unreadable`, `duplicates` (groups of equal content). Of one source alone `contradictions` are those of equal
-        pictures.
+        `labels`, as the source alone knows them), `never_asked` (labels without any known entry), `one_answer` (labels
+        that are always yes or always no), `unannotated` (images without any known entry), `joined`, `contradictions`,
+        `similar_names`; and of the pictures `sizes`, `formats`, `modes`, `unreadable`, `duplicates` (groups of equal
+        content). Of one source alone `contradictions` are those of equal pictures.
     """
     names, files = images.label_space.names, images.column("file_name")
     counts = count_labels(images.labels)
@@ -54,6 +55,7 @@ def describe(
             for title, (part_names, part) in merged.sources.items()
         },
         "never_asked": [name for name, known in zip(names, counts.known, strict=True) if not known],
+        "one_answer": _one_answer(names, counts),
         "unannotated": [str(file) for file in files[~(images.labels >= 0).any(axis=1)]],
         "joined": merged.joined,
         "contradictions": merged.contradictions,
@@ -72,6 +74,11 @@ def _by_label(names: tuple[str, ...], counts: LabelCounts) -> dict[str, dict[str
         name: {key: int(getattr(counts, key)[i]) for key in ("known", "positive", "negative", "uncertain")}
         for i, name in enumerate(names)
     }
+
+
+def _one_answer(names: tuple[str, ...], counts: LabelCounts) -> list[str]:
+    answers = zip(names, counts.positive, counts.negative, strict=True)
+    return [f"{name} ({'yes' if yes else 'no'})" for name, yes, no in answers if bool(yes) != bool(no)]
 
 
 def _describe_pictures(images: AnnotatedImages, same: NDArray[np.int64], quiet: bool) -> dict[str, Any]:
@@ -99,7 +106,8 @@ def _spread(sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
 
 def render(report: Mapping[str, Any]) -> str:
     """Return the report as text: a table of labels, then what is to be known or mended."""
-    lines = [f"{report['images']} images; " + ", ".join(f"{k}: {v}" for k, v in report["splits"].items())]
+    splits = {"without a split" if name == "not given" else name: count for name, count in report["splits"].items()}
+    lines = [f"{report['images']} images; " + ", ".join(f"{name}: {count}" for name, count in splits.items())]
     if len(report["sources"]) > 1:
         for title, source in report["sources"].items():
             lines += ["", f"source {title}: {source['images']} images", *_label_table(source["labels"])]

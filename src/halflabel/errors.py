@@ -1,6 +1,7 @@
 """The one error class for mistakes a user can mend, and the "did you mean" helper that its messages use."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -39,6 +40,18 @@ def did_you_mean(word: str, choices: Iterable[str], count: int = 3) -> str:
         return ""
     listed = near[0] if len(near) == 1 else ", ".join(near[:-1]) + " or " + near[-1]
     return f"; did you mean {listed}?"
+
+
+def nearest_file(path: str | os.PathLike[str]) -> str:
+    """Return `did_you_mean`'s clause for a file or folder that is not there: the name beside it that is nearest."""
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        beside = os.listdir(folder or ".")
+    except (OSError, ValueError):  # no such folder either; a NUL byte in its name
+        return ""
+    choices = {entry.casefold(): entry for entry in beside if entry != name}
+    near = difflib.get_close_matches(name.casefold(), choices, n=1, cutoff=0.8)
+    return f"; did you mean {os.path.join(folder, choices[near[0]])}?" if near else ""
 
 
 def shortlist(items: Iterable[object], limit: int = 5) -> str:

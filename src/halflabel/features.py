@@ -102,7 +102,8 @@ def cached_features(
     keys = views.keys()
     state = process_state()
     found = cache.find(keys)
-    log.info("%s: %d of %d are in %s", title, sum(key in found for key in keys), len(keys), cache.path)
+    of = f"{len(keys)}" + (f" ({len(keys) // views.views} images in {views.views} views)" if views.views > 1 else "")
+    log.info("%s: %d of %s are in %s", title, sum(key in found for key in keys), of, cache.path)
     # In the second round a process computes what it still misses, where machines do not share the folder.
     for processes, index in ((state.num_processes, state.process_index), (1, 0)):
         missing = _missing(keys, found, processes, index)

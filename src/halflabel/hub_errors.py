@@ -66,7 +66,8 @@ def _status_reason(error: HfHubHTTPError) -> str | None:
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no such repository, or this token may not see it: check the name, and {_LOG_IN}"
     if status == 401:
-        return f"the Hub does not accept the token: {_LOG_IN}"
+        given = "authorization" in error.response.request.headers
+        return f"{'the Hub does not accept the token' if given else 'the Hub asks for a token'}: {_LOG_IN}"
     if status == 403:
         return f"the token does not allow it ({said}): take a name of your own, or a token with write permission"
     return f"the Hub answers {status} ({said})" + ("; try again later" if status >= 500 else "")

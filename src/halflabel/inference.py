@@ -1,6 +1,7 @@
 """A saved model, and its logits of an annotated data set."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers.utils import CONFIG_NAME
 
 from .data import PixelDataset, collate
-from .errors import HalflabelError, did_you_mean, shortlist
+from .errors import HalflabelError, did_you_mean, nearest_file, shortlist
 from .hub_errors import hub_reason
 from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .metrics import Floats
@@ -33,6 +35,7 @@ def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMul
         HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
             its configuration or are not finite.
     """
+    _check_place(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
@@ -44,10 +47,27 @@ def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMul
     except HalflabelError:
         raise
     except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
-        where = "" if Path(name).is_dir() else "there is no such folder, and from the Hub: "
+        where = "" if Path(name).is_dir() else f"there is no such folder{nearest_file(name)}, and from the Hub: "
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
     _check_weights(name, model, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     return model.eval(), processor
+
+
+def _check_place(name: str) -> None:
+    """Refuse a path that is no model's folder, of which transformers would speak as of a name on the Hub."""
+    place = Path(name)
+    reason = ""
+    if os.path.isdir(name):  # noqa: PTH112 - which knows what to do with a name that is too long
+        if not (place / CONFIG_NAME).is_file():
+            reason = f"the folder holds no {CONFIG_NAME}: give the output folder of a finished run"
+            inside = sorted(str(file.parent) for file in place.glob(f"*/{CONFIG_NAME}"))
+            reason += f", like {shortlist(inside, 3)}" if inside else ""
+    elif os.path.isfile(name):  # noqa: PTH113
+        reason = "it is a file: give the folder of a model"
+    elif place.is_absolute() or name.count("/") > 1 or name.startswith((".", "~")):  # the Hub has owner/name
+        reason = f"there is no such folder{nearest_file(name)}"
+    if reason:
+        raise HalflabelError(f"model {name!r} cannot be loaded: {reason}")
 
 
 def _check_weights(name: str, model: torch.nn.Module, absent: Sequence[str]) -> None:
@@ -93,7 +113,9 @@ def choose_split(
     chosen = images.with_only(names)
     if split and not (chosen.column("split") != "").any():
         log.warning(
-            "the data name no splits: all %d images are taken, also any that the model was trained on", len(chosen)
+            "the data name no splits: all %d images are taken, also any that the model was trained on; for others give "
+            "pictures of their own, or a column 'split'",
+            len(chosen),
         )
         split = None
     chosen = chosen.of_split(split) if split else chosen

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .decoding import decode_image
-from .errors import HalflabelError
+from .errors import HalflabelError, nearest_file
 from .given_labels import read_given
 from .inference import load_model
 from .labels import IntMatrix, LabelSpace
@@ -42,7 +42,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
         else:
             here = [os.path.normpath(file) for file in sorted(glob.glob(path, recursive=True)) if os.path.isfile(file)]
         if not here:
-            raise HalflabelError(f"no pictures at {path!r}: give a folder, a glob or files")
+            gone = "" if os.path.exists(path) or glob.has_magic(path) else nearest_file(path)
+            raise HalflabelError(f"no pictures at {path!r}: give a folder, a glob or files{gone}")
         found += here
     return list(dict.fromkeys(found))
 

@@ -37,6 +37,9 @@ def run_advise(options: argparse.Namespace) -> int:
     advice = advise(images, options.backbone, options.weights, options.budget, DEFAULT_FOLDER, unreadable=unreadable)
     print(render_advice(advice))
     print("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
+    failures = advice["transfer"]["failures"]
+    if failures and not advice["transfer"]["backbones"]:
+        raise HalflabelError(f"nothing was measured, as no backbone could be loaded: {failures[0]['reason']}")
     return 0
 
 

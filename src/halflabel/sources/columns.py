@@ -1,5 +1,6 @@
 """A table as columns: cells looked at once each, and the place of a cell as an editor shows it."""
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,7 +83,8 @@ class Columns:
         for name in names:
             if name not in self.names:
                 found = f"; its columns are {shortlist(self.names, 8)}"
-                raise HalflabelError(f"{self.path}: no column {name!r}{found}{did_you_mean(name, self.names)}")
+                advice = _other_separator(self.names) or did_you_mean(name, self.names)
+                raise HalflabelError(f"{self.path}: no column {name!r}{found}{advice}")
 
     def factorize(self, name: str) -> tuple[list[Any], NDArray[np.int64]]:
         """Return a column's distinct values, and for each row the place of its value (-1 for an empty cell)."""
@@ -139,7 +141,7 @@ class Columns:
                 lambda row: (self.where(row, name), f"label value {show(uniques[places[row]])} {NOT_A_LABEL}"),
             )
             if not (codes >= 0).any():
-                self.faults.hint(f"if {name!r} is no label, name the label columns by labels")
+                self.faults.hint(f"if {name!r} is no label, {name_labels(self.path)}")
         return codes[places]
 
     def splits(self, name: str = "split") -> list[str]:
@@ -155,6 +157,18 @@ class Columns:
                 self.faults.add_rows(wrong, lambda row, text=text: (self.where(row, name), text))  # type: ignore[misc]
                 standard[value] = ""
         return [standard[value] for value in values]
+
+
+def _other_separator(names: Sequence[str]) -> str:
+    """Tell a table whose cells stand apart by something else: it has one column, with that in its name."""
+    found = next((mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]), None)
+    return "" if found is None else f"; the cells seem to be separated by {found!r}: a .csv has ',' there, a .tsv tabs"
+
+
+def name_labels(path: Path) -> str:
+    """Return how a source says which of its columns are labels, for the end of a message."""
+    source = json.dumps({"path": str(path), "labels": ["cat", "dog"]}, ensure_ascii=False)
+    return f"name the label columns by labels, with '{source}' as the source"
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - a cell

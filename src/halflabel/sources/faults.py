@@ -9,7 +9,8 @@ from reprlib import Repr
 
 from ..errors import HalflabelError
 
-SHOWN = 20
+SHOWN, ALIKE = 20, 5
+"""So many faults are told, and so many of one kind: the rest of a column that is wrong as a whole says nothing new."""
 FEW = 8
 """Of so few images in a folder each is asked for; of more, listing the folder is faster."""
 
@@ -63,17 +64,29 @@ class Faults:
         """Raise what there is.
 
         Raises:
-            HalflabelError: In one line: the file, the first 20 faults, how many more there are, and the hints.
+            HalflabelError: In one line: the file, the first 20 faults but of a kind the first 5, how many more there
+                are, and the hints.
         """
         if not self._texts:
             return
-        ordered = sorted(self._texts, key=lambda fault: _row_number(fault[0]))
+        kinds: Counter[str] = Counter()
+        ordered = []
+        for where, text in sorted(self._texts, key=lambda fault: _row_number(fault[0])):
+            kind = _kind(where, text)
+            kinds[kind] += 1
+            if kinds[kind] <= ALIKE:
+                ordered.append((where, text))
         shown = [f"{where}: {text}" if where else text for where, text in ordered[:SHOWN]]
         more = len(self) - len(shown)
         rest = [f"and {more} more fault{'s' if more > 1 else ''}"] if more > 0 else []
         separator = ", " if ordered[0][0].startswith(("row", "column")) else ": "
         text = f"{self.path}{separator}{'; '.join([*shown, *rest, *self._hints])}"
         raise HalflabelError("\\n".join(text.splitlines()))  # names within may hold line ends
+
+
+def _kind(where: str, text: str) -> str:
+    """Return what faults have in common that differ in their row, their numbers and what they quote."""
+    return re.sub(r"^row \d+", "", where) + re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "", text)
 
 
 def _row_number(where: str) -> int:

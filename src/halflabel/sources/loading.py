@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HalflabelError, did_you_mean, shortlist
+from ..errors import HalflabelError, did_you_mean, nearest_file, shortlist
 from .annotated_images import AnnotatedImages, from_records
 from .chexpert import FINDINGS, read_chexpert
 from .coco import looks_like_coco, read_coco
@@ -177,7 +177,7 @@ def find_format(path: str) -> str:
     if os.path.exists(path):  # noqa: PTH110
         raise HalflabelError(f"{path}: no known format; a table ends in {', '.join(ENDINGS)}, COCO in .json")
     if place.suffix or path.count("/") > 1 or path.startswith(("/", ".", "~")):
-        raise HalflabelError(f"{path}: no such file or folder")
+        raise HalflabelError(f"{path}: no such file or folder{nearest_file(path)}")
     if "/" not in path:
         nearest = did_you_mean(path, [EMBEDDED])
         raise HalflabelError(

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import HalflabelError, did_you_mean
 from ..labels import IntMatrix, LabelSpace, uncertain_codes
 from .annotated_images import TEXT_COLUMNS, AnnotatedImages, build_images
-from .columns import Columns
+from .columns import Columns, name_labels
 from .faults import locate_images
 from .source import Source
 from .tabular import read_columns
@@ -57,7 +57,8 @@ def read_wide(source: Source) -> AnnotatedImages:
         raise HalflabelError(f"{columns.path}: no label column {missing!r}{did_you_mean(missing, columns.names)}")
     if "" in names:
         place = columns.names.index("") + 1
-        raise HalflabelError(f"{columns.path}: column {place} has no name; name the label columns by labels")
+        advice = f"take it out (pandas: index=False), or {name_labels(columns.path)}"
+        raise HalflabelError(f"{columns.path}: column {place} has no name; {advice}")
     if not names:
         raise HalflabelError(f"{columns.path}: no label columns beside {', '.join(columns.names)}")
     uncertain = uncertain_codes(source.uncertain_values)

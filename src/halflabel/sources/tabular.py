@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..errors import HalflabelError, reason_of
+from ..errors import HalflabelError, nearest_file, reason_of
 from .columns import Columns
 from .faults import Faults, show
 from .json_lines import parse_json_lines
@@ -49,7 +49,7 @@ def read_columns(path: Path) -> Columns:
     if not ending:
         raise HalflabelError(f"{path}: a table ends in {', '.join(ENDINGS)}")
     if not os.path.isfile(path):  # noqa: PTH113 - which knows what to do with a name that is too long
-        raise HalflabelError(f"{path}: no such file")
+        raise HalflabelError(f"{path}: no such file{nearest_file(path)}")
     with _told(path, ending):
         if ending == ".parquet":
             columns = Columns(path, _read_parquet(path), Faults(path))
