@@ -1,8 +1,15 @@
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import write_pictures
 from PIL import Image
+
+from halflabel.arguments import parse_recipe
+from halflabel.sources.loading import parse_sources
+from halflabel_cli import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -11,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 def test_its_shape():
     lines = README.splitlines()
-    assert len(lines) <= 190
+    assert len(lines) <= 200
     assert lines.index("```python") < 25
     commands = [line for line in lines if line.startswith("pip install")]
     assert commands == [
@@ -33,13 +40,45 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
     processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
     processor.save_pretrained(tmp_path / "outputs" / "quickstart")
     Image.new("RGB", (300, 200)).save(tmp_path / "photo.jpg")
+    answers = write_pictures(tmp_path, 12)
+    rows = [f"{i:03d}.png,{red},{'' if i % 3 else blue},{'test' if i > 7 else 'train'}"
+            for i, (red, blue) in enumerate(answers)]  # fmt: skip
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,red,blue,split", *rows]) + "\n")
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS) == 2
     for block in BLOCKS:
         scope: dict = {}
         exec(compile(block, "README.md", "exec"), scope)
     assert "pedestrian" in capsys.readouterr().out
-    assert scope["loss"].item() > 0
+    assert scope["trainer"].state.global_step == 1
+    assert not any(parameter.requires_grad for parameter in scope["model"].backbone.parameters())
+
+
+PAGES = {"README.md": README, "recipes/README.md": (ROOT / "recipes" / "README.md").read_text()}
+COMMANDS = [
+    pytest.param(line, id=f"{page}: {line[:60]}")
+    for page, text in PAGES.items()
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("halflabel ")
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_one_that_the_command_line_takes(line):
+    options, rest = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
+    assert options.command
+    if options.command == "train":
+        assert parse_recipe(options.recipe, rest).name == options.recipe
+    else:
+        assert not rest
+
+
+def test_the_yaml_block_is_a_list_of_sources():
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    table, coco, hub = parse_sources(yaml.safe_load(block)["data"])
+    assert (table.path, coco.image_folder, hub.path) == ("signs.csv", "train2017", "me/crossings")
+    assert coco.label_map == {"stop sign": "stop", "person": None}
 
 
 def test_what_is_said_of_stock_transformers_and_an_unknown_label():
