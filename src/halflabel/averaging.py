@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from .errors import HalflabelError
 from .resuming import KeepTrainingWeights, copy_weights, weights_of
@@ -69,14 +68,7 @@ class AverageWeights(KeepTrainingWeights):
         super().restore(model, stored)
         copy_weights({name.removeprefix(_AVERAGE): tensor for name, tensor in stored.items()}, self.average)
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Start the average, or go on with that of the checkpoint.
 
         Raises:
@@ -91,51 +83,23 @@ class AverageWeights(KeepTrainingWeights):
         super().on_train_begin(args, state, control, model=model)
         self._show(model)  # for an evaluation at the start
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Go on with training."""
         self._hide(model)
 
     on_step_begin = on_epoch_begin
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Average; show the average where the Trainer evaluates or saves next."""
         self._update(weights_of(model), state.global_step - 1)
         if control.should_evaluate or control.should_save:
             self._show(model)
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Show the average: the Trainer evaluates or saves next, or training is over."""
         self._show(model)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Leave the model with what it holds, the average or the best one, and free the rest."""
         self.hidden, self.average = None, {}
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from .data import FeatureDataset, PixelDataset
 from .errors import HalflabelError
@@ -168,12 +168,6 @@ class ChangeViews(TrainerCallback):
         """Keep the training data set."""
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401 - transformers' own contract
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Tell the data set the epoch; Accelerate tells it too, but not on several devices."""
         self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))

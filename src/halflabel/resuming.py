@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from .errors import HalflabelError, reason_of
 
@@ -149,14 +149,7 @@ class KeepTrainingWeights(TrainerCallback):
         trained = {name.removeprefix(_TRAINED): stored[name] for name in stored if name.startswith(_TRAINED)}
         copy_weights(trained, weights_of(model))
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take the weights of the checkpoint that the run resumes from.
 
         Raises:

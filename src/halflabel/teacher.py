@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from .averaging import AverageWeights, averaging_decay
 from .labels import IGNORE_INDEX
@@ -120,14 +119,7 @@ class Teacher(AverageWeights):
         self.prevalence, self.weight, self.ramp, self.share = prevalence, weight, ramp, share
         self.histogram, self.counted = torch.zeros(2, len(prevalence), BINS)  # over the steps before, and in this one
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Start with nothing counted, or go on with the checkpoint's."""
         self.prevalence = self.prevalence.to(model.device)
         self.histogram, self.counted = torch.zeros(2, len(self.prevalence), BINS, device=model.device)

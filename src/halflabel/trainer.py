@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -36,14 +36,7 @@ class TellEpoch(TrainerCallback):
         """Keep the number."""
         self.images_in_stream = images_in_stream
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Drop thresholds and relations that were fitted to the weights as they were."""
         if model.config.decisions is not None:
             model.config.decisions = None
@@ -52,25 +45,11 @@ class TellEpoch(TrainerCallback):
             model.config.relations = None
             log.warning("the relations are dropped: training changes the scores they were fitted on")
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""
         model.epoch = int((state.epoch or 0) + 1e-6)
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Count the passes over a stream."""
         if self.images_in_stream:
             images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size

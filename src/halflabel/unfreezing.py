@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from .errors import HalflabelError
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -42,14 +42,7 @@ class UnfreezeGradually(TrainerCallback):
         self.groups: list[list[nn.Parameter]] | None = None  # from the head down
         self.trained = 0
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401 - transformers' own contract
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Freeze what is not trained yet.
 
         Raises:
@@ -68,14 +61,7 @@ class UnfreezeGradually(TrainerCallback):
         self.trained = 0
         self._unfreeze(model, state)
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Train the next group where its time has come."""
         self._unfreeze(model, state)
 
