@@ -131,3 +131,10 @@ def test_a_rare_answer_is_in_every_part():
             part = cut.of_split(split).labels[:, 1]
             assert 2 <= (part == 1).sum() <= 3
             assert 2 <= (part == 0).sum() <= 3
+
+
+def test_of_very_few_images_it_is_not_the_groups_that_are_blamed(caplog):
+    assign_splits(images_of(2), 0.15, 0, seed=0)
+    assert (
+        "the validation split has 50.0 % of the images instead of 15.0 %: there are only 2 to cut from" in caplog.text
+    )

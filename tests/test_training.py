@@ -209,12 +209,13 @@ def test_hidden_labels_leave_the_test_split_alone(colour_table, tmp_path):
 
 def test_a_label_nobody_answered_is_listed_and_strict_refuses(colour_table, tmp_path, caplog):
     rows = colour_table.read_text().splitlines()
-    text = [rows[0] + ",green"] + [row + ("," if row.endswith("train") else ",1") for row in rows[1:]]
+    text = [rows[0] + ",green,dull"] + [row + (",,0" if row.endswith("train") else ",1,1") for row in rows[1:]]
     colour_table.write_text("\n".join(text) + "\n")
     with caplog.at_level("WARNING", logger="halflabel"):
         result = train(recipe(colour_table, tmp_path, num_train_epochs=1))
     assert "no known training entry for green" in caplog.text
-    assert result.metrics["undefined_labels"] == ["green"]
+    assert "entries are the same, which the model will always answer: dull (no)\n" in caplog.text
+    assert result.metrics["undefined_labels"] == ["green", "dull"]
     with pytest.raises(HalflabelError, match="green"):
         train(recipe(colour_table, tmp_path, ["--strict"]))
 

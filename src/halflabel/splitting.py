@@ -63,8 +63,11 @@ def _cut(
     splits[rows[taken[group_of]]] = name
     got = sizes[taken].sum() / sizes.sum()
     if abs(got - share) > _tolerance(sizes, share):
-        told = "the %s split has %.1f %% of the images instead of %.1f %%: groups stay whole, and are few or large"
-        log.warning(told, name, 100 * got, 100 * share)
+        why = (
+            "groups stay whole, and are few or large" if sizes.max() > 1 else f"there are only {len(sizes)} to cut from"
+        )
+        told = "the %s split has %.1f %% of the images instead of %.1f %%: %s"
+        log.warning(told, name, 100 * got, 100 * share, why)
 
 
 def _answers(labels: IntMatrix, group_of: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.bool_] | None:
