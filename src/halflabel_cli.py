@@ -113,8 +113,8 @@ def _add_calibrate(commands: Any) -> None:  # noqa: ANN401
 def _add_errors(commands: Any) -> None:  # noqa: ANN401
     errors = commands.add_parser(
         "errors", help="likely annotation mistakes, and what to annotate next", description="Lists known answers that "
-        "the model disagrees with most, and unknown ones that it is surest and least sure about. The margin of an entry "
-        "is how far its score is beyond the label's threshold, from -1 (score 0) to 1 (score 1); a threshold above 1 "
+        "the model disagrees with most, and unknown ones that it is surest and least sure about. An entry's margin is "
+        "how far its score is beyond the label's threshold, from -1 (score 0) to 1 (score 1); a threshold above 1 "
         "says that the label is never answered with yes."
     )  # fmt: skip
     _add_measured(errors, None, "which split to look at: train, validation or test")

@@ -25,7 +25,7 @@ from halflabel.epoch_lines import describe_log
         ({"taught": 0.25, "epoch": 1.0}, "epoch 1: taught 0.25"),
         (
             {"train_runtime": 15.93, "train_samples_per_second": 2048.0, "train_loss": 0.19, "epoch": 60.0},
-            "epoch 60: seconds 15.9",
+            "epoch 60: seconds of training 15.9",
         ),
     ],
 )  # fmt: skip

@@ -24,13 +24,18 @@ def test_models_that_are_none(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_folder_that_holds_models_is_none_and_says_which_it_holds(saved_model, tmp_path):
+def test_a_folder_that_holds_models_is_none_and_says_which_it_holds(saved_model, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "probe").symlink_to(saved_model)
     with pytest.raises(HalflabelError, match=r"holds no config.json: .* finished run, like \S*runs/probe$"):
         load_model(str(tmp_path / "runs"))
     with pytest.raises(HalflabelError, match=r"there is no such folder; did you mean \S*/runs/probe\?$"):
         load_model(str(tmp_path / "runs" / "prob"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        HalflabelError, match=r"there is no such folder \(did you mean runs/probe\?\), and from the Hub: "
+    ):
+        load_model("runs/prob")
     (tmp_path / "labels.csv").touch()
     with pytest.raises(HalflabelError, match="it is a file: give the folder of a model"):
         load_model(str(tmp_path / "labels.csv"))

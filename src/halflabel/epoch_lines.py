@@ -14,7 +14,7 @@ _WORDS = {
     "eval_mAUROC": "mAUROC",
     "eval_known_loss": "loss",
     "eval_undefined_labels": "undefined labels",
-    "train_runtime": "seconds",
+    "train_runtime": "seconds of training",
 }
 _OTHERS = ("grad_norm", "total_flos", "epoch", "step", "eval_CF1", "eval_OF1", "train_loss")
 """Left out of the line, with all that ends in runtime or per_second; `training_log.json` holds everything."""

@@ -47,7 +47,9 @@ def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMul
     except HalflabelError:
         raise
     except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
-        where = "" if Path(name).is_dir() else f"there is no such folder{nearest_file(name)}, and from the Hub: "
+        near = nearest_file(name).removeprefix("; ")
+        folder = f"there is no such folder{f' ({near})' if near else ''}, and from the Hub: "
+        where = "" if Path(name).is_dir() else folder
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
     _check_weights(name, model, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     return model.eval(), processor
