@@ -47,3 +47,13 @@ def apply(text, changes):
         start, end = words[min(int(share * len(words)), len(words) - 1)] if words else (at, at + (gone or 0))
         text = text[:start] + come + text[end:]
     return text
+
+
+@st.composite
+def broken(draw, text, pieces, most=12):
+    """A text in which up to three places have lost up to so many bytes and got one of the pieces, or any bytes."""
+    data = bytearray(text.encode())
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, most))] = draw(st.sampled_from(pieces) | st.binary(max_size=3))
+    return bytes(data)

@@ -2,6 +2,7 @@ import logging
 
 import numpy as np
 import pytest
+from fuzzing import broken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -217,17 +218,13 @@ PIECES = [
 ]  # fmt: skip
 
 
-@st.composite
-def broken(draw, text):
-    data = bytearray(text.encode())
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(data)))
-        data[at : at + draw(st.integers(0, 12))] = draw(st.sampled_from(PIECES) | st.binary(max_size=3))
-    return bytes(data)
-
-
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(a=broken(ANNOTATIONS["a"]), c=broken(ANNOTATIONS["c"]), train=broken(LISTS["train"]), outside=st.booleans())
+@given(
+    a=broken(ANNOTATIONS["a"], PIECES),
+    c=broken(ANNOTATIONS["c"], PIECES),
+    train=broken(LISTS["train"], PIECES),
+    outside=st.booleans(),
+)
 def test_any_folder_gives_a_result_or_a_fault(tmp_path, a, c, train, outside):
     write(tmp_path, {**ANNOTATIONS, "a": a, "c": c}, {**LISTS, "train": train})
     looks_like_voc(tmp_path)

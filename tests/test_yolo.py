@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import yaml
+from fuzzing import broken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -314,20 +315,16 @@ PIECES = [
 ]  # fmt: skip
 
 
-@st.composite
-def broken(draw, text):
-    data = bytearray(text.encode())
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(data)))
-        data[at : at + draw(st.integers(0, 8))] = draw(st.sampled_from(PIECES) | st.binary(max_size=3))
-    return bytes(data)
-
-
-YAML = broken(yaml.safe_dump({**CONTENT, "path": ".", "test": "test.txt", "names": dict(enumerate(NAMES))}))
+YAML = broken(yaml.safe_dump({**CONTENT, "path": ".", "test": "test.txt", "names": dict(enumerate(NAMES))}), PIECES)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=YAML, label=broken(LABELS["train/b"]), listed=broken("images/more/f.jpg\n"), outside=st.booleans())
+@given(
+    content=YAML,
+    label=broken(LABELS["train/b"], PIECES),
+    listed=broken("images/more/f.jpg\n", PIECES),
+    outside=st.booleans(),
+)
 def test_any_folder_gives_a_result_or_a_fault(tmp_path, content, label, listed, outside):
     texts = {"labels/train/b.txt": label, "labels/more/f.txt": "", "test.txt": listed, "data.yaml": content}
     write(tmp_path, None, pictures=[*PICTURES, "more/f.jpg"] if not (tmp_path / "images").exists() else [], texts=texts)
