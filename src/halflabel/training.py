@@ -34,7 +34,7 @@ from .model_card import EXAMPLES
 from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .objective import loss_configuration, training_targets
 from .plots import draw_examples
-from .preparation import SKIPPED, TrainingData, prepare_data, report_labels, start_head
+from .preparation import SKIPPED, TrainingData, count_skipped, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
 from .relation_training import store_relations
 from .resuming import UNFINISHED, find_fault, full_disk_told, last_checkpoint
@@ -120,7 +120,7 @@ def _run(recipe: Recipe) -> Result:
     if settings.pseudo_labels is not None:
         metrics["pseudo_labels"] = datasets["train"].pseudo_labels
     if settings.bad_images == "skip":
-        metrics["skipped_images"] = _count_skipped(folder / SKIPPED)
+        metrics["skipped_images"] = count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, metrics, data)
         if settings.plots:
@@ -129,15 +129,6 @@ def _run(recipe: Recipe) -> Result:
         write_card(folder)  # it shows the pictures that are there
         _tidy(folder, trainer)
     return Result(metrics, folder)
-
-
-def _count_skipped(path: Path) -> int:
-    """Count the pictures that were left out; a stream notes one again in every pass."""
-    if not path.is_file():
-        return 0
-    lines = list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines()))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(lines)
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -149,6 +140,8 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
             )
+        if (folder / METRICS).is_file():
+            log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
         return None
     if not recipe.resumes:
         fault = find_fault(Path(asked)) if Path(asked).is_dir() else "no such folder"
