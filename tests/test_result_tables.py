@@ -33,6 +33,7 @@ def test_runs_are_summed_up_as_mean_and_sample_standard_deviation():
     assert row[1] == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
     assert len(scores) == 3
     assert tables.summarise([0.25]) == "0.250"
+    assert tables.summarise({"mean": 0.25, "sd": 0.016}) == "0.250 ± 0.016"
     assert tables.summarise(None) == ""
 
 

@@ -1,11 +1,13 @@
 """An epoch of fine-tuning, beside the stock wrapper with the stock Trainer, and beside the bare network.
 
-    python tests/benchmarks/bench_finetuning.py labels.csv [--images 256] [--rounds 3] [--backbones A B] [--output FILE]
+    python tests/benchmarks/bench_finetuning.py labels.csv [--images 256] [--rounds 3] [--backbones A B] [--compiled]
+                                                [--output FILE]
 
 Pictures as they are, and enlarged to 1920 x 1280. Stock is `TimmWrapperForImageClassification` with its own image
 processor's transforms and `Trainer`. The limit is forward, backward and step on a batch that lies in memory, with freed
 memory kept and channels_last as halflabel has them. All have the same batch size and optimizer; each runs in a process
-of its own, interleaved. Images per second: the Trainer's own count, which leaves out start and saving; medians.
+of its own, interleaved. Images per second: the Trainer's own count, which leaves out start and saving; medians. With
+`--compiled` also the limit under `torch.compile`, without the time that compiling takes.
 """
 
 import argparse
@@ -56,7 +58,7 @@ def ours(data, backbone, folder):
     return json.loads((result.folder / "training_log.json").read_text())[-1]["train_samples_per_second"]
 
 
-def limit(data, backbone, folder):
+def limit(data, backbone, folder, compiled=False):
     import timm
 
     from halflabel.allocator import keep_freed_memory
@@ -67,20 +69,27 @@ def limit(data, backbone, folder):
     size, steps = RATES["per_device_train_batch_size"], len(pd.read_csv(data)) // RATES["per_device_train_batch_size"]
     pixels = torch.randn(size, 3, 224, 224).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 2, (size, 4)).float()
-    start = time.perf_counter()
-    for _ in range(steps):
-        torch.nn.functional.binary_cross_entropy_with_logits(model(pixels), labels).backward()
+    forward = torch.compile(model) if compiled else model
+    for step in range(-2 if compiled else 0, steps):
+        if step == 0:
+            start = time.perf_counter()  # compiling is left out
+        torch.nn.functional.binary_cross_entropy_with_logits(forward(pixels), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
     return size * steps / (time.perf_counter() - start)
 
 
-SIDES = {"stock": stock, "ours": ours, "limit": limit}
+def compiled(data, backbone, folder):
+    return limit(data, backbone, folder, compiled=True)
+
+
+SIDES = {"stock": stock, "ours": ours, "limit": limit, "compiled": compiled}
 
 
 def main():
     parser = side_parser(__doc__, SIDES)
     parser.add_argument("--backbone", help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help="also measure the limit under torch.compile")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.side:
@@ -90,7 +99,7 @@ def main():
         for large in (False, True):
             table = copy_pictures(options.data, Path(folder, f"large-{large}"), options.images, large)
             for backbone in options.backbones:
-                found = {side: [] for side in SIDES}
+                found = {side: [] for side in SIDES if side != "compiled" or options.compiled}
                 for _ in range(options.rounds):
                     for side, rounds in found.items():
                         rounds.append(run_side(__file__, side, table=table, backbone=backbone))
