@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 _WORDS = {
@@ -45,14 +45,7 @@ def _show(value: Any) -> str:  # noqa: ANN401 - whatever is logged
 class EpochProgress(ProgressCallback):
     """The Trainer's progress bar, with lines that can be read."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - transformers' own contract
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Write a line above the bar."""
         if state.is_world_process_zero and self.training_bar is not None and logs:
             self.training_bar.write(describe_log(logs))
@@ -61,14 +54,7 @@ class EpochProgress(ProgressCallback):
 class EpochPrinter(PrinterCallback):
     """The same where `disable_tqdm` is set."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - transformers' own contract
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Print a line."""
         if state.is_local_process_zero and logs:
             print(describe_log(logs), flush=True)
