@@ -74,6 +74,14 @@ def test_every_command_is_one_that_the_command_line_takes(line):
         assert not rest
 
 
+def test_links_into_the_page_of_recipes_have_a_heading_there():
+    headings = re.findall(r"^#+ (.*)$", PAGES["recipes/README.md"], flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    linked = set(re.findall(r"recipes/README\.md#([\w-]+)", README))
+    assert linked
+    assert linked <= anchors
+
+
 def test_the_yaml_block_is_a_list_of_sources():
     (block,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     table, coco, hub = parse_sources(yaml.safe_load(block)["data"])
