@@ -95,3 +95,8 @@ def test_what_is_not_known_is_measured_as_unknown_and_known_answers_stay():
     labels = np.array([[1, 0, IGNORE_INDEX, UNCERTAIN]], dtype=np.int8)
     assert evaluation_labels(labels).tolist() == [[1, 0, IGNORE_INDEX, IGNORE_INDEX]]
     assert evaluation_labels(labels).dtype == np.int8
+
+
+def test_labels_of_one_answer_are_named_with_it_and_those_of_none_or_both_are_not():
+    counts = count_labels(np.array([[1, 0, IGNORE_INDEX, 1], [IGNORE_INDEX, 0, UNCERTAIN, 0]]))
+    assert counts.one_answer(["a", "b", "c", "d"]) == ["a (yes)", "b (no)"]

@@ -55,7 +55,7 @@ def describe(
             for title, (part_names, part) in merged.sources.items()
         },
         "never_asked": [name for name, known in zip(names, counts.known, strict=True) if not known],
-        "one_answer": _one_answer(names, counts),
+        "one_answer": counts.one_answer(names),
         "unannotated": [str(file) for file in files[~(images.labels >= 0).any(axis=1)]],
         "joined": merged.joined,
         "contradictions": merged.contradictions,
@@ -74,11 +74,6 @@ def _by_label(names: tuple[str, ...], counts: LabelCounts) -> dict[str, dict[str
         name: {key: int(getattr(counts, key)[i]) for key in ("known", "positive", "negative", "uncertain")}
         for i, name in enumerate(names)
     }
-
-
-def _one_answer(names: tuple[str, ...], counts: LabelCounts) -> list[str]:
-    answers = zip(names, counts.positive, counts.negative, strict=True)
-    return [f"{name} ({'yes' if yes else 'no'})" for name, yes, no in answers if bool(yes) != bool(no)]
 
 
 def _describe_pictures(images: AnnotatedImages, same: NDArray[np.int64], quiet: bool) -> dict[str, Any]:

@@ -161,6 +161,11 @@ class LabelCounts:
             self.uncertain + other.uncertain, self.images + other.images,
         )  # fmt: skip
 
+    def one_answer(self, names: Sequence[str]) -> list[str]:
+        """Return the labels that are only ever yes, or only ever no, with that answer behind the name."""
+        answers = zip(names, self.positive, self.negative, strict=True)
+        return [f"{name} ({'yes' if yes else 'no'})" for name, yes, no in answers if bool(yes) != bool(no)]
+
     @property
     def known_fraction(self) -> float:
         """The share of all entries that is known, in 0..1; NaN without entries."""

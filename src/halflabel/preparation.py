@@ -150,8 +150,7 @@ def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> No
         if strict or len(empty) == len(names):
             raise HalflabelError(text)
         log.warning("%s", text)
-    answers = zip(names, counts.positive, counts.negative, strict=True)
-    same = [f"{name} ({'yes' if yes else 'no'})" for name, yes, no in answers if bool(yes) != bool(no)]
+    same = counts.one_answer(names)
     if same:
         log.warning("all known training entries are the same, which the model will always answer: %s", shortlist(same))
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
