@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
 
-    from halflabel.cli import run_command  # the heavy import: after the parsing
+    from halflabel.cli.commands import run_command  # the heavy import: after the parsing
 
     return run_command(options)
 

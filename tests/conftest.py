@@ -23,7 +23,8 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 import halflabel
-from halflabel.sources import AnnotatedImages, read_table
+from halflabel.data.images import AnnotatedImages
+from halflabel.data.readers.table import read_table
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 atexit.register(gc.unfreeze)  # else libraries report as leaked what the interpreter's end would have freed

@@ -9,19 +9,19 @@ from importlib.metadata import version
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .allocator import keep_freed_memory
-from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .decision_fitting import fit_decisions
-from .decisions import DecisionRule
-from .errors import HalflabelError
-from .hiding import hide_labels
-from .image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from .labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
-from .losses import masked_loss
-from .metrics import average_precision, evaluate_scores, roc_auc, trainer_metrics
-from .modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .pipeline import TASK, MultiLabelImageClassificationPipeline
-from .trainer import MultiLabelTrainer
+from .data.hiding import hide_labels
+from .decide.decision_fitting import fit_decisions
+from .metrics.measures import average_precision, evaluate_scores, roc_auc, trainer_metrics
+from .model.configuration_timm_multilabel import TimmMultiLabelConfig
+from .model.decisions import DecisionRule
+from .model.errors import HalflabelError
+from .model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from .model.labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
+from .model.losses import masked_loss
+from .model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .model.pipeline import TASK, MultiLabelImageClassificationPipeline
+from .training.allocator import keep_freed_memory
+from .training.trainer import MultiLabelTrainer
 
 __version__ = version("halflabel")
 __all__ = [

@@ -14,16 +14,16 @@ import time
 import numpy as np
 import torch
 
-from halflabel.advice_data import advise_data
-from halflabel.affinity import make_trunks, measure_affinity
-from halflabel.backbone_features import load_backbones
-from halflabel.feature_probe import probe
-from halflabel.fine_tuning_advice import train_and_predict
-from halflabel.grouped_folds import draw_folds, number_groups
-from halflabel.network_comparison import INFLATION, rank_networks
-from halflabel.ranking_influence import ranks_within
-from halflabel.sources import load_source
-from halflabel.transfer_advice import advise_transfer
+from halflabel.data.loading import load_source
+from halflabel.studies.advice_data import advise_data
+from halflabel.studies.affinity import make_trunks, measure_affinity
+from halflabel.studies.backbone_features import load_backbones
+from halflabel.studies.feature_probe import probe
+from halflabel.studies.fine_tuning_advice import train_and_predict
+from halflabel.studies.grouped_folds import draw_folds, number_groups
+from halflabel.studies.network_comparison import INFLATION, rank_networks
+from halflabel.studies.ranking_influence import ranks_within
+from halflabel.studies.transfer_advice import advise_transfer
 
 
 def load(source):

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from halflabel.compare import Run
-from halflabel.compare_choice import choose
-from halflabel.compare_report import NEAR
-from halflabel.compare_settings import parse_entrants
-from halflabel.sources.street_drawing import draw_scene
+from halflabel.data.street_drawing import draw_scene
+from halflabel.studies.compare import Run
+from halflabel.studies.compare_choice import choose
+from halflabel.studies.compare_report import NEAR
+from halflabel.studies.compare_settings import parse_entrants
 from halflabel_cli import main as halflabel
 
 RECIPES = ["linear_probe", "mlp_probe", "linear_probe --loss ll_r", "linear_probe --unknown negative", "self_train"]

@@ -22,9 +22,9 @@ from side_by_side import copy_pictures, finish, run_side, show
 
 
 def score(folder, images):
-    from halflabel.allocator import keep_freed_memory
-    from halflabel.prediction import Scorer, find_images
-    from halflabel.score_files import score_to
+    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.use.prediction import Scorer, find_images
+    from halflabel.use.score_files import score_to
 
     keep_freed_memory()
     scorer, files = Scorer(str(folder / "model" / "ours")), find_images([str(folder / f"images-{images}")])
@@ -37,7 +37,7 @@ def score(folder, images):
 
 
 def loss(labels, rounds):
-    from halflabel.losses import count_items, masked_loss
+    from halflabel.model.losses import count_items, masked_loss
 
     torch.set_num_threads(1)
     logits = torch.randn(64, labels, requires_grad=True)

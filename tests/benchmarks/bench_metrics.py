@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
 from transformers import EvalPrediction
 
-from halflabel.metrics import average_precision, evaluate_scores, roc_auc, trainer_metrics
+from halflabel.metrics.measures import average_precision, evaluate_scores, roc_auc, trainer_metrics
 
 
 def data(images, labels, known):

@@ -27,7 +27,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def save_models(backbone, folder):
     """Write the same network twice: as our model, and as a plain timm wrapper."""
     from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
-    from halflabel.export import export_model
+    from halflabel.share.export import export_model
 
     torch.manual_seed(0)
     weights = "installed" if "lite0" in backbone else None
@@ -74,9 +74,9 @@ def stock(table, models, batch):
 
 
 def ours(table, models, batch):
-    from halflabel.allocator import keep_freed_memory
-    from halflabel.prediction import Scorer
-    from halflabel.score_files import score_to
+    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.use.prediction import Scorer
+    from halflabel.use.score_files import score_to
 
     keep_freed_memory()
     files, scorer = pictures(table), Scorer(str(models / "ours"))
@@ -93,8 +93,8 @@ def difference(files, models):
     """Return how far scores of the fast path are from the plain one, on average."""
     from PIL import Image
 
-    from halflabel.inference import load_model
-    from halflabel.prediction import predict_files
+    from halflabel.use.inference import load_model
+    from halflabel.use.prediction import predict_files
 
     frame, _ = predict_files(str(models / "ours"), files)
     model, processor = load_model(str(models / "ours"))
@@ -109,7 +109,7 @@ def difference(files, models):
 def decode(table, models, batch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from halflabel.prediction import Scorer, decode_image
+    from halflabel.use.prediction import Scorer, decode_image
 
     files, scorer = pictures(table), Scorer(str(models / "ours"))
     torch.set_num_threads(1)
@@ -124,9 +124,9 @@ def decode(table, models, batch):
 
 
 def network(table, models, batch):
-    from halflabel.allocator import keep_freed_memory
-    from halflabel.network_threads import run_in_threads
-    from halflabel.prediction import Scorer
+    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.training.network_threads import run_in_threads
+    from halflabel.use.prediction import Scorer
 
     keep_freed_memory()
     files, scorer = pictures(table), Scorer(str(models / "ours"))

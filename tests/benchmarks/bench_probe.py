@@ -51,7 +51,7 @@ def stock(data, epochs, folder):
         set_seed,
     )
 
-    from halflabel.weights import create_backbone
+    from halflabel.model.weights import create_backbone
 
     set_seed(0)
     table = pd.read_csv(data)
@@ -83,9 +83,9 @@ def stock(data, epochs, folder):
 
 
 def ours(data, epochs, folder, cache):
-    from halflabel.allocator import keep_freed_memory
-    from halflabel.arguments import parse_recipe
-    from halflabel.training import train
+    from halflabel.share.trained import train
+    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.training.arguments import parse_recipe
 
     keep_freed_memory()  # as the command line does
     start = time.perf_counter()

@@ -16,12 +16,13 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
-from halflabel.arguments import parse_recipe
-from halflabel.building import build_model, choose_trained
-from halflabel.data import FeatureDataset, collate
-from halflabel.metrics import mean_defined
-from halflabel.objective import TargetCounts, loss_configuration, training_targets
-from halflabel.preparation import make_datasets, prepare_data, start_head
+from halflabel.data.pixels import collate
+from halflabel.metrics.measures import mean_defined
+from halflabel.training.arguments import parse_recipe
+from halflabel.training.building import build_model, choose_trained
+from halflabel.training.feature_shards import FeatureDataset
+from halflabel.training.objective import TargetCounts, loss_configuration, training_targets
+from halflabel.training.preparation import make_datasets, prepare_data, start_head
 
 PROTOCOLS = {
     "random 0.3": {"protocol": "random", "keep": 0.3},

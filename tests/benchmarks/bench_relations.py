@@ -18,14 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, fit_decisions, hide_labels
-from halflabel.data import PixelDataset
-from halflabel.feature_cache import DEFAULT_FOLDER
-from halflabel.feature_views import Views
-from halflabel.features import cached_features
-from halflabel.metrics import average_precision, log_loss
-from halflabel.relation_fitting import calibrate_logits, fit_relations, relation_notes, relation_targets
-from halflabel.relations import answer
-from halflabel.sources import load_source
+from halflabel.data.loading import load_source
+from halflabel.data.pixels import PixelDataset
+from halflabel.decide.relation_fitting import calibrate_logits, fit_relations, relation_notes, relation_targets
+from halflabel.metrics.measures import average_precision, log_loss
+from halflabel.model.relations import answer
+from halflabel.training.feature_cache import DEFAULT_FOLDER
+from halflabel.training.feature_views import Views
+from halflabel.training.features import cached_features
 
 C = 0.01  # of the regressions, on standardised features
 

@@ -9,9 +9,9 @@ import time
 
 from transformers.utils import logging as transformers_logging
 
-from halflabel.allocator import keep_freed_memory
-from halflabel.arguments import parse_recipe
-from halflabel.training import train
+from halflabel.share.trained import train
+from halflabel.training.allocator import keep_freed_memory
+from halflabel.training.arguments import parse_recipe
 
 
 def recipe_parser(about):

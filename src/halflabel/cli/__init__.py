@@ -1,0 +1,1 @@
+"""What each command runs; the parser stands in `halflabel_cli`, which imports nothing heavy."""

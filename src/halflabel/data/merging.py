@@ -1,0 +1,279 @@
+"""Several sources become one: the union of their labels, and one row for an image that stands in more than one."""
+
+import logging
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.errors import HalflabelError, did_you_mean, shortlist
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels
+from .images import AnnotatedImages
+from .readers.faults import Faults
+from .same_images import same_images as same_images
+from .source import Source
+
+log = logging.getLogger(__name__)
+CONTRADICTIONS = ("error", "unknown", "first")
+SHOWN = 5
+"""So many names of one picture are told."""
+_AT_ONCE = 20_000_000  # entries looked at together: of a hundred thousand images with ten thousand labels not all
+
+
+@dataclass
+class MergeReport:
+    """What a merge found: nothing is joined, dropped or overruled without standing here.
+
+    Attributes:
+        joined: How many rows were joined to a row of an earlier source.
+        contradictions: What pictures are yes and no to, in one source or several.
+        similar_names: Groups of near-identical label names, which are kept apart.
+        parts: The sources, as each alone knows them.
+    """
+
+    joined: int = 0
+    contradictions: list[str] = field(default_factory=list)
+    similar_names: list[tuple[str, ...]] = field(default_factory=list)
+    parts: Sequence[AnnotatedImages] = ()
+
+    @property
+    def sources(self) -> dict[str, tuple[tuple[str, ...], LabelCounts]]:
+        """Per source its label names and how much of them it knows; counted when asked for, which takes time."""
+        counted: dict[str, tuple[tuple[str, ...], LabelCounts]] = {}
+        for part in self.parts:
+            titles = part.column("source")
+            for title in dict.fromkeys(titles):
+                rows, name, times = titles == title, str(title), 1
+                while name in counted:
+                    times += 1
+                    name = f"{title} ({times})"
+                counted[name] = part.label_space.names, count_labels(part.labels if rows.all() else part.labels[rows])
+        return counted
+
+
+def map_labels(images: AnnotatedImages, source: Source) -> AnnotatedImages:
+    """Rename and drop labels by the source's `label_map`; see `map_codes`."""
+    if not source.label_map:
+        return images
+    codes, space = map_codes(images.labels, images.label_space, source)
+    return AnnotatedImages(images.dataset, space, codes)
+
+
+def map_codes(codes: IntMatrix, space: LabelSpace, source: Source) -> tuple[IntMatrix, LabelSpace]:
+    """Rename and drop columns of codes, shape (n, num_labels), by the source's `label_map`.
+
+    Several labels of one new name are one question: yes if any is yes, no if all are no, uncertain if any is uncertain
+    and none yes, else unknown.
+
+    Raises:
+        HalflabelError: If a label does not exist, or none is left.
+    """
+    if not source.label_map:
+        return codes, space
+    for name in source.label_map:
+        if name not in space.names:
+            nearest = did_you_mean(name, space.names)
+            raise HalflabelError(f"{source.title}: label_map names no label {name!r}{nearest}")
+    columns: dict[str, list[int]] = {}
+    for i, name in enumerate(space.names):
+        new = source.label_map.get(name, name)
+        if new is not None:
+            columns.setdefault(new, []).append(i)
+    if not columns:
+        raise HalflabelError(f"{source.title}: label_map drops every label")
+    return np.stack([_any_of(codes[:, places]) for places in columns.values()], axis=1), LabelSpace(columns)
+
+
+def _any_of(answers: IntMatrix) -> IntMatrix:
+    """Combine answers of shape (n, k) to (n,)."""
+    if answers.shape[1] == 1:
+        return answers[:, 0]
+    result = np.where((answers == 0).all(axis=1), 0, IGNORE_INDEX)
+    result = np.where((answers == UNCERTAIN).any(axis=1), UNCERTAIN, result)
+    return np.where((answers == 1).any(axis=1), 1, result).astype(np.int8)
+
+
+def similar_names(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ only in case, plural, blanks, hyphens and underscores."""
+    alike = defaultdict(list)
+    for name in names:
+        key = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
+        alike[key.removesuffix("s") if len(key) > 3 else key].append(name)
+    return [tuple(group) for group in alike.values() if len(group) > 1]
+
+
+def stack(parts: Sequence[AnnotatedImages]) -> AnnotatedImages:
+    """Put images below one another; a label that a part does not have is unknown there."""
+    if len(parts) == 1:
+        return parts[0]
+    space = LabelSpace(dict.fromkeys(name for part in parts for name in part.label_space.names))
+    labels = np.full((sum(map(len, parts)), len(space)), IGNORE_INDEX, dtype=np.int8)
+    start = 0
+    for part in parts:
+        places = [space.index(name) for name in part.label_space.names]
+        labels[start : start + len(part), places] = part.labels
+        start += len(part)
+    return AnnotatedImages(datasets.concatenate_datasets([part.dataset for part in parts]), space, labels)
+
+
+def merge(parts: Sequence[AnnotatedImages], contradictions: str = "error") -> tuple[AnnotatedImages, MergeReport]:
+    """Put sources together.
+
+    A label that a source does not have is unknown there. A picture that stands in several sources (the same file, or
+    equal content) keeps its row in the first of them, with every answer any of them knows; groups that it is in become
+    one. A picture that stands twice in one source alone keeps both rows. Groups get their source's name in front.
+
+    Args:
+        parts: The sources, in order; their `source` column says which is which.
+        contradictions: What becomes of an entry that is yes in one source and no in another: `error`, `unknown`
+            whatever a third source says, or the `first` source's answer. What one source says of two rows of its own
+            is listed and stays.
+
+    Raises:
+        HalflabelError: On contradictions under `error` (all of them), or an image that sources put in different splits.
+    """
+    if contradictions not in CONTRADICTIONS:
+        nearest = did_you_mean(contradictions, CONTRADICTIONS)
+        raise HalflabelError(f"contradictions: {contradictions!r} is none of {', '.join(CONTRADICTIONS)}{nearest}")
+    whole = stack(parts)
+    report = MergeReport(similar_names=similar_names(whole.label_space.names), parts=parts)
+    for group in report.similar_names:
+        log.warning("labels with near-identical names are kept apart: %s; label_map can join them", shortlist(group))
+    if len(parts) == 1:
+        return whole, report
+    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    faults = Faults("data")
+    repeats = _Repeats(same_images(parts), part_of)
+    labels = _join_labels(whole, repeats, contradictions, report, faults)
+    texts = _join_texts(whole, repeats, faults)
+    faults.raise_any()
+    report.joined = int((~repeats.kept).sum())
+    joined = AnnotatedImages(whole.dataset, whole.label_space, labels)
+    for name, column in texts.items():
+        joined = joined.with_column(name, column)
+    return joined if report.joined == 0 else joined.select(np.flatnonzero(repeats.kept)), report
+
+
+def repeat_contradictions(images: AnnotatedImages, first: NDArray[np.int64]) -> list[str]:
+    """Return what equal pictures within one data set are yes and no to; `first` is what `same_images` gives."""
+    report = MergeReport()
+    _join_labels(images, _Repeats(first, np.zeros_like(first)), "first", report, Faults("data"))
+    return report.contradictions
+
+
+class _Repeats:
+    """Rows of the same picture.
+
+    Attributes:
+        rows: The rows of pictures with several, those of one picture together and in order.
+        starts: Where in `rows` each picture begins.
+        kept: For each row of all whether it stays: it is in the first source that has the picture.
+    """
+
+    def __init__(self, first: NDArray[np.int64], part_of: NDArray[np.int64]) -> None:
+        counts = np.bincount(first, minlength=len(first))
+        order = np.argsort(first, kind="stable")
+        self.rows = order[counts[first[order]] > 1]
+        self.starts = np.flatnonzero(np.diff(first[self.rows], prepend=-1))
+        self.kept = part_of == part_of[first]
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Give the rows of each picture."""
+        return iter(np.split(self.rows, self.starts[1:]) if len(self.rows) else ())
+
+    def pieces(self, columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Give `rows` and `starts` for so many pictures at a time that their labels fit in memory."""
+        ends = np.append(self.starts, len(self.rows))
+        begin = 0
+        while begin < len(self.starts):
+            room = self.starts[begin] + max(1, _AT_ONCE // columns)
+            end = max(begin + 1, int(np.searchsorted(ends, room, side="right")) - 1)
+            yield self.rows[ends[begin] : ends[end]], self.starts[begin:end] - ends[begin]
+            begin = end
+
+
+def _join_labels(
+    whole: AnnotatedImages, repeats: _Repeats, policy: str, report: MergeReport, faults: Faults
+) -> IntMatrix:
+    """Return the labels with what all rows of a picture know in the rows that stay."""
+    labels = whole.labels.copy()
+    files, sources, names = whole.column("file_name"), whole.column("source"), whole.label_space.names
+    for rows, starts in repeats.pieces(labels.shape[1]):
+        answers, kept = whole.labels[rows], repeats.kept[rows]
+        yes, no, uncertain = (np.logical_or.reduceat(answers == code, starts) for code in (1, 0, UNCERTAIN))
+        joined = np.where(uncertain, np.int8(UNCERTAIN), np.int8(IGNORE_INDEX))
+        joined = np.where(yes, np.int8(1), np.where(no, np.int8(0), joined))
+        other = np.logical_or.reduceat((answers >= 0) & ~kept[:, None], starts)  # another source knows
+        ends = np.append(starts[1:], len(rows))
+        alone = ~np.logical_or.reduceat(~kept, starts)  # a picture of one source only
+        own = np.repeat(alone[:, None], labels.shape[1], axis=1)  # entries in which each row keeps its own answer
+        for picture, column in np.argwhere(yes & no):
+            places = slice(starts[picture], ends[picture])
+            given, same = answers[places, column], rows[places]
+            where = _name(files[same])
+            text = f"{names[column]!r} is {_say(given, sources[same])}"
+            report.contradictions.append(f"{where}: {text}")
+            own[picture, column] |= not other[picture, column]
+            joined[picture, column] = given[given >= 0][0] if policy == "first" else IGNORE_INDEX
+            if policy == "error" and other[picture, column]:
+                faults.add(where, text)
+        picture_of = np.repeat(np.arange(len(starts)), ends - starts)[kept]
+        mine = answers[kept]
+        keep_own = own[picture_of] | ((policy == "first") & (mine >= 0))
+        labels[rows[kept]] = np.where(keep_own, mine, joined[picture_of])
+    return labels
+
+
+def _name(files: NDArray[np.object_]) -> str:
+    """Return what to call a picture of these files."""
+    names = [*dict.fromkeys(map(repr, files))]
+    more = len(names) - SHOWN
+    return " = ".join(names[:SHOWN]) + (f" = {more} more" if more > 0 else "")
+
+
+def _say(answers: NDArray[np.int8], sources: NDArray[np.object_]) -> str:
+    """Return what is said, and who says it."""
+    who = {code: dict.fromkeys(sources[answers == code]) for code in dict.fromkeys(answers[answers >= 0].tolist())}
+    told = "; ".join(f"{code} in {' and '.join(names)}" for code, names in who.items())
+    return f"{' and '.join(map(str, who))} ({told})"
+
+
+def _join_texts(whole: AnnotatedImages, repeats: _Repeats, faults: Faults) -> dict[str, NDArray[np.object_]]:
+    """Return split, group and source of all rows, those that stay with what the rows joined to them say."""
+    splits, groups, sources = (whole.column(name) for name in ("split", "group", "source"))
+    files = whole.column("file_name")
+    groups = np.array([f"{s}: {g}" if g else "" for s, g in zip(sources, groups, strict=True)], dtype=object)
+    tied: dict[str, str] = {}  # group -> an earlier one that it is tied to
+    for rows in repeats:
+        kept, others = rows[repeats.kept[rows]], rows[~repeats.kept[rows]]
+        if not len(others):
+            continue
+        told = [split for split in dict.fromkeys(splits[others]) if split]
+        clash = sorted({*told, *splits[kept]} - {""})
+        if told and len(clash) > 1:
+            where = f"{_name(files[rows])} ({' and '.join(dict.fromkeys(sources[rows]))})"
+            faults.add(where, f"the same picture is in the splits {' and '.join(clash)}")
+        named = [group for group in dict.fromkeys(groups[rows]) if group]
+        for group in named[1:]:
+            one, other = _root(tied, named[0]), _root(tied, group)
+            if one != other:
+                tied[other] = one
+        joined_sources = " + ".join(dict.fromkeys(name for text in sources[rows] for name in text.split(" + ")))
+        for row in kept:
+            splits[row] = splits[row] or next(iter(told), "")
+            groups[row] = groups[row] or next(iter(named), "")
+            sources[row] = joined_sources
+    groups = np.array([_root(tied, group) for group in groups], dtype=object)
+    return {"split": splits, "group": groups, "source": sources}
+
+
+def _root(tied: dict[str, str], group: str) -> str:
+    while group in tied:
+        tied[group] = tied.get(tied[group], tied[group])  # half the way for whoever asks next
+        group = tied[group]
+    return group

@@ -1,0 +1,131 @@
+"""From annotated pictures to batches: decoding, transforms and the collator."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ..model.decoding import decode_image
+from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import ImageTransform
+from .draws import draw_seed, drawing
+from .images import AnnotatedImages
+
+
+def inspect_pictures(images: AnnotatedImages, quiet: bool = False) -> Iterator[dict[str, Any]]:
+    """Decode every picture, a JPEG at an eighth of its size, which finds those that cannot be read.
+
+    Args:
+        images: The pictures.
+        quiet: Show no progress bar.
+
+    Yields:
+        In the order of the images: `size` (width, height), `format` and `mode` as Pillow names them, or `error`.
+    """
+    rows = zip(images.dataset["image"], images.dataset["file_name"], strict=True)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
+        yield from tqdm(pool.map(_inspect, rows), total=len(images), desc="pictures", unit="image", disable=quiet)
+
+
+def _inspect(row: tuple[Mapping[str, Any], str]) -> dict[str, Any]:
+    record, name = row
+    try:
+        decode_image(record, name, shortest_side=1)
+    except HalflabelError as error:
+        return {"error": str(error)}
+    content = record.get("bytes")
+    with Image.open(BytesIO(content) if content is not None else record["path"]) as picture:
+        return {"size": picture.size, "format": picture.format, "mode": picture.mode}
+
+
+class Epoch:
+    """The number of an epoch, which also the processes of a loader see that outlive one."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        self._number = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set(self, number: int) -> None:
+        """Set it."""
+        self._number.fill_(number)
+
+    def __int__(self) -> int:
+        """Return it."""
+        return int(self._number)
+
+
+class PixelDataset(Dataset[dict[str, Any]]):
+    """Pictures and labels for the Trainer: `pixel_values` (channels, height, width) and `labels` (num_labels,).
+
+    What the transform draws for an image follows from a seed, the epoch and the image's place, so that neither the
+    number of loading processes nor a break in the run changes it.
+    """
+
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        transform: ImageTransform,
+        labels: NDArray[Any] | None = None,
+        shortest_side: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Keep the pictures encoded; they are decoded and transformed when an item is asked for.
+
+        Args:
+            images: The pictures.
+            transform: From an RGB picture to a tensor.
+            labels: Of shape (n, num_labels), in the place of those of the images; None: those of the images.
+            shortest_side: What the transform needs, see `decoding.decode_image`; None: pictures are decoded in full.
+            seed: Of what the transform draws at random; None: it draws nothing, or as the caller has seeded it.
+        """
+        self.dataset = images.dataset
+        self.labels = images.labels if labels is None else labels
+        self.transform = transform
+        self.shortest_side = shortest_side
+        self.seed = seed
+        self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
+        self._epoch = Epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as in an epoch, counted from 0."""
+        self._epoch.set(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Decode and transform one picture."""
+        row = self.dataset[position]
+        picture = decode_image(row["image"], row["file_name"], self.shortest_side)
+        if self.seed is None:
+            pixels = self.transform(picture)
+        else:
+            with drawing(draw_seed(self.seed, int(self._epoch), position)):
+                pixels = self.transform(picture)
+        return {"pixel_values": pixels, "labels": self.labels[position]}
+
+    def with_transform(self, transform: ImageTransform, shortest_side: int | None) -> "PixelDataset":
+        """Return the same pictures and labels as another transform shows them."""
+        other = copy.copy(self)
+        other.transform, other.shortest_side = transform, shortest_side
+        return other
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Stack items to a batch; labels become float32 with `IGNORE_INDEX` for unknown.
+
+    The default collator would keep integers, and an integer label makes other models guess a single-label problem.
+    """
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0] if key != "labels"}
+    batch["labels"] = torch.from_numpy(np.stack([item["labels"] for item in items]).astype(np.float32))
+    return batch

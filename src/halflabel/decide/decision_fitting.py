@@ -1,0 +1,117 @@
+"""From validation logits and known labels to a decision rule."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..metrics.known_scores import Floats, check_pair
+from ..model.decisions import DecisionRule, sigmoid
+from ..model.errors import HalflabelError, did_you_mean
+from ..model.labels import count_labels
+from .calibration import fit_platt, fit_shift, fit_temperature, pool_entries, scarce_groups
+from .thresholds import MIN_KNOWN, fit_thresholds, parse_objective
+
+CALIBRATIONS = ("platt", "temperature", "none")
+_FLAT = 1e-3
+"""The spread of the scaled logits of a label whose logits say nothing."""
+
+
+def fit_decisions(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    objective: str = "f1",
+    calibration: str = "platt",
+    min_known: int = MIN_KNOWN,
+) -> DecisionRule:
+    """Calibrate the logits of each label, and fit a threshold for an objective on the calibrated scores.
+
+    A label with fewer than `min_known` known positives or negatives takes the scale that fits all such labels together
+    (those short of positives and those short of negatives apart), and so for its threshold. Platt's shift is fitted to
+    its own known entries also then; without any it is that of the labels together. A label whose logits do not speak
+    for yes (a scale of 0 or below) gets nearly the same score everywhere, with Platt's shift the share of yes: the
+    order of a label's scores never changes, and no confidence is read out of noise.
+
+    Args:
+        logits: Shape (n, num_labels) of a validation split, finite where known.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        objective: See `thresholds.parse_objective`.
+        calibration: `"platt"`, `"temperature"` or `"none"`. Platt's shift makes good for losses that move the scores
+            (weights of positives, unknown taken as no), and costs little where there is nothing to make good for.
+        min_known: At least 1.
+
+    Raises:
+        HalflabelError: On a wrong argument, or where not both a yes and a no are known.
+    """
+    check_fitting(objective, calibration, min_known)
+    given, matrix = check_pair(logits, labels)
+    counts = count_labels(matrix)
+    for answer, count in (("yes", counts.positive), ("no", counts.negative)):
+        if not count.any():
+            raise HalflabelError(f"no entry is known to be {answer}: decisions are fitted on known yes and known no")
+    fitted = _calibrate(given, matrix, calibration, min_known)
+    scores = sigmoid(given * fitted[0] + fitted[1])
+    # What the thresholds promise must not depend on the calibration that is stored.
+    best = fitted if calibration == "platt" else _calibrate(given, matrix, "platt", min_known)
+    probabilities = scores if calibration == "platt" else sigmoid(given * best[0] + best[1])
+    thresholds = fit_thresholds(scores, matrix, objective, min_known, probabilities)
+    return DecisionRule(
+        scale=tuple(fitted[0].tolist()),
+        shift=tuple(fitted[1].tolist()),
+        thresholds=tuple(thresholds.values.tolist()),
+        calibration=calibration,
+        objective=objective,
+        min_known=min_known,
+        known=tuple(counts.known.tolist()),
+        positives=tuple(counts.positive.tolist()),
+        pooled_calibration=tuple((fitted[2] > 0).tolist()),
+        pooled_threshold=tuple(thresholds.pooled.tolist()),
+        unmet=tuple(thresholds.unmet.tolist()),
+    )
+
+
+def check_fitting(objective: str, calibration: str, min_known: int = MIN_KNOWN) -> None:
+    """Refuse arguments that `fit_decisions` does not take, before any work is done."""
+    parse_objective(objective)
+    if calibration not in CALIBRATIONS:
+        nearest = did_you_mean(calibration, CALIBRATIONS)
+        raise HalflabelError(f"calibration {calibration!r} is none of {', '.join(CALIBRATIONS)}{nearest}")
+    if min_known < 1:
+        raise HalflabelError(f"min_known is {min_known!r}, expected at least 1")
+
+
+def _calibrate(logits: NDArray[Any], labels: NDArray[Any], calibration: str, min_known: int) -> Floats:
+    """Return scale, shift and whether they are pooled, shape (3, num_labels)."""
+    columns = labels.shape[1]
+    if calibration == "none":
+        return np.array([np.ones(columns), np.zeros(columns), np.zeros(columns)])
+    scale, shift = _fit(logits, labels, calibration)
+    pooled = np.zeros(columns, dtype=bool)
+    for group in scarce_groups((labels == 1).sum(axis=0), (labels == 0).sum(axis=0), min_known):
+        entries = pool_entries((logits, labels), labels, group, min_known)
+        scale[group], shift[group] = _fit(entries[0], entries[1], calibration)
+        pooled[group] = True
+    if (contrary := scale <= 0).any():
+        scale[contrary] = _FLAT / np.maximum(_spread(logits, labels)[contrary], _FLAT)
+        pooled |= contrary
+    if calibration == "platt" and pooled.any():
+        own = fit_shift(logits[:, pooled] * scale[pooled], labels[:, pooled])
+        shift[pooled] = np.where(np.isnan(own), shift[pooled], own)
+    return np.array([scale, shift, pooled])
+
+
+def _spread(logits: NDArray[Any], labels: NDArray[Any]) -> Floats:
+    """Return the standard deviation of each label's known logits; 0 where none is known."""
+    known = labels >= 0
+    count = np.maximum(known.sum(axis=0), 1)
+    values = np.where(known, logits, 0.0)
+    mean = values.sum(axis=0) / count
+    spread: Floats = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / count)
+    return spread
+
+
+def _fit(logits: NDArray[Any], labels: NDArray[Any], calibration: str) -> tuple[Floats, Floats]:
+    if calibration == "platt":
+        return fit_platt(logits, labels)
+    scale = fit_temperature(logits, labels)
+    return scale, np.zeros_like(scale)

@@ -1,0 +1,1 @@
+"""A model shown to others: plots, card, push, export and demo."""

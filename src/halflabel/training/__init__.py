@@ -1,0 +1,1 @@
+"""From a recipe and annotated pictures to a trained model."""

@@ -1,0 +1,294 @@
+"""Pseudo-labels: calibrated guesses at unknown entries, and how often such guesses are right where we know.
+
+Every known entry is hidden once, in one of several folds; what is said of it then, by a probe on the features and by
+its neighbours in feature space, is the like of what is said of entries that are truly unknown. From these the evidence
+is weighed, the precision of the pseudo-labels measured, and the round that foretells best is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.labels import IGNORE_INDEX
+from .evidence import Weighing, log_odds_beyond, mean_log_loss
+from .propagation import neighbour_graph, propagate
+from .pseudo_options import PseudoLabelOptions
+from .soft_logistic import FeatureBasis, Fit
+
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PENALTIES = (0.01, 0.04, 0.16)
+"""What the probe's ridge penalty per feature is chosen from, by the log loss of hidden known entries."""
+
+FEW = 10
+"""A label with fewer known yes or known no than this goes by the thresholds of all labels together."""
+
+LEAST = 2
+"""A label needs this many known yes and as many known no, or it gets no pseudo-labels."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round guessed, and how good guesses of its kind are at known entries that were hidden from it.
+
+    Attributes:
+        yes: Pseudo-labels that lean to yes.
+        no: Pseudo-labels that lean to no.
+        precision: Share of right answers where a hidden known entry would have got a pseudo-label; None: there is none.
+        hidden: How many hidden known entries that rests on.
+        log_loss: Of the guesses at all hidden known entries, in nats.
+        probe_log_loss: Of a probe trained on the pseudo-labels, too, at known entries that were hidden from all of it.
+        weights: Of the probe's and of the neighbours' evidence.
+    """
+
+    yes: int
+    no: int
+    precision: float | None
+    hidden: int
+    log_loss: float
+    probe_log_loss: float
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """The targets to train on, and how they came about.
+
+    Attributes:
+        targets: Shape (n, num_labels): known entries as they were, pseudo-labels in [0, 1], else negative codes.
+        rounds: What each round found.
+        kept: The number of the round that the targets are of, from 1; 0: none made known entries better foretold than
+            training on known entries alone, so the targets are the labels.
+        known_log_loss: Of a probe that is trained on known entries alone, at hidden ones.
+        without: Numbers of the labels without pseudo-labels, for want of known yes or no.
+        pooled: Numbers of the labels that go by the thresholds of all labels together.
+    """
+
+    targets: NDArray[np.float32]
+    rounds: tuple[Round, ...] = ()
+    kept: int = 0
+    known_log_loss: float | None = None
+    without: tuple[int, ...] = ()
+    pooled: tuple[int, ...] = ()
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return all but the targets as plain values, labels by name."""
+        return {
+            "kept_round": self.kept,
+            "known_only_log_loss": self.known_log_loss,
+            "rounds": [asdict(one) | {"weights": list(one.weights)} for one in self.rounds],
+            "labels_without": [names[j] for j in self.without],
+            "labels_pooled": [names[j] for j in self.pooled],
+        }
+
+
+def make_pseudo_labels(
+    features: NDArray[np.floating],
+    labels: NDArray[np.int8],
+    kind: str = "soft",
+    options: PseudoLabelOptions | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> PseudoLabels:
+    """Guess unknown entries from the features and from what is known.
+
+    Self-training (Yarowsky 1995) on evidence that is weighed by hidden known entries, as in stacking (Wolpert 1992).
+    Deterministic for a seed.
+
+    Args:
+        features: Shape (n * views, width), pooled and untouched by training; all views of an image in a row.
+        labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX`; an `UNCERTAIN` entry is neither guessed nor learned from.
+        kind: `soft`: a pseudo-label is the chance of a yes; `hard`: the likelier answer.
+        options: See `PseudoLabelOptions`.
+        views: Rows per image.
+        seed: Of the folds.
+
+    Returns:
+        The targets and the report. Without an unknown entry, the labels themselves.
+    """
+    options = options or PseudoLabelOptions()
+    plain = labels.astype(np.float32)
+    counts = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0))
+    able = counts >= LEAST
+    without = tuple(int(j) for j in np.flatnonzero(~able))
+    if not (labels == IGNORE_INDEX).any() or not able.any():
+        return PseudoLabels(plain, without=without)
+    chains = _Chains(features, labels[:, able], options, views, seed)
+    pooled = counts[able] < FEW
+    rounds, found = [], []
+    for number in range(1, options.rounds + 1):
+        one, targets = chains.run(number, kind, pooled)
+        rounds.append(one)
+        found.append(targets)
+        if number > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
+            break  # guesses of guesses have become worse
+    best = int(np.argmin([one.probe_log_loss for one in rounds]))
+    kept = best + 1 if rounds[best].probe_log_loss < chains.known_log_loss else 0
+    if kept:
+        plain[:, able] = found[best]
+    few = tuple(int(j) for j in np.flatnonzero(able)[pooled])
+    return PseudoLabels(plain, tuple(rounds), kept, chains.known_log_loss, without, few)
+
+
+@dataclass
+class _Chains:
+    """The same self-training once for all that is known, and once without each fold of it.
+
+    Attributes:
+        logits: Of the probe, shape (folds + 1, n, num_labels): chain k has not seen the entries of fold k; the last
+            chain has seen all.
+    """
+
+    features: NDArray[np.floating]
+    labels: NDArray[np.int8]
+    options: PseudoLabelOptions
+    views: int
+    seed: int
+    logits: Matrix = field(init=False)
+    known_log_loss: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fit the first probes, on known entries alone, and spread these over the graph."""
+        self.known = self.labels >= 0
+        self.fold = _draw_folds(self.labels, self.options.folds, self.seed)
+        self.basis = FeatureBasis.of(self.features, self.views)
+        self.seen = [np.where(self.fold == k, IGNORE_INDEX, self.labels) for k in range(self.options.folds)]
+        self.seen.append(self.labels)
+        means = self.features.reshape(len(self.labels), self.views, -1).mean(axis=1)
+        graph = neighbour_graph(means, self.options.neighbours)
+        self.nearby = np.stack([log_odds_beyond(propagate(graph, seen), _prior(seen)) for seen in self.seen])
+        candidates = {penalty: self._fit([seen.astype(np.float64) for seen in self.seen], penalty)
+                      for penalty in PENALTIES}  # fmt: skip
+        losses = {penalty: self._log_loss(logits) for penalty, logits in candidates.items()}
+        self.penalty = min(losses, key=lambda penalty: losses[penalty])
+        self.logits, self.known_log_loss = candidates[self.penalty], losses[self.penalty]
+
+    def run(self, number: int, kind: str, pooled: Mask) -> tuple[Round, NDArray[np.float32]]:
+        """Weigh the evidence, guess, and train the next probes on the guesses."""
+        sources = [self._hidden(self.logits), self._hidden(self.nearby)]
+        weighing = Weighing.fit(sources, self.labels, self.known)
+        scores = np.stack([weighing.scores(pair) for pair in zip(self.logits, self.nearby, strict=True)])
+        hidden = self._cross_weighed(sources)
+        share = number / self.options.rounds
+        rule = _Rule(self.options, pooled, share)
+        thresholds = rule.thresholds(hidden, self.labels, self.known)
+        targets = [rule.targets(one, seen, thresholds, kind) for one, seen in zip(scores, self.seen, strict=True)]
+        sure, right = self._judge(rule, hidden)
+        self.logits = self._fit(targets, self.penalty)
+        guessed = (self.labels == IGNORE_INDEX) & (targets[-1] >= 0)
+        truth = self.labels[self.known]
+        loss = -np.where(truth == 1, np.log(hidden[self.known]), np.log1p(-hidden[self.known])).mean()
+        found = Round(
+            yes=int((guessed & (targets[-1] >= 0.5)).sum()),
+            no=int((guessed & (targets[-1] < 0.5)).sum()),
+            precision=float(right / sure) if sure else None,
+            hidden=sure,
+            log_loss=float(loss),
+            probe_log_loss=self._log_loss(self.logits),
+            weights=tuple(float(weight) for weight in weighing.weights),
+        )
+        return found, targets[-1].astype(np.float32)
+
+    def _cross_weighed(self, sources: Sequence[Matrix]) -> Matrix:
+        """Return the scores of hidden known entries, weighed for each fold as the other folds say."""
+        scores = np.full(self.known.shape, 0.5)
+        for k in range(self.options.folds):
+            own = self.fold == k
+            weighing = Weighing.fit(sources, self.labels, self.known & ~own)
+            scores[own] = weighing.scores(sources)[own]
+        return scores
+
+    def _judge(self, rule: "_Rule", hidden: Matrix) -> tuple[int, int]:
+        """Count the known entries that, hidden, would get a pseudo-label, and those where it would be right.
+
+        The thresholds for a fold are those of the other folds, so that they are not chosen by what they are judged on.
+        """
+        sure = np.zeros_like(self.known)
+        for k in range(self.options.folds):
+            others = self.known & (self.fold != k)
+            thresholds = rule.thresholds(hidden, self.labels, others)
+            sure |= (self.fold == k) & rule.admits(hidden, thresholds, (self.fold == k))
+        return int(sure.sum()), int((sure & ((hidden >= 0.5) == (self.labels == 1))).sum())
+
+    def _hidden(self, values: Matrix) -> Matrix:
+        """Return for each entry what the chain says that has not seen it; shape (n, num_labels)."""
+        chain = np.where(self.known, self.fold, self.options.folds)
+        found: Matrix = np.take_along_axis(values, chain[None], axis=0)[0]
+        return found
+
+    def _fit(self, targets: Sequence[Matrix], penalty: float) -> Matrix:
+        """Fit every chain's probe; the one that has seen all comes first, and the others start from it."""
+        fits: list[Fit] = []
+        for one in reversed(targets):
+            fits.append(self.basis.fit(one, (one >= 0).astype(np.float64), penalty, fits[0] if fits else None))
+        return np.stack([fit.logits for fit in reversed(fits)])
+
+    def _log_loss(self, logits: Matrix) -> float:
+        return mean_log_loss(self._hidden(logits), self.labels, self.known)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Which entries are sure enough for a pseudo-label."""
+
+    options: PseudoLabelOptions
+    pooled: Mask
+    share: float
+
+    def thresholds(self, scores: Matrix, labels: NDArray[np.int8], known: Mask) -> Matrix:
+        """Return the least chance of the likelier answer, per label and answer (no, yes); shape (2, num_labels)."""
+        least = np.full((2, scores.shape[1]), self.options.confidence)
+        if self.options.precision is None:
+            return least
+        for answer in (0, 1):
+            guessed = known & ((scores >= 0.5) == bool(answer))
+            chance = np.where(scores >= 0.5, scores, 1 - scores)
+            right = labels == answer
+            common = self._threshold(chance[guessed], right[guessed])
+            for j in range(scores.shape[1]):
+                own = guessed[:, j]
+                least[answer, j] = common if self.pooled[j] else self._threshold(chance[own, j], right[own, j])
+        return least
+
+    def _threshold(self, chance: Matrix, right: Mask) -> float:
+        """Return the lowest chance from which on guesses are right often enough; above 1 where there is none."""
+        order = np.argsort(-chance, kind="stable")
+        precise = np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= (self.options.precision or 0)
+        last = np.flatnonzero(precise)
+        return max(self.options.confidence, float(chance[order[last[-1]]])) if len(last) else 2.0
+
+    def admits(self, scores: Matrix, thresholds: Matrix, candidates: Mask) -> Mask:
+        """Return which candidates get a pseudo-label: sure enough, and among the surest of their label."""
+        chance = np.where(scores >= 0.5, scores, 1 - scores)
+        sure = candidates & (chance >= np.where(scores >= 0.5, thresholds[1], thresholds[0]))
+        limit = np.floor(self.share * candidates.sum(axis=0)).astype(int)
+        if self.options.most is not None:
+            limit = np.minimum(limit, self.options.most)
+        rank = np.argsort(np.argsort(-np.where(sure, chance, -1.0), axis=0, kind="stable"), axis=0, kind="stable")
+        return np.asarray(sure & (rank < limit))
+
+    def targets(self, scores: Matrix, seen: NDArray[np.int8], thresholds: Matrix, kind: str) -> Matrix:
+        """Return the targets of a chain: what it has seen, and pseudo-labels for unknown entries."""
+        guessed = self.admits(scores, thresholds, seen == IGNORE_INDEX)
+        guesses = scores if kind == "soft" else (scores >= 0.5).astype(np.float64)
+        return np.where(guessed, guesses, seen)
+
+
+def _draw_folds(labels: NDArray[np.int8], folds: int, seed: int) -> NDArray[np.int64]:
+    """Deal the known yes and the known no of each label out evenly; unknown entries are in fold -1."""
+    rng = np.random.default_rng(seed)
+    fold = np.full(labels.shape, -1)
+    for j in range(labels.shape[1]):
+        for answer in (1, 0):
+            rows = rng.permutation(np.flatnonzero(labels[:, j] == answer))
+            fold[rows, j] = (np.arange(len(rows)) + rng.integers(folds)) % folds
+    return fold
+
+
+def _prior(labels: NDArray[Any]) -> Matrix:
+    known = labels >= 0
+    return np.asarray((np.where(known, labels, 0).sum(axis=0) + 1) / (known.sum(axis=0) + 2))

@@ -1,0 +1,144 @@
+"""Where a model and its annotations disagree, and which unknown entries it is surest and least sure about."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ..metrics.known_scores import Floats, check_pair
+from ..metrics.threshold_metrics import check_thresholds
+from ..model.errors import HalflabelError
+from ..model.labels import UNCERTAIN
+
+LOOKS_YES, LOOKS_NO = "known no, looks yes", "known yes, looks no"
+SURELY_YES, SURELY_NO, LEAST_SURE = "unknown, surely yes", "unknown, surely no", "unknown, least sure"
+KINDS = (LOOKS_YES, LOOKS_NO, SURELY_YES, SURELY_NO, LEAST_SURE)
+_ANSWERS = {1: "yes", 0: "no", UNCERTAIN: "uncertain"}
+_CHUNK_ENTRIES = 2_000_000
+
+
+def find_disagreements(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    file_names: Sequence[str],
+    names: Sequence[str],
+    thresholds: ArrayLike,
+    limit: int = 20,
+) -> pd.DataFrame:
+    """List likely annotation mistakes, and what to annotate next.
+
+    Entries of all labels are ranked together, by how far the score is beyond the label's threshold (`margins`), which
+    is defined for a label without known answers too. On synthetic sets with 5 % of the known answers flipped this
+    found as many of them as the score itself where scores were calibrated, and more where each label's were shifted.
+    The distance from the middle of a label's mean scores for yes and for no, as in confident learning (Northcutt et al.
+    2021), found fewer in both: a rare label's means are of few, partly wrong answers.
+
+    Args:
+        scores: Shape (n, num_labels); probabilities in 0..1, also of unknown entries. The scores of images that the
+            model was trained on are optimistic, it may have learned their mistakes by heart.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        file_names: Of the n images.
+        names: Of the labels, in order.
+        thresholds: A number, or one per label; a score of at least this is a yes.
+        limit: The most entries of each kind, at least 1.
+
+    Returns:
+        A row per entry, by kind (in the order of `KINDS`) and rank: `kind`, `rank` (from 1), `file_name`, `label`,
+        `known` (`"yes"`, `"no"`, `"unknown"` or `"uncertain"`), `score`, `threshold`, `margin`, and `row`, the image's
+        position. Equal margins are in the order of the images, then of the labels.
+
+    Raises:
+        HalflabelError: On shapes, names or thresholds that do not fit one another, on other label values, or on scores
+            that are no probabilities.
+    """
+    values, matrix = check_pair(scores, labels, probabilities=True)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise HalflabelError("scores must be probabilities in 0..1, also those of unknown entries")
+    if (len(file_names), len(names)) != matrix.shape:
+        raise HalflabelError(
+            f"{len(file_names)} file names and {len(names)} labels do not fit labels of {matrix.shape}"
+        )
+    if limit < 1:
+        raise HalflabelError(f"limit is {limit!r}, expected at least 1")
+    limits = check_thresholds(thresholds, len(names))
+    found: dict[str, list[NDArray[Any]]] = {kind: [] for kind in KINDS}
+    step = max(1, _CHUNK_ENTRIES // max(len(names), 1))
+    for start in range(0, len(matrix), step):
+        piece = slice(start, start + step)
+        margin = margins(values[piece], limits)
+        for kind, chosen, sureness in _kinds(margin, matrix[piece]):
+            places = _largest(np.flatnonzero(chosen), sureness.ravel(), limit)
+            found[kind].append(np.stack([sureness.ravel()[places], places + start * len(names)]))
+    tables = [_table(kind, found[kind], values, matrix, limits, limit) for kind in KINDS]
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(2, "file_name", [file_names[row] for row in table["row"]])
+    table["label"] = [names[column] for column in table["label"]]
+    return table
+
+
+def margins(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
+    """Return how far scores are beyond their thresholds, as a share of the way that there is.
+
+    From -1 (score 0) through 0 (at the threshold) to 1 (score 1): (s - t) / (1 - t) above the threshold t, (s - t) / t
+    below. So a label that is a yes from 0.1 and one that is a yes from 0.9 can be compared. A threshold above 1 is
+    taken as 1.
+
+    Args:
+        scores: Shape (n, num_labels), in 0..1.
+        thresholds: Shape (num_labels,), at least 0.
+    """
+    values, limits = np.asarray(scores, dtype=np.float64), np.minimum(np.asarray(thresholds, dtype=np.float64), 1.0)
+    way = np.where(values >= limits, 1 - limits, limits)
+    return np.divide(values - limits, way, out=np.zeros(values.shape), where=way > 0)
+
+
+def _kinds(margin: Floats, labels: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_], Floats]]:
+    """Give each kind, its entries, and by what they are ranked, largest first."""
+    said_yes, unknown = margin >= 0, labels < 0
+    yield LOOKS_YES, (labels == 0) & said_yes, margin
+    yield LOOKS_NO, (labels == 1) & ~said_yes, -margin
+    yield SURELY_YES, unknown & said_yes, margin
+    yield SURELY_NO, unknown & ~said_yes, -margin
+    yield LEAST_SURE, unknown, -np.abs(margin)
+
+
+def _largest(places: NDArray[np.intp], keys: Floats, limit: int) -> NDArray[np.intp]:
+    """Return the places of the largest keys, largest first, equal ones in order."""
+    if len(places) > limit:  # sort only what may be among them
+        places = places[keys[places] >= np.partition(keys[places], -limit)[-limit]]
+    return places[np.argsort(-keys[places], kind="stable")][:limit]
+
+
+def _table(
+    kind: str, found: list[NDArray[Any]], scores: NDArray[Any], labels: NDArray[Any], thresholds: Floats, limit: int
+) -> pd.DataFrame:
+    sureness, places = np.concatenate([np.empty((2, 0)), *found], axis=1)
+    best = _largest(np.arange(len(sureness)), sureness, limit)
+    rows, columns = np.divmod(places[best].astype(np.int64), max(labels.shape[1], 1))
+    score = scores[rows, columns].astype(np.float64)
+    answers = [_ANSWERS.get(int(code), "unknown") for code in labels[rows, columns]]
+    margin = margins(score, thresholds[columns])
+    return pd.DataFrame({
+        "kind": kind, "rank": np.arange(1, len(rows) + 1), "label": columns, "known": answers, "score": score,
+        "threshold": thresholds[columns], "margin": margin, "row": rows,
+    })  # fmt: skip
+
+
+def about_splits(splits: Sequence[str]) -> str:
+    """Name the splits that scores are of, and warn where the model may have been trained on them.
+
+    Args:
+        splits: Of each image: `"train"`, `"validation"`, `"test"`, or "" where none is given.
+    """
+    counts = pd.Series(list(splits), dtype="object").value_counts(sort=False)
+    parts = [f"{count:,} images of {f'split {split}' if split else 'no split'}" for split, count in counts.items()]
+    named = ", ".join(parts) or "no images"
+    if "train" in counts.index:
+        return (
+            f"{named}. The model was trained on those of train: it may have learned their mistakes, and miss them here"
+        )
+    if "" in counts.index:
+        return f"{named}. If the model was trained on them, it may have learned their mistakes, and miss them here"
+    return named

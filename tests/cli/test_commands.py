@@ -1,0 +1,244 @@
+import dataclasses
+import json
+import runpy
+import shlex
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from halflabel.cli.commands import COMMANDS
+from halflabel.training.arguments import parse_recipe
+from halflabel.training.settings import RecipeArguments
+from halflabel_cli import build_parser, main
+
+BASE = {
+    "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "use_cpu": True,
+    "num_train_epochs": 1, "disable_tqdm": True, "report_to": "none",
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(colour_table, tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text(
+        yaml.safe_dump({**BASE, "data": str(colour_table), "output_dir": str(tmp_path / "out")})
+    )
+    assert main(["train", str(tmp_path / "my.yaml")]) == 0
+    output = capsys.readouterr().out
+    assert "red" in output
+    assert "mAP" in output
+    return tmp_path / "out"
+
+
+def flat(values, name=""):
+    """Return the numbers in nested mappings by path."""
+    if not isinstance(values, dict):
+        return {name: values} if isinstance(values, int | float) else {}
+    return {key: leaf for word, inside in values.items() for key, leaf in flat(inside, f"{name}/{word}").items()}
+
+
+def test_train_evaluate_predict(trained, colour_table, tmp_path, capsys):
+    assert main(["evaluate", str(trained), "--data", str(colour_table), "--output", str(tmp_path / "m.json")]) == 0
+    again, first = (flat(json.loads(path.read_text())) for path in (tmp_path / "m.json", trained / "metrics.json"))
+    assert again == pytest.approx(first, abs=1e-5)  # cached features have their BatchNorm folded
+    scores = tmp_path / "scores.csv"
+    pictures = str(colour_table.parent / "0*.png")
+    assert main(["predict", str(trained), pictures, "--output", str(scores), "--labels", "blue"]) == 0
+    assert list(pd.read_csv(scores).columns) == ["file_name", "answered_yes", "blue"]
+    bad = colour_table.parent / "bad.png"
+    bad.write_text("x")
+    assert main(["predict", str(trained), pictures, str(bad), "--output", str(scores)]) == 3
+    captured = capsys.readouterr()
+    assert "scored 48 of 49 pictures" in captured.out
+    assert "skipped: image" in captured.err
+    assert len(pd.read_csv(scores)) == 48
+
+
+def test_calibrate_then_evaluate_by_its_thresholds(trained, colour_table, tmp_path, capsys):
+    source = [str(trained), "--data", str(colour_table)]
+    objective = ["--objective", "recall>=0.5", "--split", "train", "--output", str(tmp_path / "report.json")]
+    assert main(["calibrate", *source, *objective]) == 0
+    shown = capsys.readouterr().out
+    assert "the same" in shown  # the numbers are of the entries that the thresholds were fitted on
+    stored = json.loads((trained / "config.json").read_text())["decisions"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["threshold"] for row in report["labels"].values()] == stored["thresholds"]
+    assert main(["evaluate", *source, "--ci", "0.9", "--output", str(tmp_path / "m.json")]) == 0
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert [row["threshold"] for row in measured["labels"].values()] == stored["thresholds"]
+    low, high = measured["mAP_interval"]
+    assert low <= measured["mAP"] <= high
+    assert f"{low:.3f} to {high:.3f}" in capsys.readouterr().out
+
+
+def test_errors_explain_and_plots_write_what_they_say(trained, colour_table, tmp_path, capsys):
+    source = [str(trained), "--data", str(colour_table)]
+    assert main(["errors", *source, "--output", str(tmp_path / "found"), "--limit", "3"]) == 0
+    assert "32 images of split train" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "found" / "errors.csv")
+    assert found.groupby("kind").size().max() <= 3
+    assert set(found.loc[found["kind"].str.startswith("unknown"), "known"]) == {"unknown"}
+    picture = colour_table.parent / "000.png"
+    Image.open(picture).convert("RGBA").save(picture)  # decoded as for predict, so that the score is the same
+    assert main(["predict", str(trained), str(picture), "--output", str(tmp_path / "one.csv")]) == 0
+    expected = pd.read_csv(tmp_path / "one.csv")["blue"][0]
+    capsys.readouterr()
+    assert main(["explain", str(trained), str(picture), "--labels", "blue", "--output", str(tmp_path / "why.png")]) == 0
+    assert f"(score {expected:.3f})" in capsys.readouterr().out
+    assert main(["evaluate", *source, "--plots", str(tmp_path / "plots")]) == 0
+    for path in (tmp_path / "found" / "errors.png", tmp_path / "why.png", tmp_path / "plots" / "reliability.png"):
+        with Image.open(path) as image:
+            assert image.width > 300
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["calibrate", "{model}", "--data", "{data}"], "no image in split 'validation': give pictures"),
+        (["calibrate", "{model}", "--data", "{data}", "--split", "train", "--objective", "precision>=2"], "objective"),
+        (
+            ["calibrate", "{model}", "--data", "{data}", "--split", "train", "--calibration", "plat"],
+            "did you mean platt",
+        ),
+        (["evaluate", "{model}", "--data", "{data}", "--ci", "95"], "between 0 and 1"),
+        (["evaluate", "{model}", "--data", "{data}", "--compare", "nowhere"], "model 'nowhere' cannot be loaded"),
+        (["errors", "{model}", "--data", "{data}", "--output", "x", "--limit", "0"], "limit is 0"),
+        (["explain", "{model}", "nothing.png"], "no picture at 'nothing.png'"),
+        (["explain", "{model}", "{data}"], "labels.csv"),
+        (["evaluate", "{model}", "--data", "{data}", "--output", "{model}"], "is a folder; give the name of a file"),
+        (["evaluate", "{model}", "--data", "{data}", "--plots", "{picture}"], "000.png is a file; a folder is needed"),
+        (["explain", "{model}", "{picture}", "--labels", "blu"], "blue"),
+        (["explain", "{model}", "{picture}", "--output", "x.jpg"], "end it in .png"),
+    ],
+)
+def test_a_mistake_in_judging_a_model_is_one_line(
+    trained, colour_table, capsys, tmp_path, monkeypatch, command, message
+):
+    monkeypatch.chdir(tmp_path)
+    words = {"model": trained, "data": colour_table, "picture": colour_table.parent / "000.png"}
+    assert main([word.format(**words) for word in command]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("halflabel: error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "quikstart"], "did you mean quickstart"),
+        (["train", "quickstart", "--seeed", "1"], "did you mean seed"),
+        (["train", "quickstart", "--backbone", "resnt50"], "timm knows no backbone"),
+        (["train", "linear_probe", "--data", "none.csv"], "none.csv: no such file"),
+        (["evaluate", "nowhere", "--data", "street_scenes", "--split", "tset"], "did you mean test"),
+        (["predict", "nowhere", ".", "--output", "x.xlsx"], ".csv, .jsonl, .parquet"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "quickstart" in arguments:
+        arguments = [*arguments, "--max_train_images", "4", "--max_test_images", "2"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("halflabel: error: ")
+    assert message in error
+
+
+def test_unknown_arguments_of_other_commands_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "m", "p", "--output", "o.csv", "--colour", "red"])
+    assert stop.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+def test_lists(capsys):
+    assert main(["recipes"]) == 0
+    assert "quickstart" in capsys.readouterr().out
+    assert main(["env"]) == 0
+    assert "transformers: " in capsys.readouterr().out
+
+
+def test_every_command_has_an_example_that_its_parser_takes():
+    parser = build_parser()
+    for name, command in parser._subparsers._group_actions[0].choices.items():
+        example = command.epilog.removeprefix("Example: ")
+        assert example.startswith(f"halflabel {name}")
+        assert f"{command.prog} " in f"{example} "
+        options, rest = parser.parse_known_args(shlex.split(example.split(" > ")[0])[1:])
+        assert options.command == name
+        assert bool(rest) == (name == "train")
+
+
+def test_recipes_are_printed_and_their_keys_listed(capsys, tmp_path):
+    assert main(["recipes", "linear_probe"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["freeze_backbone"] is True
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert parse_recipe(str(tmp_path / "mine.yaml")).settings == parse_recipe("linear_probe").settings
+    assert main(["recipes", "--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(" ")[0] for line in lines[:-2]} == {key.name for key in dataclasses.fields(RecipeArguments)}
+    assert next(line for line in lines if line.startswith("test_share ")).endswith("names no splits (default: 0.2)")
+    assert "eval_strategy: epoch" in lines[-1]
+
+
+def test_a_mistake_that_was_typed_is_not_laid_to_the_recipe(capsys, tmp_path):
+    assert main(["train", "linear_probe", "--num_train_epochs", "ten"]) == 2
+    assert capsys.readouterr().err.startswith("halflabel: error: argument --num_train_epochs")
+    (tmp_path / "r.yaml").write_text("data: x.csv\nbackbone: test_resnet\nnum_train_epochs: ten\n")
+    assert main(["train", str(tmp_path / "r.yaml"), "--seed", "1"]) == 2
+    assert capsys.readouterr().err.startswith(f"halflabel: error: {tmp_path / 'r.yaml'}: argument --num_train_epochs")
+    assert main(["train", "linear_probe", "--lr", "1"]) == 2
+    assert capsys.readouterr().err == "halflabel: error: unknown option --lr; halflabel recipes --keys lists them\n"
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom halflabel_cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'halflabel' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+    assert entry_points(group="console_scripts")["halflabel"].value == "halflabel_cli:main"
+    assert set(build_parser()._subparsers._group_actions[0].choices) == {
+        "train",
+        "evaluate",
+        "calibrate",
+        "errors",
+        "explain",
+        "compare",
+        "predict",
+        "data",
+        "card",
+        "demo",
+        "export",
+        "push",
+        "advise",
+        "recipes",
+        "env",
+    }
+
+
+def test_the_module_starts_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cli.py", "recipes"])
+    monkeypatch.delitem(
+        sys.modules, "halflabel.cli.__main__", raising=False
+    )  # as in `python -m`, which runs it for the first time
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("halflabel.cli", run_name="__main__", alter_sys=True)
+    assert stop.value.code == 0
+    assert "quickstart" in capsys.readouterr().out
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(1 << 60))  # what torch itself raises then
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err.startswith("halflabel: error: out of memory: give smaller batches")
+    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(2) @ torch.empty(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        main(["env"])

@@ -1,0 +1,259 @@
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from halflabel import HalflabelError
+from halflabel.data.readers.tabular import ENDINGS, column_names, read_columns, table_ending
+
+ROWS = [("a.jpg", "1"), ("b.jpg", "0"), ("ü c.jpg", "")]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, ending=".csv"):
+        path = tmp_path / f"t{ending}"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def cells(path):
+    columns = read_columns(path)
+    columns.faults.raise_any()
+    return list(zip(*(columns.texts(name) for name in columns.names), strict=True))
+
+
+def read_all(path):
+    """Look at every cell, as texts and as labels; return the columns and the line that was raised."""
+    column_names(path)
+    try:
+        columns = read_columns(path)
+        for name in columns.names:
+            assert len(columns.texts(name)) == len(columns.codes(name)) == len(columns)
+    except HalflabelError as error:
+        return None, str(error)
+    return columns, ""
+
+
+def fault(path):
+    """The one line that reading a table's columns as texts raises."""
+    try:
+        columns = read_columns(path)
+        for name in columns.names:
+            columns.texts(name)
+        columns.faults.raise_any()
+    except HalflabelError as error:
+        return str(error).replace(str(path), "PATH")
+    return "no fault"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_ending_gives_the_same_cells(tmp_path, ending):
+    path = tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        pa.parquet.write_table(pa.table({"x": [x for x, _ in ROWS], "y": [y or None for _, y in ROWS]}), path)
+    elif ending == ".jsonl":
+        path.write_text("\n".join(json.dumps({"x": x, "y": y}) for x, y in ROWS), encoding="utf-8")
+    else:
+        text = "\n".join(("\t" if "tsv" in ending else ",").join(row) for row in [("x", "y"), *ROWS])
+        path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
+    assert column_names(path) == ["x", "y"]
+    assert cells(path) == ROWS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y\r\na,1\r\nb,2\r\n",
+        "x,y\ra,1\rb,2",
+        "\ufeffx,y\na,1\nb,2\n",
+        "\ufeff\r\n\r\nx,y\r\n\r\na,1\r\n\r\nb,2\r\n\r\n",
+        '"x","y"\n"a","1"\n"b","2"\n',
+        " x , y\na ,1\n b, 2\n",
+    ],
+)
+def test_line_ends_marks_quotes_and_blanks_do_not_matter(write, text):
+    assert cells(write(text)) == [("a", "1"), ("b", "2")]
+    assert column_names(write(text)) == ["x", "y"]
+
+
+def test_cells_are_kept_as_written(write):
+    assert cells(write('x,y\n007,1e3\n"a, ""b""\nc",NULL\n')) == [("007", "1e3"), ('a, "b"\nc', "NULL")]
+
+
+def test_a_mark_and_windows_lines_in_json(write):
+    assert cells(write("\ufeff" + '{"x": "a", "y": 1}\r\n\r\n{"x": "b"}\r\n', ".jsonl")) == [("a", "1"), ("b", "")]
+
+
+def test_row_numbers_are_those_an_editor_shows(write):
+    columns = read_columns(write('x,y\n\n"a\nb",1\nc,"2\n2"\n\n\nd,3\n'))
+    assert list(columns.rows) == [3, 5, 9]
+    assert columns.where(2, "y") == "row 9, column 'y'"
+    assert list(read_columns(write('{"x": 1}\n\n{"x": 2}\n', ".jsonl")).rows) == [1, 3]
+    assert list(read_columns(write("x,y\r\na,1\r\nb,2\r\n")).rows) == [2, 3]
+
+
+def test_rows_of_parquet_count_from_one(tmp_path):
+    pa.parquet.write_table(pa.table({"x": ["a", "b"]}), tmp_path / "t.parquet")
+    assert list(read_columns(tmp_path / "t.parquet").rows) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "PATH: the table is empty"),
+        (b"\n\n", "PATH: the table is empty"),
+        (b"\xef\xbb\xbf", "PATH: the table is empty"),
+        (b"x,y\n", "PATH: the table has no rows"),
+        (b"x,y,x\n1,2,3\n", "PATH, row 1: column 'x' is given twice"),
+        (b"\nx, x\n1,2\n", "PATH, row 2: column 'x' is given twice"),
+        (b"x,\xff\n1,2\n", "PATH, row 1: the column names are not UTF-8"),
+        (b"x,y\0\n1,2\n", r"PATH, row 1: the column name 'y\x00' holds a control character"),
+        (b"x,y\na,1\nb\nc,2,3\nd,4\n", "PATH, row 3: 1 cells, expected 2; row 4: 3 cells, expected 2"),
+        (b'x,y\n"a\na",1\n\nb\n', "PATH, row 5: 1 cells, expected 2"),
+        (b"x,y\nb\n", "PATH, row 2: 1 cells, expected 2"),
+        (b"x,y\na,\xff\nb,2\nc\xe9,3\n", r"PATH, row 2, column 'y': b'\xff' is not UTF-8; "
+                                         r"row 4, column 'x': b'c\xe9' is not UTF-8"),
+        (b'x,y\na,"1\nb,2\nc,3\n', "PATH, row 2: a quote is opened and never closed"),
+        (b'x,y\na,"1\nb,"2\nc,3\n', "PATH, row 2: a stray quote (',' expected after '\"')"),
+        (b'x,y\na,"1"1\nb,2\n', "PATH, row 2: a stray quote (',' expected after '\"')"),
+        (b'"x,y\na,1\n', "PATH, row 1: a quote is opened and never closed"),
+        ("x,y\na,1\n".encode("utf-16"), "PATH, row 1: the column names are not UTF-8"),
+    ],
+)  # fmt: skip
+def test_faults_of_csv(write, text, message):
+    assert fault(write(text)) == message
+
+
+def test_a_quote_that_swallows_rows_is_found_though_the_cells_come_out_even(write):
+    text = 'x,y,note\na,1,"oops\nb,0,oops"\nc,1,fine\n'
+    assert len(read_columns(write(text))) == 2  # one cell of two lines: legitimate
+    assert "row 2: a stray quote" in fault(write('x,y,note\na,1,"oops\nb,0,"oops\nc,1,fine\n'))
+
+
+def test_ragged_rows_leave_the_numbers_of_the_others_right(write):
+    columns = read_columns(write("x,y\na,1\nb\nc,2\n"))
+    assert columns.texts("x") == ["a", "c"]
+    assert list(columns.rows) == [2, 4]
+    assert len(columns.faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "PATH: the table has no rows"),
+        (b'{"x": 1}\n{"x": }\n', "PATH, row 2: not JSON (Expecting value at character 7)"),
+        (b'{"x": 1, "x": 2}\n', "PATH, row 1: the key 'x' is given twice"),
+        (b'{"x": 1}\n[1]\n7\nnull\n', "PATH, row 2: [1] is no object {...}; row 3: 7 is no object {...}; "
+                                      "row 4: None is no object {...}"),
+        (b'{"x": 1}\n{"x": "\xff"}\n', "PATH, row 2: not UTF-8"),
+        (b'{"x": "\\ud800"}\n', "PATH, row 1: a \\u escape is half a pair"),
+        (b'{"x": ' + b"[" * 100_000 + b"\n", "PATH, row 1: nested too deeply"),
+        (b'{"x": 1, " x": 2}\n', "PATH: column 'x' is given twice"),
+        (b'{"x": 1' + b"0" * 5000 + b"}\n", "PATH, row 1: a number of too many digits"),
+    ],
+)  # fmt: skip
+def test_faults_of_json_lines(write, text, message):
+    assert fault(write(text, ".jsonl")) == message
+
+
+def test_a_column_twice_in_parquet(tmp_path):
+    table = pa.table([pa.array([1]), pa.array([2])], names=["x", "x"])
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    assert fault(tmp_path / "t.parquet") == "PATH: column 'x' is given twice"
+
+
+def test_parquet_without_rows_and_without_sense(tmp_path, write):
+    pa.parquet.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    assert fault(tmp_path / "t.parquet") == "PATH: the table has no rows"
+    assert fault(write(b"nothing", ".parquet")).startswith("PATH: cannot be read as parquet (")
+
+
+def test_folder_names_and_pandas_row_labels_are_no_columns(tmp_path):
+    folder = tmp_path / "split=train"
+    folder.mkdir()
+    table = pa.table({"x": [1], "__index_level_0__": [5], "__index_level_zero__": [6]})
+    pa.parquet.write_table(table, folder / "t.parquet")
+    assert read_columns(folder / "t.parquet").names == ["x", "__index_level_zero__"]
+
+
+def test_broken_archives(write):
+    whole = gzip.compress(b"x,y\n" + b"a,1\n" * 1000)
+    for content in (b"not gzipped", whole[:-20], whole[:30], whole[:20] + b"\xff" * 20 + whole[40:]):
+        assert "PATH" in fault(write(content, ".csv.gz"))
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("no.csv", "folder.csv", "no.parquet", "x" * 300 + ".csv", "nul\0.csv"):
+        assert fault(tmp_path / name) == "PATH: no such file"
+        assert column_names(tmp_path / name) == []
+    assert fault(tmp_path / "t.xlsx").startswith("PATH: a table ends in .csv, .csv.gz, ")
+
+
+def test_endings_whatever_their_case():
+    assert [table_ending(name) for name in ("A.CSV", "x/b.tsv.gz", "c.gz", "csv", "d.jsonl.gz")] == [
+        ".csv", ".tsv.gz", "", "", ""
+    ]  # fmt: skip
+
+
+def check_any(path):
+    """Reading gives a table of whole rows, or one line."""
+    columns, line = read_all(path)
+    assert len(line.splitlines()) <= 1
+    assert columns is not None or line.startswith(str(path))
+
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+SCRAPS = st.lists(
+    st.sampled_from([b",", b"\n", b"\r", b'"', b"a", b"1", b"\0", b"\xff", b"\xef\xbb\xbf", b" "]), max_size=40
+)
+
+
+@FUZZ
+@given(st.binary(max_size=60) | SCRAPS.map(b"".join))
+def test_any_bytes_as_csv(tmp_path, content):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    check_any(path)
+    try:
+        columns = read_columns(path)
+        found = [columns.texts(name) for name in columns.names]
+        columns.faults.raise_any()
+    except HalflabelError:
+        return
+    with path.open(encoding="utf-8-sig", newline="") as lines:  # the standard library's parser is the oracle
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True) if row]
+    assert [list(row) for row in zip(*found, strict=True)] == rows[1:]
+    assert columns.names == rows[0]
+    assert columns.rows == sorted(columns.find_rows())
+    assert len(columns.find_rows()) == len(columns)
+
+
+PIECES = b'{ } "x": 1 , [ ] "a" null \\ud800 \xff " NaN 1e999 \0'.split(b" ") + [b"\n"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+LINES = st.lists(st.dictionaries(st.sampled_from(["x", "y", " y", ""]), JSON, max_size=3), max_size=4)
+
+
+@FUZZ
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
+    | LINES.map(lambda lines: "\n".join(map(json.dumps, lines)).encode())
+)
+def test_any_bytes_as_json_lines(tmp_path, content):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    check_any(path)

@@ -1,0 +1,217 @@
+"""Every reader of annotations with damaged files: one line, or images whose other rows are what they were."""
+
+import csv
+import gzip
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from fuzzing import EFFORT, apply, edits, fuzz
+from hypothesis import strategies as st
+from PIL import Image
+
+from halflabel import HalflabelError
+from halflabel.data.loading import load_source
+
+NAMES = ["a.png", "b.png", "c.png", "d.png"]
+WIDE = [["file_name", "car", "dog", "split"], ["a.png", "1", "", "train"], ["b.png", "0", "1", "test"],
+        ["c.png", "", "", ""], ["d.png", "yes", "no", "val"]]  # fmt: skip
+LONG = [["file_name", "label", "value"], ["a.png", "car", "1"], ["b.png", "car", "0"], ["b.png", "dog", "1"],
+        ["c.png", "dog", ""], ["d.png", "sign", "1"]]  # fmt: skip
+OPEN = [["ImageID", "Source", "LabelName", "Confidence"], ["a", "verification", "/m/car", "1"],
+        ["b", "verification", "/m/car", "0"], ["b", "verification", "/m/dog", "1"], ["c", "crowd", "/m/dog", "0"],
+        ["d", "crowd", "/m/sign", "1"]]  # fmt: skip
+CHEXPERT = [["Path", "Sex", "Edema", "Fracture", "Pneumonia", "Cardiomegaly"],
+            *([name, "F", *answers] for name, answers in zip(NAMES, [["1.0", "", "-1.0", "0.0"], ["", "", "1.0", ""],
+            ["0.0", "0.0", "0.0", "0.0"], ["-1.0", "", "", "1.0"]], strict=True))]  # fmt: skip
+BOX = ".5 .5 .1 .1"
+
+
+def comma(rows):
+    return "\n".join(",".join(row) for row in rows) + "\n"
+
+
+def objects(rows):
+    return "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]) + "\n"
+
+
+def coco():
+    """An instances file with an object a line; those of annotations are the last five."""
+    images = [{"id": 10 + i, "file_name": name} for i, name in enumerate(NAMES)]
+    pairs = [(10, 1), (10, 2), (11, 1), (12, 2), (13, 1)]
+    annotations = [{"id": 90 + i, "image_id": image, "category_id": label} for i, (image, label) in enumerate(pairs)]
+    lists = {"images": images, "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}],
+             "annotations": annotations}  # fmt: skip
+    parts = [f'"{name}": [\n' + ",\n".join(map(json.dumps, entries)) + "\n]" for name, entries in lists.items()]
+    return "{" + ", ".join(parts) + "}"
+
+
+def voc(name, *labels):
+    things = "".join(f"<object><name>{label}</name><difficult>0</difficult></object>" for label in labels)
+    return f"<annotation><filename>{name}</filename>{things}</annotation>"
+
+
+# Format -> files, what is loaded, which of them is damaged, and of which lines (None: anywhere).
+SOURCES = {
+    "wide csv": ({"t.csv": comma(WIDE)}, "t.csv", "t.csv", range(1, 5)),
+    "wide tsv": ({"t.tsv": comma(WIDE).replace(",", "\t")}, "t.tsv", "t.tsv", range(1, 5)),
+    "wide jsonl": ({"t.jsonl": objects(WIDE)}, "t.jsonl", "t.jsonl", range(4)),
+    "long csv": ({"t.csv": comma(LONG)}, "t.csv", "t.csv", range(1, 6)),
+    "long jsonl": ({"t.jsonl": objects(LONG)}, "t.jsonl", "t.jsonl", range(5)),
+    "open images": ({"train-labels.csv": comma(OPEN)}, "train-labels.csv", "train-labels.csv", range(1, 6)),
+    "chexpert": ({"t.csv": comma(CHEXPERT)}, "t.csv", "t.csv", range(1, 5)),
+    "image folder": ({"metadata.csv": comma(WIDE)}, ".", "metadata.csv", range(1, 5)),
+    "coco": ({"a.json": coco()}, "a.json", "a.json", range(10, 15)),
+    "voc": (
+        {f"Annotations/{name[0]}.xml": voc(name, *labels)
+         for name, labels in zip(NAMES, [["car"], ["dog"], [], ["car", "dog"]], strict=True)},
+        ".", "Annotations/a.xml", None,
+    ),
+    "yolo": (
+        {"classes.txt": "car\ndog\n", "labels/a.txt": f"0 {BOX}\n1 {BOX}\n", "labels/b.txt": f"1 {BOX}\n",
+         "labels/c.txt": "", "labels/d.txt": f"0 {BOX}\n"},
+        ".", "labels/a.txt", None,
+    ),
+}  # fmt: skip
+FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a source by its name, and return its folder."""
+
+    def make(name):
+        files, *_ = SOURCES[name]
+        for file, text in files.items():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_text(text)
+        pictures = tmp_path / FOLDERS.get(name, "")
+        pictures.mkdir(exist_ok=True)
+        for i, file in enumerate(NAMES):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(pictures / file)
+        return tmp_path
+
+    return make
+
+
+def load_or_tell(path):
+    try:
+        return load_source(str(path)), ""
+    except HalflabelError as error:
+        return None, str(error)
+
+
+def read(path):
+    """Return each image's answers by file and label; None where a line tells what is wrong."""
+    images, line = load_or_tell(path)
+    if images is None:
+        assert len(line.splitlines()) == 1
+        assert len(line) < 6000
+        return None
+    assert set(np.unique(images.labels)) <= {1, 0, -100, -101}
+    labels = images.label_space.names
+    files = [file.rpartition("/")[2] for file in images.column("file_name")]
+    return {file: dict(zip(labels, row, strict=True)) for file, row in zip(files, images.labels.tolist(), strict=True)}
+
+
+def mentioned(text, name):
+    """Which images a line speaks of."""
+    if name == "coco":
+        return {file for i, file in enumerate(NAMES) if str(10 + i).encode() in text}
+    return {file for file in NAMES if file[: 1 if name == "open images" else None].encode() in text}
+
+
+@EFFORT
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_damaged_line_is_told_or_leaves_all_other_images_as_they_were(write, name, effort):
+    folder = write(name)
+    _, source, file, lines = SOURCES[name]
+    whole, before = (folder / file).read_bytes(), read(folder / source)
+    assert len(before) == 4
+
+    def check(line, changes):
+        parts = [whole] if lines is None else whole.split(b"\n")
+        at = 0 if lines is None else lines[line % len(lines)]
+        damaged = apply(parts[at], changes)
+        touched = mentioned(parts[at], name) | mentioned(damaged, name) if lines is not None else {"a.png"}
+        parts[at] = damaged
+        (folder / file).write_bytes(b"\n".join(parts))
+        after = read(folder / source)
+        if after is None:
+            return
+        for image in set(NAMES) - touched:
+            assert image in after
+            for label, answer in before[image].items():
+                assert after[image].get(label, answer) == answer
+
+    fuzz(check, effort, line=st.integers(0, 11), changes=edits())
+
+
+@EFFORT
+@pytest.mark.parametrize("name", SOURCES)
+def test_damage_anywhere_gives_images_or_one_line(write, name, effort):
+    folder = write(name)
+    _, source, file, _ = SOURCES[name]
+    whole = (folder / file).read_bytes()
+
+    def check(changes):
+        (folder / file).write_bytes(apply(whole, changes))
+        read(folder / source)
+
+    fuzz(check, effort, 25, changes=edits(most=8))
+
+
+@EFFORT
+def test_an_archive_with_other_bytes_is_told_or_reads_the_same(write, effort):
+    folder = write("wide csv")
+    whole, before = gzip.compress((folder / "t.csv").read_bytes(), mtime=0), read(folder / "t.csv")
+
+    def check(changes):
+        (folder / "z.csv.gz").write_bytes(apply(whole, changes))
+        assert read(folder / "z.csv.gz") in (None, before)
+
+    fuzz(check, effort, changes=edits())
+
+
+@EFFORT
+@pytest.mark.parametrize("kind", ["table", "shards"])
+def test_parquet_with_other_bytes_gives_images_or_one_line(write, kind, effort):
+    folder = write("wide csv")
+    rows = list(csv.DictReader((folder / "t.csv").open()))
+    if kind == "table":
+        source = path = folder / "t.parquet"
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        (folder / "set").mkdir()
+        source, path = folder / "set", folder / "set" / "train-00000-of-00001.parquet"
+        table = datasets.Dataset.from_list(
+            [{"image": str(folder / row["file_name"]), "positive": ["car"], "negative": ["dog"]} for row in rows]
+        ).cast_column("image", datasets.Image())
+        table.to_parquet(str(path))
+    whole = path.read_bytes()
+    datasets.disable_caching()
+
+    def check(changes):
+        path.write_bytes(apply(whole, changes))
+        read(source)
+
+    try:
+        fuzz(check, effort, 25 if kind == "table" else 6, changes=edits())
+    finally:
+        datasets.enable_caching()
+
+
+@pytest.mark.parametrize("column", ["file_name", "car", "split"])
+def test_texts_of_parquet_that_are_not_utf8_are_told(tmp_path, column, write):
+    write("wide csv")
+    columns = {"file_name": ["a.png", "b.png"], "car": ["1", "0"], "split": ["train", "test"]}
+    table = {name: pa.array(cells) for name, cells in columns.items()}
+    table[column] = pa.array([b"\xff.png", b"1"]).view(pa.string())
+    (tmp_path / "set").mkdir()
+    for path in (tmp_path / "t.parquet", tmp_path / "set" / "t.parquet"):
+        pa.parquet.write_table(pa.table(table), path)
+    for source in (tmp_path / "t.parquet", tmp_path / "set"):
+        assert read(source) is None

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+
+from halflabel import HalflabelError
+from halflabel.data import splitting
+from halflabel.data.images import from_records
+from halflabel.data.splitting import assign_splits
+
+
+def images_of(count, split="", groups=None):
+    return from_records(
+        (
+            {"image": {"path": f"{i}", "bytes": None}, "file_name": f"{i}", "labels": [i % 2], "split": split,
+             "group": groups[i] if groups else ""}
+            for i in range(count)
+        ),
+        ["a"],
+    )  # fmt: skip
+
+
+def test_groups_stay_together_and_shares_are_kept():
+    images = images_of(300, groups=[str(i // 5) for i in range(300)])
+    cut = assign_splits(images, 0.25, 0.2, seed=1)
+    splits, groups = cut.column("split"), cut.column("group")
+    for group in set(groups):
+        assert len(set(splits[groups == group])) == 1
+    assert (splits == "test").mean() == pytest.approx(0.2, abs=0.01)
+    assert (splits == "validation").mean() == pytest.approx(0.25 * 0.8, abs=0.02)
+    assert (splits == assign_splits(images, 0.25, 0.2, seed=1).column("split")).all()
+    assert (splits != assign_splits(images, 0.25, 0.2, seed=2).column("split")).any()
+
+
+def test_given_splits_are_kept_and_validation_comes_from_train_only():
+    images = images_of(40).with_column("split", ["train"] * 30 + ["test"] * 10)
+    cut = assign_splits(images, 0.2, 0.5, seed=0).column("split")
+    assert (cut[30:] == "test").all()
+    assert (cut[:30] == "validation").sum() == 6
+    assert (cut[:30] == "test").sum() == 0
+    assert (assign_splits(images, 0, 0, seed=0).column("split") == images.column("split")).all()
+
+
+def test_a_share_out_of_range_and_no_training_image():
+    with pytest.raises(HalflabelError, match="validation_share is 1"):
+        assign_splits(images_of(4), 1, 0, 0)
+    with pytest.raises(HalflabelError, match="no image is left to train on"):
+        assign_splits(images_of(4, split="test"), 0.1, 0.1, 0)
+
+
+def grouped(sizes, labels=3, seed=0):
+    """Images of groups of these sizes, in any order, a third of the entries known."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat([f"g{i}" for i in range(len(sizes))], sizes))
+    images = images_of(len(groups), groups=groups.tolist())
+    codes = rng.choice([1, 0, -100], (len(groups), labels), p=[0.1, 0.2, 0.7]).astype(np.int8)
+    return type(images)(images.dataset, type(images.label_space)([f"l{i}" for i in range(labels)]), codes)
+
+
+UNEVEN = {
+    "one of 30 %": [300] + [5] * 140,
+    "one of half": [500] + [5] * 100,
+    "any size": np.random.default_rng(0).integers(1, 60, 100),
+    "a few large": np.minimum(np.random.default_rng(0).pareto(1.2, 300) * 3 + 1, 300).astype(int),
+    "alike": [7] * 70,
+    "five": [30, 30, 20, 10, 10],
+}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("sizes", UNEVEN.values(), ids=UNEVEN.keys())
+def test_shares_are_of_images_also_where_groups_are_uneven(sizes, share):
+    images = grouped(sizes)
+    groups = images.column("group")
+    for seed in range(3):
+        splits = assign_splits(images, 0, share, seed).column("split")
+        assert (splits == "test").mean() == pytest.approx(share, rel=0.0501, abs=0.5 * min(sizes) / len(images))
+        assert all(len(set(splits[groups == group])) == 1 for group in set(groups))
+
+
+def test_uneven_groups_are_still_stratified():
+    images = grouped([200] + [2] * 400)
+    for seed in range(5):
+        chosen = assign_splits(images, 0, 0.25, seed).column("split") == "test"
+        for code in (1, 0):
+            known = images.labels == code
+            shares = (known & chosen[:, None]).sum(axis=0) / known.sum(axis=0)
+            assert shares == pytest.approx([0.25] * 3, abs=0.05)
+
+
+def test_a_share_that_whole_groups_cannot_give_is_told(caplog):
+    splits = assign_splits(grouped([50, 50]), 0, 0.2, seed=0).column("split")
+    assert (splits == "test").sum() == 50
+    assert "the test split has 50.0 % of the images instead of 20.0 %: groups stay whole" in caplog.text
+    caplog.clear()
+    splits = assign_splits(grouped([50]), 0.2, 0, seed=0).column("split")
+    assert (splits == "train").all()
+    assert "no validation split is cut: all training images are one group" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.001, 0.4, 0.999])
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_every_part_has_an_image(count, share):
+    splits = assign_splits(images_of(count), 0, share, seed=3).column("split").tolist()
+    assert set(splits) == {"train", "test"}
+
+
+def test_no_answers_and_too_many_labels_are_cut_at_random(monkeypatch):
+    nothing = images_of(100).with_labels(np.full((100, 1), -100, np.int8))
+    assert (assign_splits(nothing, 0.25, 0.2, seed=0).column("split") == "test").sum() == 20
+    monkeypatch.setattr(splitting, "_MOST_ENTRIES", 10)
+    images = grouped([3] * 100)
+    cuts = [assign_splits(images, 0, 0.2, seed).column("split") for seed in (0, 0, 1)]
+    assert [(cut == "test").sum() for cut in cuts] == [60, 60, 60]
+    assert (cuts[0] == cuts[1]).all()
+    assert (cuts[0] != cuts[2]).any()
+
+
+def test_images_without_a_split_among_given_ones_are_for_training():
+    images = images_of(4).with_column("split", ["test", "", "validation", ""])
+    assert assign_splits(images, 0.5, 0.5, seed=0).column("split").tolist() == ["test", "train", "validation", "train"]
+
+
+def test_a_rare_answer_is_in_every_part():
+    """5 known yes and 5 known no among 400 images: by chance a part would often have one or none of a kind."""
+    labels = np.full((400, 2), -100, np.int8)
+    labels[:, 0] = np.arange(400) % 2
+    labels[10:15, 1], labels[200:205, 1] = 1, 0
+    images = images_of(400)
+    images = type(images)(images.dataset, type(images.label_space)(["a", "b"]), labels)
+    for seed in range(10):
+        cut = assign_splits(images, 0.4, 0, seed=seed)
+        for split in ("train", "validation"):
+            part = cut.of_split(split).labels[:, 1]
+            assert 2 <= (part == 1).sum() <= 3
+            assert 2 <= (part == 0).sum() <= 3
+
+
+def test_of_very_few_images_it_is_not_the_groups_that_are_blamed(caplog):
+    assign_splits(images_of(2), 0.15, 0, seed=0)
+    assert (
+        "the validation split has 50.0 % of the images instead of 15.0 %: there are only 2 to cut from" in caplog.text
+    )

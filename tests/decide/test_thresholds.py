@@ -1,0 +1,207 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halflabel import HalflabelError
+from halflabel.decide.thresholds import Objective, fit_thresholds, parse_objective
+from halflabel.metrics.measures import f_score, recall
+from halflabel.model.decisions import NEVER
+
+
+def draw(seed, rows=80, columns=3, levels=1000, known=0.6):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels + 1, (rows, columns)) / levels  # few levels: many ties
+    labels = (rng.random((rows, columns)) < scores ** rng.uniform(0.5, 2, columns)).astype(int)
+    return scores, np.where(rng.random((rows, columns)) < known, labels, -100)
+
+
+def columns_of(scores, labels):
+    """Give each label's column, its known scores and its known labels."""
+    for j in range(labels.shape[1]):
+        known = labels[:, j] >= 0
+        yield j, scores[known, j], labels[known, j]
+
+
+def cuts(scores):
+    return sorted(set(scores.tolist()))
+
+
+def lower_bound(hits, tries, expected):
+    """Wilson's lower bound of a share at 80 %, with twenty expected entries added: the smaller root."""
+    z, hits, tries = 0.8416, hits + 20 * expected, tries + 20
+    share = hits / tries
+    middle = share + z**2 / (2 * tries)
+    return (middle - z * math.sqrt(share * (1 - share) / tries + z**2 / (4 * tries**2))) / (1 + z**2 / tries)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("f1", Objective("f", 1)),
+        ("F0.5", Objective("f", 0.5)),
+        ("precision>=0.9", Objective("precision", 0.9)),
+        (" recall >= .95 ", Objective("recall", 0.95)),
+        ("rate=0.05", Objective("rate", 0.05)),
+    ],
+)
+def test_an_objective_is_read(text, expected):
+    assert parse_objective(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["precision>=1.2", "precision>=1", "recall>=0", "recall>0.9", "rate=1", "f0", "f", "f-1", "f1x", "accuracy", ""],
+)
+def test_an_objective_that_cannot_be_is_one_line_with_those_that_can(text):
+    with pytest.raises(HalflabelError, match="none of f1 .*precision>=X, recall>=X and rate=X") as error:
+        parse_objective(text)
+    assert repr(text) in str(error.value)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([3, 20, 1000]), st.sampled_from(["f1", "f0.5", "f2"]))
+@settings(max_examples=60, deadline=None)
+def test_no_other_threshold_has_a_better_f_score(seed, levels, objective):
+    scores, labels = draw(seed, levels=levels)
+    beta = float(objective[1:])
+    fitted = fit_thresholds(scores, labels, objective, min_known=1)
+    found = f_score(scores, labels, fitted.values, beta)
+    assert not fitted.unmet.any()
+    for j, s, y in columns_of(scores, labels):
+        if not fitted.pooled[j]:
+            best = max(f_score(s[:, None], y[:, None], cut, beta)[0] for cut in cuts(s))
+            assert found[j] == pytest.approx(best, abs=1e-12)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([5, 50, 1000]), st.sampled_from([0.6, 0.8, 0.95]))
+@settings(max_examples=60, deadline=None)
+def test_precision_is_promised_by_the_lower_bound_and_recall_is_as_high_as_that_allows(seed, levels, share):
+    scores, labels = draw(seed, rows=200, levels=levels)
+    fitted = fit_thresholds(scores, labels, f"precision>={share}", min_known=1)
+    for j, s, y in columns_of(scores, labels):
+        allowed = [
+            cut
+            for cut in cuts(s)
+            if lower_bound((y[s >= cut] == 1).sum(), (s >= cut).sum(), s[s >= cut].mean()) >= share
+        ]
+        assert fitted.unmet[j] == (not allowed)
+        if allowed:
+            assert ((s >= fitted.values[j]) == (s >= min(allowed))).all()
+        else:
+            assert fitted.values[j] == NEVER
+
+
+@given(st.integers(0, 10**6), st.sampled_from([5, 50, 1000]), st.sampled_from([0.5, 0.9, 0.99]))
+@settings(max_examples=60, deadline=None)
+def test_recall_is_promised_by_the_lower_bound_and_precision_is_as_high_as_that_allows(seed, levels, share):
+    scores, labels = draw(seed, rows=200, levels=levels)
+    fitted = fit_thresholds(scores, labels, f"recall>={share}", min_known=1)
+    for j, s, y in columns_of(scores, labels):
+        precision_of = {
+            cut: (y[s >= cut] == 1).mean()
+            for cut in cuts(s)
+            if lower_bound((y[s >= cut] == 1).sum(), (y == 1).sum(), s[s >= cut].sum() / s.sum()) >= share
+        }
+        assert fitted.unmet[j] == (not precision_of)
+        if precision_of:
+            assert (y[s >= fitted.values[j]] == 1).mean() == pytest.approx(max(precision_of.values()), abs=1e-12)
+        else:
+            assert fitted.values[j] == 0
+
+
+def test_a_rate_is_the_share_of_known_entries_answered_with_yes():
+    scores, labels = draw(1, rows=2000)
+    fitted = fit_thresholds(scores, labels, "rate=0.05")
+    for j, s, _ in columns_of(scores, labels):
+        shares = [abs((s >= cut).mean() - 0.05) for cut in cuts(s)]
+        assert abs((s >= fitted.values[j]).mean() - 0.05) == pytest.approx(min(shares), abs=1e-12)
+
+
+def test_a_rate_needs_no_known_yes_but_enough_known_entries():
+    scores = np.linspace(0, 1, 200)[:, None].repeat(3, axis=1)
+    labels = np.full((200, 3), -100)
+    labels[:, 0], labels[:10, 1] = 0, 0
+    fitted = fit_thresholds(scores, labels, "rate=0.05")
+    assert fitted.pooled.tolist() == [False, True, True]
+    assert (scores[:, 0] >= fitted.values[0]).sum() == 10
+
+
+def test_a_threshold_lies_midway_between_scores_and_between_neighbouring_floats_at_the_upper():
+    labels = np.array([[1], [1], [0], [0]])
+    assert fit_thresholds([[0.9], [0.7], [0.3], [0.1]], labels, "f1", 1).values.tolist() == [0.5]
+    assert fit_thresholds([[0.9], [0.7], [0.3], [0.1]], [[1], [1], [1], [0]], "f1", 1).values.tolist() == [
+        pytest.approx(0.2)
+    ]
+    above = np.nextafter(0.5, 1)
+    assert fit_thresholds([[above], [above], [0.5], [0.5]], labels, "f1", 1).values.tolist() == [above]
+
+
+def test_labels_with_few_known_entries_share_the_threshold_of_their_pool():
+    scores, labels = draw(2, rows=400, columns=6)
+    for j in (1, 4):  # few yes
+        labels[np.flatnonzero(labels[:, j] == 1)[6:], j] = -100
+    labels[np.flatnonzero(labels[:, 5] == 0)[3:], 5] = -100  # few no
+    labels[:, 2] = -100
+    fitted = fit_thresholds(scores, labels, "f1", min_known=10)
+    assert fitted.pooled.tolist() == [False, True, True, False, True, True]
+    few = [1, 2, 4]
+    known = labels[:, few] >= 0
+    pool_scores, pool_labels = scores[:, few][known][:, None], labels[:, few][known][:, None]
+    best = max(f_score(pool_scores, pool_labels, cut)[0] for cut in cuts(pool_scores.ravel()))
+    assert fitted.values[1] == fitted.values[2] == fitted.values[4]
+    assert f_score(pool_scores, pool_labels, fitted.values[1])[0] == pytest.approx(best)
+    alone = fit_thresholds(scores[:, :1], labels[:, :1], "f1")
+    assert fitted.values[0] == alone.values[0]
+
+
+def test_where_the_pool_has_too_few_known_entries_it_is_that_of_all_labels():
+    scores, labels = draw(3, rows=400)
+    labels[np.flatnonzero(labels[:, 0] == 1)[4:], 0] = -100
+    fitted = fit_thresholds(scores, labels, "f1", min_known=10)
+    known = labels >= 0
+    everything = fit_thresholds(scores[known][:, None], labels[known][:, None], "f1")
+    assert fitted.values[0] == everything.values[0]
+
+
+def test_what_cannot_be_promised_gets_the_safe_answer_and_says_so():
+    rng = np.random.default_rng(4)
+    scores, labels = rng.random((300, 2)), rng.integers(0, 2, (300, 2))  # scores that know nothing
+    precise = fit_thresholds(scores * 0.1, labels, "precision>=0.9")
+    assert precise.values.tolist() == [NEVER, NEVER]
+    assert precise.unmet.all()
+    sure = fit_thresholds(scores[:40], labels[:40], "recall>=0.999")  # 20 positives cannot show that much
+    assert sure.values.tolist() == [0, 0]
+    assert sure.unmet.all()
+    assert recall(scores[:40], labels[:40], sure.values).tolist() == [1, 1]
+
+
+def test_one_lucky_yes_is_not_taken_for_a_precision():
+    rng = np.random.default_rng(5)
+    labels = (rng.random((500, 1)) < 0.3).astype(int)
+    scores = rng.uniform(0.2, 0.4, (500, 1))
+    scores[np.flatnonzero(labels)[0]] = 0.41  # the highest score happens to be a yes
+    assert fit_thresholds(scores, labels, "precision>=0.9").unmet.all()
+
+
+def test_unknown_entries_count_for_nothing_and_chunks_change_nothing(monkeypatch):
+    scores, labels = draw(6, columns=7)
+    for objective in ("f1", "precision>=0.7", "recall>=0.8", "rate=0.2"):
+        expected = fit_thresholds(scores, labels, objective, 1)
+        filled = np.where(labels < 0, np.nan, scores)
+        with monkeypatch.context() as patch:
+            patch.setattr("halflabel.decide.calibration.CHUNK_ENTRIES", 100)
+            for one, other in zip(fit_thresholds(filled, labels, objective, 1), expected, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_bad_arguments():
+    with pytest.raises(HalflabelError, match="probabilities in 0..1"):
+        fit_thresholds([[2.0], [0.1]], [[1], [0]], "f1")
+    with pytest.raises(HalflabelError, match="known entries, a yes and a no"):
+        fit_thresholds([[0.2], [0.1]], [[1], [-100]], "f1")
+    with pytest.raises(HalflabelError, match="known entries"):
+        fit_thresholds([[0.2], [0.1]], [[-100], [-100]], "rate=0.5")
+    with pytest.raises(HalflabelError, match="must agree"):
+        fit_thresholds([[0.2], [0.1]], [[1], [0]], "f1", probabilities=[[0.1]])

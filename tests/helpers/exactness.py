@@ -1,0 +1,70 @@
+"""One optimizer step on 20 rows of features through the real Trainer, for every loss and normalizer.
+
+Run by test_trainer.py, in its process and in two.
+"""
+
+import os
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
+from halflabel.data.pixels import collate
+from halflabel.training.feature_shards import FeatureDataset
+
+ELEMENTWISE = {"bce": {"label_smoothing": 0.1}, "focal": {}, "asl": {}, "splc": {}, "em": {}, "wan": {}}
+NORMALIZERS = ("labels", "images", "tasks")
+LABELS = 5
+ROWS = 20
+
+
+def rows():
+    """Known fractions from 0 to 1: the last eight rows, all that a second process gets, know nothing."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(ROWS, 16, generator=generator)
+    labels = torch.randint(0, 2, (ROWS, LABELS), generator=generator).numpy().astype(np.int8)
+    labels[2:6, 1:] = IGNORE_INDEX
+    labels[6:9, :4] = IGNORE_INDEX
+    labels[9:12, 2] = IGNORE_INDEX
+    labels[12:] = IGNORE_INDEX
+    return features, labels
+
+
+def update(folder, loss, loss_args, normalizer, size, steps, trainer_class=MultiLabelTrainer):
+    """Return w1 - w0 of the head, in float64."""
+    torch.manual_seed(0)
+    features, labels = rows()
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        "test_resnet", [f"label {i}" for i in range(LABELS)], weights=None, loss=loss, loss_args=loss_args or None,
+        normalizer=normalizer, pos_weight=[1.0, 2.0, 0.5, 1.0, 3.0] if loss != "bce" else None,
+        label_weight=[1.0, 1.0, 2.0, 0.5, 1.0],
+    )  # fmt: skip
+    features = features.repeat(1, 1 + model.head.in_features // 16)[:, : model.head.in_features]
+    model.freeze_backbone()
+    start = {key: value.detach().clone().double() for key, value in model.head.named_parameters()}
+    arguments = TrainingArguments(
+        output_dir=folder, num_train_epochs=1, per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+        optim="sgd", learning_rate=1.0, max_grad_norm=0.0, lr_scheduler_type="constant", report_to="none", use_cpu=True,
+        save_strategy="no", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+        train_sampling_strategy="sequential", ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = trainer_class(model, arguments, collate, FeatureDataset(features, labels))
+    trainer.train()
+    assert trainer.state.global_step == 1
+    return torch.cat([(v.detach().double() - start[k]).flatten() for k, v in model.head.named_parameters()])
+
+
+def all_updates(folder, size, steps):
+    return {
+        (loss, normalizer): update(folder, loss, arguments, normalizer, size, steps)
+        for loss, arguments in ELEMENTWISE.items()
+        for normalizer in NORMALIZERS
+    }
+
+
+def write_updates(folder, splits):
+    """In one of several processes: make the updates of each (batch size, accumulation); the first writes them."""
+    updates = {split: all_updates(folder / "run", *split) for split in splits}
+    if os.environ["RANK"] == "0":
+        torch.save(updates, folder / "updates.pt")

@@ -1,0 +1,56 @@
+"""Compute features in a process of its own, or in two."""
+
+import os
+import signal
+import time
+
+import torch
+import xxhash
+from accelerate import PartialState
+
+from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
+from halflabel.data.pixels import PixelDataset
+from halflabel.data.readers.table import read_table
+from halflabel.training import feature_cache, features
+from halflabel.training.feature_views import Views
+
+
+def make(table):
+    """Return a model and two views of each picture, the same in every process."""
+    torch.manual_seed(0)
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["red", "blue"], weights=None)
+    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    images = read_table(table)
+    both = [PixelDataset(images, transform) for transform in (processor.eval_transform(), processor.train_transform())]
+    return model, Views(*both, views=2)
+
+
+def print_features(table, shard_rows, seconds, *folders):
+    """Print a hash of the features for each folder (None: in memory), and wait so long at every batch."""
+    state = PartialState(cpu=True)
+    model, views = make(table)
+    model.backbone.conv1[0].register_forward_hook(lambda *_: time.sleep(seconds))
+    features.SHARD_ROWS = shard_rows
+    for folder in folders:
+        rows = features.cached_features(model, views, folder, batch_size=4, quiet=True)
+        print(f"rank {state.process_index}: {tuple(rows.shape)} {hash_rows(rows)}\n", end="", flush=True)
+
+
+def hash_rows(rows):
+    return xxhash.xxh3_64_hexdigest(rows.contiguous().numpy().tobytes())
+
+
+def die_after_a_shard(model, table, folder):
+    """Kill this process when it has written the first of six shards."""
+    features.SHARD_ROWS = 8
+    write = feature_cache.FeatureFolder.write
+
+    def once(self, *arguments):
+        write(self, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    feature_cache.FeatureFolder.write = once
+    model = TimmMultiLabelForImageClassification.from_pretrained(model)
+    model.freeze_backbone()
+    transform = TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform()
+    features.cached_features(model, Views(PixelDataset(read_table(table), transform)), folder, quiet=True)

@@ -1,0 +1,250 @@
+import forked
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, pipeline
+
+from halflabel import (
+    IGNORE_INDEX,
+    HalflabelError,
+    TimmMultiLabelConfig,
+    TimmMultiLabelForImageClassification,
+    TimmMultiLabelImageProcessor,
+)
+from halflabel.data.pixels import collate
+from halflabel.model.losses import masked_loss
+from halflabel.training.feature_shards import FeatureDataset
+
+FAMILIES = {
+    "resnet10t": {},
+    "test_efficientnet": {},
+    "test_convnext": {},
+    "test_vit": {},
+    "swin_tiny_patch4_window7_224": {"depths": [1, 1, 1, 1], "embed_dim": 24, "num_heads": [2, 2, 2, 2]},
+    "beit_base_patch16_224": {"depth": 2, "embed_dim": 48, "num_heads": 2},
+    "eva02_tiny_patch14_224": {"depth": 2},
+    "vit_small_patch16_rope_224": {"depth": 2},
+    "levit_128s": {},
+    "tiny_vit_5m_224": {},
+    "maxvit_rmlp_pico_rw_256": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saved_and_loaded_models_agree(name, tmp_path):
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        name, ["a", "b", "c"], weights=None, backbone_args=FAMILIES[name] or None
+    ).eval()
+    size = TimmMultiLabelImageProcessor.from_backbone(model.backbone).input_size
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    pixels = torch.randn(2, *size)
+    with torch.no_grad():
+        before, after = model(pixels).logits, loaded(pixels).logits
+        features = model.extract_features(pixels)
+    assert torch.isfinite(before).all()
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+    assert features.shape == (2, model.head.in_features)
+    assert (before[0] - before[1]).abs().max() > 0  # the logits depend on the picture
+
+
+def test_a_fresh_process_gives_the_same_scores(tiny_model, tmp_path):
+    model = tiny_model.eval()
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(2, 3, 160, 160)
+    torch.save(pixels, tmp_path / "pixels.pt")
+    code = (
+        "import torch\n"
+        "from transformers import AutoModelForImageClassification\n"
+        f"folder = {str(tmp_path)!r}\n"
+        "model = AutoModelForImageClassification.from_pretrained(folder)\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "with torch.no_grad():\n"
+        "    logits = model(torch.load(folder + '/pixels.pt')).logits\n"
+        "torch.save(logits.sigmoid(), folder + '/scores.pt')\n"
+    )
+    process = forked.start(exec, code, {}, output=tmp_path / "output.txt")
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "scores.pt"), model(pixels).logits.sigmoid())
+
+
+def test_the_stock_pipeline_uses_a_sigmoid_per_label(tiny_model, tmp_path):
+    processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 200, 3), dtype=np.uint8))
+    answers = pipeline("image-classification", model=tiny_model.eval(), image_processor=processor)(picture)
+    with torch.no_grad():
+        scores = tiny_model(**processor(picture)).logits.sigmoid()[0]
+    assert {a["label"]: pytest.approx(a["score"]) for a in answers} == {
+        "red": scores[0].item(),
+        "blue": scores[1].item(),
+    }
+
+
+def test_a_checkpoint_of_other_labels_loads_with_a_fresh_head_and_a_new_model_has_random_weights(tiny_model, tmp_path):
+    """Loading leaves out the random weights that it replaces, and only those."""
+    tiny_model.save_pretrained(tmp_path)
+    kind = type(tiny_model)
+    names = {0: "a", 1: "b", 2: "c"}
+    config = TimmMultiLabelConfig.from_pretrained(tmp_path, id2label=names)
+    loaded = kind.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    assert loaded.head.linear.weight.shape[0] == 3
+    assert 0 < loaded.head.linear.weight.std() < 1
+    state, old = loaded.backbone.state_dict(), tiny_model.backbone.state_dict()
+    assert all(torch.equal(state[key], old[key]) for key in old)
+    fresh = kind(tiny_model.config)
+    for key, value in fresh.backbone.named_parameters():
+        if value.ndim > 1:
+            assert value.std() > 0, key
+
+
+def test_features_skip_the_backbone(tiny_model):
+    model, pixels = tiny_model.eval(), torch.randn(3, 3, 160, 160)
+    with torch.no_grad():
+        features = model.extract_features(pixels)
+        assert torch.equal(model(features=features).logits, model(pixels).logits)
+    for arguments in ({}, {"pixel_values": pixels, "features": features}):
+        with pytest.raises(HalflabelError, match="exactly one"):
+            model(**arguments)
+
+
+def test_nan_in_a_batch_raises(tiny_model):
+    with pytest.raises(HalflabelError, match="nan"):
+        tiny_model(torch.randn(1, 3, 160, 160), labels=torch.tensor([[float("nan"), 1.0]]))
+
+
+def test_an_unknown_label_reaches_no_weight(tiny_model):
+    """The gradient of the head's row of a label that is unknown everywhere is exactly zero."""
+    labels = torch.tensor([[1.0, IGNORE_INDEX], [0.0, IGNORE_INDEX]])
+    tiny_model(torch.randn(2, 3, 160, 160), labels=labels).loss.backward()
+    assert (tiny_model.head.linear.weight.grad[1] == 0).all()
+    assert (tiny_model.head.linear.weight.grad[0] != 0).any()
+
+
+def arguments(folder, **extra):
+    return TrainingArguments(
+        output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+        remove_unused_columns=False, dataloader_pin_memory=False, **extra
+    )  # fmt: skip
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, pixels, labels):
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, i):
+        return {"pixel_values": self.pixels[i], "labels": self.labels[i]}
+
+
+def test_frozen_batchnorm_does_not_drift_under_the_trainer(tiny_model, tmp_path):
+    tiny_model.freeze_backbone()
+    before = {key: value.clone() for key, value in tiny_model.backbone.state_dict().items()}
+    head = tiny_model.head.linear.weight.detach().clone()
+    rows = Rows(torch.randn(8, 3, 64, 64) + 3, np.ones((8, 2), np.int8))
+    Trainer(tiny_model, arguments(tmp_path, max_steps=3), collate, rows).train()
+    for key, value in tiny_model.backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not torch.equal(tiny_model.head.linear.weight, head)
+    tiny_model.unfreeze_backbone()
+    Trainer(tiny_model, arguments(tmp_path, max_steps=1), collate, rows).train()
+    assert not torch.equal(tiny_model.backbone.state_dict()["bn1.running_mean"], before["bn1.running_mean"])
+
+
+@pytest.mark.parametrize("known", ["uneven", "one half all unknown"])
+def test_accumulation_gives_the_update_of_one_batch(tmp_path, known):
+    """2 x 8 equals 1 x 16 in w1 - w0, although the halves know different numbers of entries."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(16, 3, 64, 64, generator=generator)
+    labels = torch.randint(0, 2, (16, 4), generator=generator).numpy().astype(np.int8)
+    labels[:8, 1:] = IGNORE_INDEX
+    if known != "uneven":
+        labels[8:] = IGNORE_INDEX
+    start = TimmMultiLabelForImageClassification.from_backbone("test_vit", list("abcd"), weights=None,
+                                                               backbone_args={"img_size": 64})  # fmt: skip
+    updates = []
+    for size, steps in ((16, 1), (8, 2), (2, 8)):
+        model = TimmMultiLabelForImageClassification(start.config)
+        model.load_state_dict(start.state_dict())
+        settings = arguments(
+            tmp_path, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=steps, optim="sgd",
+            learning_rate=1.0, max_grad_norm=0.0, lr_scheduler_type="constant", train_sampling_strategy="sequential",
+        )  # fmt: skip
+        Trainer(model, settings, collate, Rows(pixels, labels)).train()
+        first = start.state_dict()
+        updates.append(torch.cat([(v.double() - first[k].double()).flatten() for k, v in model.state_dict().items()]))
+    assert updates[0].norm() > 1e-3
+    for update in updates[1:]:
+        assert (update - updates[0]).norm() / updates[0].norm() < 1e-5
+
+
+def test_sixteen_pictures_are_learned_by_heart(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(16, 512, generator=generator)
+    labels = torch.randint(0, 2, (16, 4), generator=generator).numpy().astype(np.int8)
+    from halflabel import average_precision
+
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", list("abcd"), weights=None)
+    features = features[:, : model.head.in_features]
+    model.freeze_backbone()
+    settings = arguments(tmp_path, max_steps=200, per_device_train_batch_size=16, learning_rate=1e-2)
+    Trainer(model, settings, collate, FeatureDataset(features, labels)).train()
+    with torch.no_grad():
+        scores = model.eval()(features=features).logits.sigmoid().numpy()
+    assert (average_precision(scores, labels) == 1).all()
+
+
+def test_replace_head_keeps_the_backbone(tiny_model, tmp_path):
+    before = {key: value.clone() for key, value in tiny_model.backbone.state_dict().items()}
+    tiny_model.eval().replace_head(["x", "y", "z"])
+    assert tiny_model.config.label_space.names == ("x", "y", "z")
+    assert tiny_model(torch.randn(2, 3, 160, 160)).logits.shape == (2, 3)
+    assert all(torch.equal(value, before[key]) for key, value in tiny_model.backbone.state_dict().items())
+    tiny_model.save_pretrained(tmp_path)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.label_space.names == ("x", "y", "z")
+    with pytest.raises(HalflabelError, match="more than once"):
+        tiny_model.replace_head(["x", "x"])
+    assert tiny_model.config.label_space.names == ("x", "y", "z")
+
+
+def test_the_objective_of_the_configuration_is_the_one_trained_on(tmp_path):
+    keys = {"loss": "asl", "loss_args": {"gamma_neg": 2.0}, "normalizer": "tasks", "pos_weight": [2.0, 1.0],
+            "label_weight": [1.0, 0.5]}  # fmt: skip
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a", "b"], weights=None, **keys)
+    model.save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    features, labels = torch.randn(5, model.head.in_features), torch.tensor([[1.0, 0.0]] * 4 + [[0.0, IGNORE_INDEX]])
+    result = model(features=features, labels=labels)
+    weights = {key: torch.tensor(keys[key]) for key in ("pos_weight", "label_weight")}
+    expected = masked_loss(result.logits, labels, "asl", "tasks", gamma_neg=2.0, **weights)
+    torch.testing.assert_close(result.loss, expected)
+    model.replace_head(["c", "d", "e"])
+    assert (model.config.pos_weight, model.config.label_weight) == (None, None)  # those of other labels
+    assert model.config.loss_args == {"gamma_neg": 2.0}
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model = TimmMultiLabelForImageClassification.from_backbone("test_vit", ["a"], weights=None)
+    pixels, labels = torch.randn(2, 3, 160, 160), torch.tensor([[1.0], [0.0]])
+    gradients = []
+    for on in (False, True):
+        (model.gradient_checkpointing_enable if on else model.gradient_checkpointing_disable)()
+        model.zero_grad()
+        model.train()(pixels, labels=labels).loss.backward()
+        gradients.append(model.backbone.patch_embed.proj.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-8)
+
+
+def test_bad_requests():
+    start = TimmMultiLabelForImageClassification.from_backbone
+    with pytest.raises(HalflabelError, match="did you mean"):
+        start("resnt18", ["a"], weights=None)
+    with pytest.raises(HalflabelError, match="takes no argument 'depth'"):
+        start("test_resnet", ["a"], weights=None, head_args={"depth": 2})
+    with pytest.raises(HalflabelError, match="backbone_args"):
+        start("test_resnet", ["a"], weights=None, backbone_args={"colour": 2})

@@ -1,0 +1,257 @@
+"""The page in a real browser: a picture is dropped, answers and heat maps are read off."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import gradio
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from hub_server import HubServer
+from packaging.requirements import Requirement
+from PIL import Image
+
+import halflabel
+from halflabel import HalflabelError
+from halflabel.model.decisions import NEVER, DecisionRule
+from halflabel.share.demo import Demo, draw_heat_map
+from halflabel.share.demo_space import write_space
+from halflabel.use.explain import Explanation, LabelMap, explain
+from halflabel_cli import main
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+NAMES = ["red", "<b>blue</b> & ${1+1} {{x}}", "never", "always"]
+SERVER = "import sys; from halflabel_cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model whose answers differ, and a picture."""
+    torch.manual_seed(3)
+    place = tmp_path_factory.mktemp("demo")
+    model = halflabel.TimmMultiLabelForImageClassification.from_backbone("test_resnet", NAMES, weights=None).eval()
+    processor = halflabel.TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    rng, side = np.random.default_rng(0), np.linspace(0, 200, 320)
+    pixels = np.stack([np.tile(side, (240, 1)), rng.uniform(0, 255, (240, 320)), np.tile(side[::-1], (240, 1))], -1)
+    Image.fromarray(pixels.astype(np.uint8)).save(place / "picture.jpg")
+    with torch.no_grad():
+        features = model.extract_features(processor(Image.open(place / "picture.jpg"))["pixel_values"])[0]
+        model.head.linear.weight[:] = torch.tensor([[1.5], [-0.3], [2.0], [-1.0]]) * features / features.square().sum()
+        model.head.linear.weight[:, ::3] += 0.01
+    rule = {"scale": [1.0, 2.0, 1.0, 1.0], "thresholds": [0.7, 0.6, NEVER, 0.0]}
+    model.config.decisions = DecisionRule.plain(4).to_dict() | rule
+    model.save_pretrained(place / "model")
+    processor.save_pretrained(place / "model")
+    return place
+
+
+@contextmanager
+def running(command, **options):
+    """Start a server; yield where it is, and end it as Ctrl-C does."""
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    lines = []
+    try:
+        for line in server.stdout:
+            lines.append(line)
+            found = re.match(r"open (http://127\.0\.0\.1:\d+/) in a browser", line)
+            if found:
+                break
+        else:
+            pytest.fail("".join(lines))
+        yield found[1]
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert server.returncode == 0
+
+
+@contextmanager
+def browser(requests):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(30_000)
+        page.on("request", lambda request: requests.append(request.url))
+        yield page
+        chromium.close()
+
+
+def heat_map_on(page, before=None):
+    """Wait for a heat map at another address, and return both."""
+    picture = page.locator("#heat_map img")
+    picture.wait_for()
+    page.wait_for_function("old => document.querySelector('#heat_map img')?.src != old", arg=before)
+    address = picture.get_attribute("src")
+    return address, np.asarray(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium, which is not installed")
+def test_answers_and_heat_maps_in_a_browser(folder, tmp_path):
+    name, requests = str(folder / "model"), []
+    model, processor = loaded(name)
+    classify = halflabel.MultiLabelImageClassificationPipeline(model, image_processor=processor)
+    answers = classify(str(folder / "picture.jpg"))
+    assert {answer["decision"] for answer in answers} == {True, False}
+    words = {"red": "(yes from 0.7)", NAMES[1]: "(yes from 0.6)", "never": "(never yes)", "always": "(always yes)"}
+    with running([sys.executable, "-c", SERVER, "demo", name]) as url, browser(requests) as page:
+        page.goto(url)
+        page.wait_for_function("document.title == 'model'")
+        page.set_input_files("#picture input[type=file]", folder / "picture.jpg")
+        page.locator(".hl-row").first.wait_for()
+        rows = [row.inner_text().split("\n") for row in page.locator(".hl-row").all()]
+        assert rows == [
+            [answer["label"], f"{'yes' if answer['decision'] else 'no'} {answer['score']:.3f} {words[answer['label']]}"]
+            for answer in answers
+        ]
+        assert page.locator(".hl-threshold").count() == 3  # none for never
+        fills, bar = page.locator(".hl-fill").all(), page.locator(".hl-bar").first.bounding_box()["width"]
+        for fill, answer in zip(fills, answers, strict=True):
+            assert fill.bounding_box()["width"] == pytest.approx(bar * answer["score"], abs=1)
+        address, shown = heat_map_on(page)
+        np.testing.assert_array_equal(shown, overlay(name, folder / "picture.jpg", answers[0]["label"]))
+        page.locator("#label input").click()
+        page.get_by_role("option", name="red").click()
+        _, shown = heat_map_on(page, address)
+        np.testing.assert_array_equal(shown, overlay(name, folder / "picture.jpg", "red"))
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert Image.open(tmp_path / "page.png").size[0] == 1200
+    hosts = {request.split("/")[2] for request in requests if request.startswith("http")}
+    assert hosts == {url.split("/")[2]}  # no font, script or picture from elsewhere
+
+
+def loaded(name):
+    return (
+        halflabel.TimmMultiLabelForImageClassification.from_pretrained(name).eval(),
+        halflabel.TimmMultiLabelImageProcessor.from_pretrained(name),
+    )
+
+
+def overlay(name, picture, label):
+    return np.asarray(draw_heat_map(explain(*loaded(name), Image.open(picture), [label])))
+
+
+def test_a_heat_map_colours_the_grey_picture_where_it_is_high():
+    from matplotlib import colormaps
+
+    heat = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    view = Image.new("RGB", (3, 1), (30, 120, 60))
+    grey = view.convert("L").getpixel((0, 0))
+    shown = draw_heat_map(Explanation(view, (LabelMap("a", 0.5, 0.5, True, heat),)))
+    for x, value in enumerate([0.0, 0.5, 1.0]):
+        colour = colormaps["inferno"](value)
+        for channel in range(3):
+            mixed = (1 - 0.75 * value) * grey + 0.75 * value * 255 * colour[channel]
+            assert abs(shown.getpixel((x, 0))[channel] - mixed) <= 0.51
+
+
+def test_what_cannot_be_shown_is_said_on_the_page(folder, tmp_path, monkeypatch):
+    demo, picture = Demo(str(folder / "model")), str(folder / "picture.jpg")
+    assert "Drop a picture" in demo.answer(None)[0]
+    assert demo.show(None, None)[1] == ""
+    cut = tmp_path / "<cut>.jpg"
+    cut.write_bytes((folder / "picture.jpg").read_bytes()[:2000])
+    assert "&lt;cut&gt;.jpg" in demo.answer(str(cut))[0]
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    assert "heat maps need Captum: pip install &#x27;halflabel[explain]&#x27;" in demo.show(picture, "red")[1]
+    assert "hl-row" in demo.answer(picture)[0]
+
+
+def test_mistakes_end_in_one_line(folder, tmp_path, capsys, monkeypatch):
+    name = str(folder / "model")
+
+    def error_of(*arguments):
+        assert main(["demo", *arguments]) == 2
+        err = capsys.readouterr().err.strip().splitlines()[-1]
+        return err.removeprefix("halflabel: error: ")
+
+    assert error_of(name, "--output", str(tmp_path)).startswith("--output is for the folder of a Space")
+    assert error_of(name, "--space", "me/x-demo").endswith("is a folder: push it first")
+    assert error_of("me/x", "--space", "not//a name").startswith("not a name of the Hub: ")
+    (tmp_path / "mine.txt").touch()
+    assert "is not an empty folder" in error_of("me/x", "--space", "me/x-demo", "--output", str(tmp_path))
+    assert error_of(name, "--port", "70000") == (
+        "the demo cannot listen on 127.0.0.1, port 70000: give another --port or --host"
+    )
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert error_of(name) == "the demo needs Gradio: pip install 'halflabel[demo]'"
+
+
+PUSHER = """
+import sys
+from huggingface_hub import HfApi
+from halflabel_cli import main
+HfApi().create_repo("alice/m")
+HfApi().upload_folder(repo_id="alice/m", folder_path=sys.argv[1])
+sys.exit(main(["demo", "alice/m", "--space", "alice/m-demo"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_pushed_space_runs_where_halflabel_is_not_installed(folder, tmp_path):
+    """Written from a wheel, pushed, taken from the Hub and started as the Hub would."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    libraries = str(Path(timm.__file__).parents[1])
+    hub = HubServer(tmp_path / "hub")
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), libraries]), "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_alice", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf"),
+    }  # fmt: skip
+    try:  # -S leaves an editable install of halflabel out
+        pushed = subprocess.run(
+            [sys.executable, "-S", "-c", PUSHER, str(folder / "model")], env=environment, cwd=tmp_path,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert pushed.returncode == 0, pushed.stderr[-3000:]
+        assert pushed.stdout.strip() == f"pushed to {hub.url}/spaces/alice/m-demo"
+        space = tmp_path / "space"
+        for path, content in hub.files("alice/m-demo", kind="spaces").items():
+            (space / path).parent.mkdir(parents=True, exist_ok=True)
+            (space / path).write_bytes(content)
+        check_space(space)
+        (tmp_path / "site").rename(tmp_path / "gone")
+        environment["PYTHONPATH"] = libraries
+        with (
+            running([sys.executable, "-S", "app.py"], env=environment, cwd=space) as url,
+            urlopen(f"{url}config") as answer,
+        ):
+            assert json.load(answer)["title"] == "alice/m"
+    finally:
+        hub.stop()
+
+
+def check_space(space):
+    _, front, text = (space / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "title": "m-demo", "sdk": "gradio", "sdk_version": gradio.__version__, "app_file": "app.py",
+        "models": ["alice/m"], "python_version": "{}.{}".format(*sys.version_info),
+    }  # fmt: skip
+    assert "`halflabel demo alice/m --space alice/m-demo`" in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    expected = {Requirement(line) for line in (*project["dependencies"], *extras["demo"], *extras["explain"])}
+    assert {Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()} == expected
+
+
+def test_a_space_is_written_without_the_hub(tmp_path):
+    write_space("me/x", "me/x-demo", tmp_path / "space")
+    assert {path.name for path in (tmp_path / "space").iterdir()} >= {"README.md", "app.py", "requirements.txt"}
+    with pytest.raises(HalflabelError, match="is not an empty folder: give another for the Space"):
+        write_space("me/x", "me/x-demo", tmp_path / "space")

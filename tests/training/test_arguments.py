@@ -1,0 +1,99 @@
+import pytest
+import torch
+import yaml
+
+from halflabel import HalflabelError
+from halflabel.training.arguments import parse_recipe
+
+BASE = {"data": "labels.csv", "backbone": "test_resnet"}
+
+
+def write(tmp_path, **keys):
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "output_dir": str(tmp_path / "out"), **keys}))
+    return str(path)
+
+
+def test_default_then_file_then_command_line(tmp_path):
+    path = write(tmp_path, validation_share=0.3)
+    assert parse_recipe(path).settings.validation_share == 0.3
+    assert parse_recipe(path, ["--validation_share", "0.4"]).settings.validation_share == 0.4
+    assert parse_recipe(path, ["--validation_share=0.4"]).settings.validation_share == 0.4
+    assert parse_recipe(write(tmp_path)).settings.validation_share == 0.15
+
+
+def test_a_float_that_yaml_reads_as_text_is_a_number(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"data: a.csv\nbackbone: b\noutput_dir: {tmp_path}/out\nlearning_rate: 1e-3\n")
+    assert parse_recipe(str(path), ["--report_to", "tensorboard,wandb"]).training.report_to == ["tensorboard", "wandb"]
+    assert isinstance(yaml.safe_load(path.read_text())["learning_rate"], str)  # what would go wrong
+    assert parse_recipe(str(path)).training.learning_rate == 0.001
+
+
+def test_training_arguments_lists_booleans_and_mappings(tmp_path):
+    path = write(tmp_path, seed=5, report_to=["none"], freeze_backbone=True, labels=["a", "b"],
+                 backbone_args={"drop_path_rate": 0.1}, lr_scheduler_type="cosine")  # fmt: skip
+    recipe = parse_recipe(path, ["--hide_groups", '{"x": ["a"]}'])
+    assert recipe.training.seed == 5
+    assert recipe.training.lr_scheduler_type == "cosine"
+    assert recipe.settings.freeze_backbone is True
+    assert recipe.settings.labels == ["a", "b"]
+    assert recipe.settings.backbone_args == {"drop_path_rate": 0.1}
+    assert recipe.settings.hide_groups == {"x": ["a"]}
+
+
+def test_null_means_the_default_and_weights_may_be_none(tmp_path):
+    recipe = parse_recipe(write(tmp_path, labels=None, weights=None))
+    assert recipe.settings.labels is None
+    assert recipe.settings.weights == "none"  # never the default, which would be a download
+
+
+@pytest.mark.parametrize(
+    ("keys", "overrides", "message"),
+    [
+        ({"backbonne": "x"}, [], "unknown key 'backbonne'; did you mean backbone"),
+        ({"learning_rat": 1}, [], "did you mean learning_rate"),
+        ({}, ["--num_train_epoch", "3"], "unknown option --num_train_epoch; did you mean num_train_epochs"),
+        ({"learning_rate": "fast"}, [], "learning_rate.*'fast'"),
+        ({"unknown": "maybe"}, [], "unknown: 'maybe' is none of ignore, negative, positive"),
+        ({"cache_features": True}, [], "freeze_backbone"),
+        ({"head_args": "[1]"}, [], "head_args.*mapping"),
+        ({"lr_scheduler_type": "sinus"}, [], "sinus"),
+    ],
+)
+def test_faults_are_named(tmp_path, keys, overrides, message):
+    with pytest.raises(HalflabelError, match=message) as error:
+        parse_recipe(write(tmp_path, **keys), overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "", "just words"])
+def test_files_that_are_no_recipe(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(HalflabelError, match=r"x\.yaml"):
+        parse_recipe(str(tmp_path / "x.yaml"))
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(HalflabelError, match="did you mean quickstart"):
+        parse_recipe("quikstart")
+
+
+def test_a_required_key_that_is_missing(tmp_path):
+    (tmp_path / "x.yaml").write_text("backbone: test_resnet\n")
+    with pytest.raises(HalflabelError, match="data"):
+        parse_recipe(str(tmp_path / "x.yaml"))
+
+
+def test_resume_without_a_value_means_the_last_checkpoint(tmp_path):
+    assert parse_recipe(write(tmp_path), ["--resume_from_checkpoint"]).training.resume_from_checkpoint == "true"
+    given = parse_recipe(write(tmp_path), ["--resume_from_checkpoint", "x", "--seed", "1"])
+    assert (given.training.resume_from_checkpoint, given.training.seed) == ("x", 1)
+
+
+def test_processes_without_an_accelerator_know_that_they_are_on_cpus(monkeypatch):
+    recipe = parse_recipe("quickstart")
+    assert recipe.training.use_cpu is not torch.accelerator.is_available()
+    assert "use_cpu" not in recipe.given  # a recipe written here is also run where there is one
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert not parse_recipe("quickstart").training.use_cpu

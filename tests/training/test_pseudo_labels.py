@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+
+from halflabel import HalflabelError
+from halflabel.data.hiding import hide_labels
+from halflabel.training.pseudo_labels import make_pseudo_labels
+from halflabel.training.pseudo_options import PseudoLabelOptions
+
+U, UNSURE = -100, -101
+
+
+def blobs(seed, images=600, labels=3, width=20, noise=1.0):
+    """Images in clusters; a cluster has one answer to each question."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(12, width)) * 1.5
+    answers = rng.integers(0, 2, size=(12, labels))
+    of = rng.integers(0, 12, size=images)
+    return centres[of] + noise * rng.normal(size=(images, width)), answers[of].astype(np.int8)
+
+
+def test_known_entries_stay_and_what_nobody_could_tell_stays_out():
+    features, truth = blobs(0)
+    labels = hide_labels(truth, keep=0.2, seed=0)
+    labels[:50, 1] = UNSURE
+    found = make_pseudo_labels(features, labels)
+    known = labels >= 0
+    assert found.kept
+    np.testing.assert_array_equal(found.targets[known], labels[known])
+    np.testing.assert_array_equal(found.targets[:50, 1], UNSURE)
+    guessed = (labels == U) & (found.targets >= 0)
+    assert guessed.sum() > 500
+    assert ((found.targets[guessed] >= 0.75) | (found.targets[guessed] <= 0.25)).all()
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_the_reported_precision_is_the_true_one(kind):
+    """Over several draws; a single one has the sampling error of some hundred hidden entries."""
+    reported, true = [], []
+    for seed in range(6):
+        features, truth = blobs(seed, images=900, noise=2.2)
+        labels = hide_labels(truth, keep=0.25, seed=seed)
+        found = make_pseudo_labels(features, labels, kind, PseudoLabelOptions(rounds=1))
+        if found.kept:
+            guessed = (labels == U) & (found.targets >= 0)
+            reported.append(found.rounds[0].precision)
+            true.append(((found.targets >= 0.5) == truth)[guessed].mean())
+    assert len(true) >= 4
+    assert 0.7 < np.mean(true) < 0.99
+    assert np.mean(reported) == pytest.approx(np.mean(true), abs=0.03)
+    np.testing.assert_allclose(reported, true, atol=0.06)
+
+
+def test_labels_drawn_at_random_are_not_foretold():
+    """Whoever lets a known entry's own answer into its evidence finds precision here."""
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(400, 60))
+    labels = hide_labels(rng.integers(0, 2, size=(400, 4)).astype(np.int8), keep=0.5, seed=0)
+    found = make_pseudo_labels(features, labels)
+    assert all(one.log_loss > 0.68 for one in found.rounds)  # ln 2 = 0.693 is what a coin has
+    assert found.known_log_loss > 0.68
+
+
+def test_nothing_unknown_leaves_the_labels():
+    features, truth = blobs(1)
+    found = make_pseudo_labels(features, truth)
+    np.testing.assert_array_equal(found.targets, truth)
+    assert not found.rounds
+
+
+def test_a_label_with_known_yes_only_gets_no_pseudo_labels():
+    features, truth = blobs(2)
+    labels = hide_labels(truth, keep=0.3, seed=0)
+    labels[labels[:, 2] == 0, 2] = U
+    found = make_pseudo_labels(features, labels)
+    assert found.without == (2,)
+    np.testing.assert_array_equal(found.targets[:, 2], labels[:, 2])
+    assert (found.targets[:, :2] >= 0).mean() > 0.5
+    single = hide_labels(truth, "single_positive", seed=0)
+    assert make_pseudo_labels(features, single).without == (0, 1, 2)
+
+
+def test_most_limits_the_guesses_of_a_label_to_the_surest():
+    features, truth = blobs(3, noise=2.0)
+    labels = hide_labels(truth, keep=0.1, seed=0)
+    free = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1))
+    few = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1, most=200))
+    assert few.kept
+    assert ((labels == U) & (few.targets >= 0)).sum(axis=0).max() <= 200
+    for j in range(3):
+        chosen = (labels[:, j] == U) & (few.targets[:, j] >= 0)
+        left = (labels[:, j] == U) & (free.targets[:, j] >= 0) & ~chosen
+        assert np.abs(few.targets[chosen, j] - 0.5).min() >= np.abs(free.targets[left, j] - 0.5).max() - 1e-6
+
+
+def test_a_precision_that_is_asked_for_is_reached():
+    features, truth = blobs(5, images=1200, noise=2.6)
+    labels = hide_labels(truth, keep=0.3, seed=0)
+    loose = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1))
+    strict = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1, precision=0.97))
+
+    def precision(found):
+        guessed = (labels == U) & (found.targets >= 0)
+        return ((found.targets >= 0.5) == truth)[guessed].mean()
+
+    assert precision(loose) < 0.95
+    assert precision(strict) > 0.95
+    assert strict.rounds[0].precision == pytest.approx(precision(strict), abs=0.03)
+
+
+def test_labels_with_few_known_entries_are_named():
+    features, truth = blobs(6)
+    labels = hide_labels(truth, keep=0.3, seed=0)
+    labels[np.flatnonzero(labels[:, 0] == 1)[4:], 0] = U
+    assert make_pseudo_labels(features, labels).pooled == (0,)
+
+
+def test_later_rounds_guess_more_and_a_round_that_is_worse_is_not_kept():
+    features, truth = blobs(7, noise=2.0)
+    labels = hide_labels(truth, keep=0.15, seed=0)
+    found = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=4))
+    sizes = [one.yes + one.no for one in found.rounds]
+    assert sizes == sorted(sizes)
+    losses = [found.known_log_loss, *(one.probe_log_loss for one in found.rounds)]
+    assert found.kept == int(np.argmin(losses))
+
+
+def test_the_seed_decides():
+    features, truth = blobs(8)
+    labels = hide_labels(truth, keep=0.2, seed=0)
+    first, again = make_pseudo_labels(features, labels, seed=3), make_pseudo_labels(features, labels, seed=3)
+    np.testing.assert_array_equal(first.targets, again.targets)
+    assert first.rounds == again.rounds
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"neighbors": 3}, "takes no 'neighbors'; it takes neighbours, .*did you mean neighbours"),
+        ({"confidence": 0.3}, "confidence is 0.3, which is out of its range"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"most": True}, "most is True"),
+    ],
+)
+def test_options_are_checked(given, message):
+    with pytest.raises(HalflabelError, match=message):
+        PseudoLabelOptions.of(given)

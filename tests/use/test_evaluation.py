@@ -1,0 +1,172 @@
+"""Measuring a model: its own decision rule counts, models are compared on the same entries, mistakes come first."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.metrics import f1_score, precision_score
+from transformers import TrainingArguments
+
+from halflabel import HalflabelError, MultiLabelTrainer, TimmMultiLabelImageProcessor, fit_decisions
+from halflabel.data.pixels import collate
+from halflabel.data.readers.table import read_table
+from halflabel.model.decisions import DecisionRule
+from halflabel.share.contact_sheet import write_errors
+from halflabel.share.trained import train
+from halflabel.training.arguments import parse_recipe
+from halflabel.use.evaluation import evaluate_model, find_errors
+from halflabel.use.inference import load_model, split_logits
+
+BASE = {
+    "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "optim": "sgd",
+    "num_train_epochs": 30, "learning_rate": 0.05, "per_device_train_batch_size": 8, "use_cpu": True,
+    "disable_tqdm": True, "report_to": "none", "logging_strategy": "no", "validation_share": 0.4,
+}  # fmt: skip
+
+
+def run(table, folder, **keys):
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "data": str(table), "output_dir": str(folder / "out"), **keys}))
+    return train(parse_recipe(str(path)))
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    torch.nn.init.normal_(tiny_model.head.linear.weight)
+    tiny_model.save_pretrained(tmp_path / "model")
+    TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone).save_pretrained(tmp_path / "model")
+    return tiny_model, str(tmp_path / "model")
+
+
+def test_precision_and_f1_are_those_at_the_models_thresholds(saved, colour_images, tmp_path):
+    model, folder = saved
+    stored = {"scale": [2.0, 0.5], "shift": [0.3, -1.0], "thresholds": [0.7, 0.3], "objective": "f1"}
+    model.config.decisions = {**DecisionRule.plain(2).to_dict(), **stored}
+    model.save_pretrained(folder)
+    test = colour_images.of_split("test")
+    logits = split_logits(*load_model(folder), test, 32, True)
+    found = evaluate_model(folder, colour_images, "test").metrics
+    assert found["split"] == "test"
+    for i, name in enumerate(("red", "blue")):
+        yes = 1 / (1 + np.exp(-(stored["scale"][i] * logits[:, i] + stored["shift"][i]))) >= stored["thresholds"][i]
+        assert found["labels"][name]["precision"] == pytest.approx(precision_score(test.labels[:, i], yes))
+        assert found["labels"][name]["F1"] == pytest.approx(f1_score(test.labels[:, i], yes))
+
+
+def test_data_without_splits_are_measured_whole_and_that_is_said(saved, colour_images, caplog):
+    table = colour_images.with_column("split", [""] * len(colour_images))
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        assert evaluate_model(saved[1], table, "test").metrics["split"] == "all"
+    assert (
+        "the data name no splits: all 48 images are taken, also any that the model was trained on; for others"
+        in caplog.text
+    )
+
+
+def test_a_model_with_its_labels_in_another_order_is_no_different(saved, colour_images, tmp_path):
+    model, folder = saved
+    model.replace_head(["blue", "red"])
+    model.save_pretrained(tmp_path / "turned")
+    TimmMultiLabelImageProcessor.from_backbone(model.backbone).save_pretrained(tmp_path / "turned")
+    found = evaluate_model(folder, colour_images, "train", compare=str(tmp_path / "turned")).metrics["comparison"]
+    assert found["mAP_interval"] == [0, 0]
+    assert found["mAP_A"] == found["mAP_B"]
+    assert found["sentence"].startswith("no clear difference")
+
+
+def test_models_for_different_labels_are_not_compared(saved, colour_images, tmp_path):
+    model, folder = saved
+    model.replace_head(["red"])
+    model.save_pretrained(tmp_path / "one")
+    TimmMultiLabelImageProcessor.from_backbone(model.backbone).save_pretrained(tmp_path / "one")
+    with pytest.raises(HalflabelError, match="different labels, only one of them blue"):
+        evaluate_model(folder, colour_images, "train", compare=str(tmp_path / "one"))
+
+
+def test_a_wrong_annotation_is_the_first_on_the_list(colour_table, tmp_path):
+    lines = colour_table.read_text().splitlines()
+    name, red, *rest = lines[40].split(",")  # a test picture
+    lines[40] = ",".join([name, str(1 - int(red)), *rest])
+    result = run(colour_table, tmp_path)
+    colour_table.write_text("\n".join(lines) + "\n")
+    found = find_errors(str(result.folder), read_table(colour_table), "test", 1)
+    assert found.about == "16 images of split test"
+    write_errors(found, tmp_path / "found")
+    table = pd.read_csv(tmp_path / "found" / "errors.csv")
+    kind = "known no, looks yes" if red == "1" else "known yes, looks no"
+    first = table[table["kind"] == kind].iloc[0]
+    assert (first["file_name"], first["label"]) == (name, "red")
+
+
+def test_a_recipe_decides_by_what_its_validation_split_knows(colour_table, tmp_path, monkeypatch):
+    seen = {}
+
+    def record(logits, labels, *rest):
+        seen.update(logits=logits, labels=labels, rest=rest)
+        return fit_decisions(logits, labels, *rest)
+
+    monkeypatch.setattr("halflabel.training.run.fit_decisions", record)
+    result = run(colour_table, tmp_path, decide="f2", calibration="temperature", ci=0.9, plots=True)
+    assert seen["labels"].shape == (13, 2)  # 40 % of the 32 training pictures; none of the 16 of test
+    assert seen["rest"] == ("f2", "temperature")
+    stored = json.loads((result.folder / "config.json").read_text())["decisions"]
+    assert stored == fit_decisions(seen["logits"], seen["labels"], "f2", "temperature").to_dict()
+    assert [row["threshold"] for row in result.metrics["labels"].values()] == stored["thresholds"]
+    assert len(result.metrics["mAP_interval"]) == 2
+    assert (result.folder / "plots" / "learning_curve.png").is_file()
+    again = evaluate_model(str(result.folder), read_table(colour_table), "test", ci=0.9).metrics
+    assert again["labels"]["red"]["F1"] == pytest.approx(result.metrics["labels"]["red"]["F1"], abs=1e-6)
+
+
+def test_without_validation_yes_is_a_score_of_one_half_and_that_is_said(colour_table, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        result = run(colour_table, tmp_path, decide="f1", validation_share=0, num_train_epochs=1)
+    assert "no validation split to fit thresholds on" in caplog.text
+    assert {row["threshold"] for row in result.metrics["labels"].values()} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"decide": "precision>=1.2"}, "objective 'precision>=1.2' is none of"),
+        ({"decide": "f1", "calibration": "isotonic"}, "calibration 'isotonic' is none of"),
+        ({"ci": 95}, "ci is 95"),
+    ],
+)
+def test_what_cannot_be_decided_stops_before_training(colour_table, tmp_path, keys, message):
+    with pytest.raises(HalflabelError, match=message):
+        run(colour_table, tmp_path, **keys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_cannot_be_drawn_are_refused_before_training(colour_table, tmp_path, monkeypatch):
+    monkeypatch.setattr("halflabel.share.figures.find_spec", lambda name: None)
+    with pytest.raises(HalflabelError, match=r"pip install 'halflabel\[plots\]'"):
+        run(colour_table, tmp_path, plots=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_test_split_still_draws_how_it_learned(colour_table, tmp_path):
+    kept = [line for line in colour_table.read_text().splitlines() if not line.endswith(",test")]
+    colour_table.write_text("\n".join(kept) + "\n")
+    result = run(colour_table, tmp_path, plots=True, test_share=0, num_train_epochs=1)
+    assert result.metrics["split"] is None
+    assert sorted(path.name for path in (result.folder / "plots").iterdir()) == ["coverage.png", "learning_curve.png"]
+    run(colour_table, tmp_path, test_share=0, num_train_epochs=1)
+    assert not (result.folder / "plots").exists()  # the earlier run's
+
+
+def test_training_on_drops_thresholds_of_the_old_weights(saved, tmp_path, caplog):
+    model, _ = saved
+    model.config.decisions = {**DecisionRule.plain(2).to_dict(), "thresholds": [0.2, 0.8], "objective": "f1"}
+    arguments = TrainingArguments(str(tmp_path / "t"), num_train_epochs=1, report_to="none", use_cpu=True,
+                                  disable_tqdm=True, save_strategy="no", remove_unused_columns=False)  # fmt: skip
+    rows = [{"features": torch.zeros(96), "labels": np.array([1, 0], np.int8)}] * 4
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        MultiLabelTrainer(model, arguments, collate, rows).train()
+    assert model.config.decisions is None
+    assert "calibrate again" in caplog.text
