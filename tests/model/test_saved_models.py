@@ -1,0 +1,23 @@
+"""A model that an earlier halflabel saved: a network of 37,000 weights with an mlp head and a fitted decision rule."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from halflabel.use.inference import load_model
+
+SAVED = Path(__file__).parents[1] / "fixtures" / "saved_by_0_1"
+
+
+def test_a_model_of_version_0_1_gives_the_scores_that_it_gave():
+    model, processor = load_model(str(SAVED))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        logits = model(torch.randn(4, 3, 64, 64)).logits.double()
+    expected = json.loads((SAVED / "expected_scores.json").read_text())["scores"]
+    scores = torch.from_numpy(model.config.decision_rule.scores(logits.numpy()))
+    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert model.config.label_space.names == ("pedestrian", "car", "stop sign")
+    assert (model.config.loss, model.config.normalizer, model.config.head_args["power"]) == ("asl", "tasks", 0.5)
+    assert processor.input_size == [3, 160, 160]
