@@ -1,13 +1,11 @@
-"""Small runs through the real Trainer for the tests of mixing and of the teacher, and the same steps by hand.
+"""Small runs through the real Trainer for the tests of mixing, and the same steps by hand.
 
-`write_mixing` and `write_teaching` make the steps in one of two processes and write what it has then.
+`write_mixing` makes the steps in one of two processes and write what it has then.
 """
 
-import math
 import os
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transfer_runs
@@ -20,7 +18,6 @@ from halflabel.data.pixels import collate
 from halflabel.share.trained import train
 from halflabel.training.arguments import parse_recipe
 from halflabel.training.mixing import MixingCollator
-from halflabel.training.teacher import Teacher, TeacherStudentTrainer, TwoViews
 
 RATE, STEPS, ROWS = 0.05, 4, 20
 SGD = {
@@ -52,42 +49,6 @@ class HalfKnown(Rows):
         self.labels[torch.rand(self.labels.shape, generator=torch.Generator().manual_seed(2)).numpy() < 0.5] = -100
 
 
-def by_hand(student, decay, weight, ramp, share):
-    """The steps on all rows in float64, entry by entry; return the student's weights, the average and the counts."""
-    augmented, plain = HalfKnown(), HalfKnown(plain=True)
-    student, teacher = student.double(), smooth_model().double().eval()
-    average = {name: tensor.clone() for name, tensor in copies(student).items()}
-    histogram = [[0.0] * 240 for _ in range(2)]
-    known, unknown = int((augmented.labels >= 0).sum()), int((augmented.labels < 0).sum())
-    for step in range(STEPS):
-        teacher.load_state_dict(average)
-        with torch.no_grad():
-            answers = teacher(plain.pixels.double()).logits
-        logits, loss, counted = student(augmented.pixels.double()).logits, 0.0, [[0.0] * 240 for _ in range(2)]
-        for i in range(ROWS):
-            for j in range(2):
-                if augmented.labels[i, j] >= 0:
-                    target = torch.tensor(float(augmented.labels[i, j]), dtype=torch.float64)
-                    loss = loss + F.binary_cross_entropy_with_logits(logits[i, j], target) / known
-                    continue
-                place = min(max(math.floor((float(answers[i, j]) + 12) * 10), 0), 239)
-                counted[j][place] += 1
-                total, yes = sum(histogram[j]), float(PREVALENCE[j])
-                if total and (
-                    sum(histogram[j][place + 1 :]) / total < share * yes
-                    or sum(histogram[j][:place]) / total < share * (1 - yes)
-                ):
-                    rise = math.exp(-5 * (1 - min(step / STEPS / ramp, 1)) ** 2)
-                    entry = F.binary_cross_entropy_with_logits(logits[i, j], answers[i, j].sigmoid())
-                    loss = loss + weight * rise * entry / unknown
-        descend(student, loss)
-        d = min(decay, (1 + step) / (10 + step))
-        average = {name: d * average[name] + (1 - d) * tensor for name, tensor in copies(student).items()}
-        histogram = [[d * a + (1 - d) * b for a, b in zip(*both, strict=True)]
-                     for both in zip(histogram, counted, strict=True)]  # fmt: skip
-    return copies(student), average, np.array(histogram)
-
-
 def descend(model, loss):
     model.zero_grad()
     loss.backward()
@@ -102,30 +63,6 @@ def step_by_hand(pixels, labels):
     logits = model(pixels.double()).logits
     descend(model, F.binary_cross_entropy_with_logits(logits[known], labels[known].double(), reduction="mean"))
     return copies(model)
-
-
-def teach(folder, batch_size=ROWS, accumulation=1, callbacks=(), checkpoint=None, resume=None, **changes):
-    """Return the student's weights after each step, and the teacher."""
-    weights = Record(copies)
-    teacher = Teacher(prevalence=PREVALENCE, checkpoint=checkpoint, **TEACHING)
-    trainer = make_trainer(
-        smooth_model(), folder, [weights, Keep(teacher), teacher, *callbacks],
-        trainer_class=partial(TeacherStudentTrainer, teacher=teacher), num_train_epochs=STEPS,
-        per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, **SGD, **changes,
-    )  # fmt: skip
-    trainer.train_dataset = TwoViews(HalfKnown(), HalfKnown(plain=True), HalfKnown().labels < 0)
-    trainer.train(resume_from_checkpoint=resume)
-    return weights.seen, copies(trainer.model), trainer.callback_handler.callbacks
-
-
-class Keep(transfer_runs.TrainerCallback):
-    """Hold the teacher's counts, which its end would free."""
-
-    def __init__(self, teacher):
-        self.teacher = teacher
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.histogram = self.teacher.histogram.clone()
 
 
 def mixing_step(folder):
@@ -164,10 +101,3 @@ def train_recipe_in_two_parts(table, folder, **keys):
 
 def write_mixing(folder):
     torch.save(mixing_step(folder / "run"), folder / f"end.{os.environ['RANK']}")
-
-
-def write_teaching(folder):
-    seen, average, callbacks = teach(folder / "run", 12)
-    kept = next(callback for callback in callbacks if isinstance(callback, Keep))
-    found = {"student": seen[-1], "average": average, "histogram": kept.histogram}
-    torch.save(found, folder / f"end.{os.environ['RANK']}")

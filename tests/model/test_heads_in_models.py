@@ -49,7 +49,7 @@ def test_saved_and_loaded_models_are_the_same(head, backbone, tmp_path):
     pixels = torch.randn(2, 3, side, side)
     with torch.no_grad():
         features = model.eval().extract_features(pixels)
-        # As different as features are from 0: two pictures alone differ little, and dividing by that enlarges roundings.
+        # Two pictures alone differ little, and dividing by that would enlarge roundings.
         model.head.standardize_(torch.cat([features, -features]))
         before = model(pixels).logits
         assert_computed_alike(model(features=features).logits, before)

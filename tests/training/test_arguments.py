@@ -97,3 +97,9 @@ def test_processes_without_an_accelerator_know_that_they_are_on_cpus(monkeypatch
     assert "use_cpu" not in recipe.given  # a recipe written here is also run where there is one
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert not parse_recipe("quickstart").training.use_cpu
+
+
+def test_a_key_that_is_gone_is_passed_over_where_it_said_nothing_and_refused_where_it_did(tmp_path):
+    assert parse_recipe(write(tmp_path, teacher_weight=None, teacher_ramp=0.3)).settings.backbone == "test_resnet"
+    with pytest.raises(HalflabelError, match=r"my.yaml: teacher_weight is gone since version 0\.2: .* leave it out$"):
+        parse_recipe(write(tmp_path, teacher_weight=1.0))

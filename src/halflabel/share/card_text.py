@@ -120,8 +120,6 @@ def annotation_facts(record: RunRecord) -> Iterator[str]:
         yield f"Unknown entries were trained on as the loss `{recipe['loss']}` takes them."
     elif guesses := record.metrics.get("pseudo_labels"):
         yield from _guessing_facts(guesses)
-    elif recipe.get("teacher_weight"):
-        yield "Unknown entries were taught by the moving average of the weights, where it is surest."
     else:
         yield "Unknown entries took no part in training."
     if uncertain := int(counts.uncertain.sum()):

@@ -1,20 +1,17 @@
 """A recipe's model and Trainer: what is built, what of it is trained, and what happens at each step."""
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from ..data.pixels import PixelDataset, collate
+from ..data.pixels import collate
 from ..metrics.measures import trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
+from ..model.labels import IntMatrix, count_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .arguments import Recipe
 from .averaging import AverageWeights
@@ -22,11 +19,10 @@ from .epoch_lines import say_epochs
 from .features import ChangeViews
 from .lora import add_lora
 from .mixing import MixingCollator
-from .objective import TargetCounts, loss_configuration
+from .objective import loss_configuration
 from .preparation import TrainingData
 from .resuming import TRAINING_WEIGHTS, KeepTrainingWeights
 from .settings import RecipeArguments
-from .teacher import Teacher, TeacherStudentTrainer, TwoViews
 from .trainer import MultiLabelTrainer
 from .transfer import freeze, optimizer_cls_and_kwargs
 from .unfreezing import UnfreezeGradually
@@ -115,8 +111,7 @@ def make_trainer(
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
     train = datasets["train"]
-    teacher = _make_teacher(recipe.settings, train, data, checkpoint)
-    callbacks = _transfer_callbacks(recipe.settings, checkpoint, teacher)
+    callbacks = _transfer_callbacks(recipe.settings, checkpoint)
     if data.stream is None:
         callbacks.append(ChangeViews(train))
     patience = recipe.settings.early_stopping_patience
@@ -126,11 +121,7 @@ def make_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
     if data.stream is not None and arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
         arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
-    trainer_class: Any = MultiLabelTrainer
-    if teacher is not None:
-        trainer_class = partial(TeacherStudentTrainer, teacher=teacher)
-        train = TwoViews(train, _plain(train, model, recipe.settings), _unknown(train, data))
-    trainer: Trainer = trainer_class(
+    trainer = MultiLabelTrainer(
         model=model,
         args=arguments,
         data_collator=collate,
@@ -159,50 +150,12 @@ def _mixing_collator(recipe: Recipe) -> MixingCollator | None:
     return collator
 
 
-def _unknown(train: PixelDataset, data: TrainingData) -> NDArray[np.bool_]:
-    """Return which entries nobody answered and no policy fills; those that nobody could tell are not among them."""
-    return np.asarray((data.images.of_split("train").labels == IGNORE_INDEX) & (train.labels < 0))
-
-
-def _make_teacher(
-    settings: RecipeArguments, train: PixelDataset, data: TrainingData, checkpoint: str | None
-) -> Teacher | None:
-    """Return the recipe's teacher, or None where it has none or where there is nothing to teach."""
-    if settings.teacher_weight is None:
-        return None
-    if not _unknown(train, data).any():
-        log.warning("teacher_weight: no training entry is unknown, so there is nothing to learn from; training plainly")
-        return None
-    counts = TargetCounts.of(train.labels)
-    both = (counts.positive > 0) & (counts.positive < counts.answered)
-    prevalence = np.where(both, counts.positive / np.maximum(counts.answered, 1), np.nan)
-    assert settings.ema_decay is not None
-    return Teacher(
-        settings.ema_decay,
-        torch.from_numpy(prevalence).float(),
-        settings.teacher_weight,
-        settings.teacher_ramp,
-        settings.teacher_share,
-        checkpoint,
-    )
-
-
-def _plain(train: PixelDataset, model: TimmMultiLabelForImageClassification, settings: RecipeArguments) -> PixelDataset:
-    """Return the training pictures as evaluation shows them."""
-    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    return train.with_transform(processor.eval_transform(), processor.needed_side() if settings.fast_decode else None)
-
-
-def _transfer_callbacks(
-    settings: RecipeArguments, checkpoint: str | None, teacher: Teacher | None
-) -> list[TrainerCallback]:
+def _transfer_callbacks(settings: RecipeArguments, checkpoint: str | None) -> list[TrainerCallback]:
     """Return what happens to the weights during training."""
     callbacks: list[TrainerCallback] = []
     if settings.unfreeze_every is not None:
         callbacks.append(UnfreezeGradually(settings.unfreeze_every))
-    if teacher is not None:
-        callbacks.append(teacher)
-    elif settings.ema_decay is not None:
+    if settings.ema_decay is not None:
         callbacks.append(AverageWeights(settings.ema_decay, checkpoint))
     elif settings.lora_rank is not None:
         callbacks.append(KeepTrainingWeights(checkpoint))

@@ -1,7 +1,6 @@
 """The keys of a recipe beside those of `transformers.TrainingArguments`, and what they demand of one another."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from .pseudo_options import PSEUDO_LABELS, PseudoLabelOptions
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 BAD_IMAGES = ("error", "skip")
 _NOT_STREAMING = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
-                  "image_folder", "probe_first", "teacher_weight", "pseudo_labels")  # fmt: skip
+                  "image_folder", "probe_first", "pseudo_labels")  # fmt: skip
 _EXCLUDING = {
     "freeze_backbone": ("freeze", "unfreeze_every", "lora_rank", "probe_first"),
     "lora_rank": ("freeze", "unfreeze_every"),
@@ -82,13 +81,6 @@ class RecipeArguments:
     ema_decay: float | None = field(
         default=None, metadata={"help": "evaluate and save a moving average of the weights, like 0.999"}
     )
-    teacher_weight: float | None = field(
-        default=None, metadata={"help": "weight of what the moving average teaches for unknown entries; 0: off"}
-    )
-    teacher_ramp: float = field(default=0.3, metadata={"help": "share of the steps in which that weight rises"})
-    teacher_share: float = field(
-        default=0.8, metadata={"help": "share of a label's unknown entries taught, the surest"}
-    )
     pseudo_labels: str | None = field(
         default=None, metadata={"help": "guess unknown entries from features and neighbours: soft or hard targets"}
     )
@@ -145,7 +137,6 @@ class RecipeArguments:
         if self.streaming:
             self._check_streaming()
         self._check_mixing()
-        self._check_teacher()
         self._check_pseudo_labels()
         for name, others in _EXCLUDING.items():
             for other in others:
@@ -196,27 +187,6 @@ class RecipeArguments:
         for other, given in others.items():
             if given:
                 raise HalflabelError(f"pseudo_labels does not go with {other}, which is another use of unknown entries")
-
-    def _check_teacher(self) -> None:
-        """Refuse a teacher that cannot be, or that has nothing to teach."""
-        if not self.teacher_weight:
-            self.teacher_weight = None
-            return
-        for name, text, right in (
-            ("teacher_weight", "above 0", 0 < self.teacher_weight < math.inf),
-            ("teacher_ramp", "from 0 to 1", 0 <= self.teacher_ramp <= 1),
-            ("teacher_share", "above 0 and at most 1", 0 < self.teacher_share <= 1),
-        ):
-            if not right:
-                raise HalflabelError(f"{name} is {getattr(self, name)}, expected {text}")
-        for wrong, reason in (
-            (self.ema_decay is None, "needs ema_decay, like 0.999: the teacher is that moving average"),
-            (self.cache_features, "needs pictures; on cached features take self-training or label propagation"),
-            (self.mixing is not None, "does not go with mixing: the teacher would see another picture"),
-            (self.loss in LEARN_FROM_UNKNOWN, f"does not go with {self.loss}, which uses unknown entries its own way"),
-        ):
-            if wrong:
-                raise HalflabelError(f"teacher_weight {reason}")
 
     def _check_streaming(self) -> None:
         """Refuse what needs the whole training split at hand."""
