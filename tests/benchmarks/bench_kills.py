@@ -36,7 +36,7 @@ BASE = {
 }  # fmt: skip
 RECIPES = {
     "finetune": {
-        "loss": "ll_r", "ema_decay": 0.9, "mixing": "mixup", "warmup_steps": 3, "num_train_epochs": 6,
+        "loss": "ll_r", "ema_decay": 0.9, "warmup_steps": 3, "num_train_epochs": 6,
         "eval_steps": 4, "save_steps": 4,  # within epochs of 6 steps
     },
     "probe": {

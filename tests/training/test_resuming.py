@@ -22,7 +22,7 @@ spec = importlib.util.spec_from_file_location(
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 RECIPE = {
-    "backbone": "test_resnet", "weights": "none", "loss": "ll_r", "ema_decay": 0.9, "mixing": "mixup",
+    "backbone": "test_resnet", "weights": "none", "loss": "ll_r", "ema_decay": 0.9,
     "lr_scheduler_type": "cosine", "learning_rate": 0.01, "num_train_epochs": 3, "per_device_train_batch_size": 8,
     "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3, "decide": "f1",
     "metric_for_best_model": "known_loss", "greater_is_better": False, "save_total_limit": 1, "use_cpu": True,

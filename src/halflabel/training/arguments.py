@@ -18,7 +18,9 @@ from .settings import RecipeArguments
 PACKAGE_FOLDER = Path(__file__).parents[1]
 LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`, which are no recipes
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
-REMOVED = {"teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8}
+REMOVED = {
+    "teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8, "mixing": None, "mixing_args": None,
+}  # fmt: skip
 """Keys of earlier versions, and the value that said nothing: what they did was measured not to help."""
 
 
@@ -189,7 +191,7 @@ def _read_yaml(path: Path, keys: set[str]) -> dict[str, Any]:
     if content.get("weights", "") is None:
         content["weights"] = "none"  # elsewhere null is the default; here it says: random weights
     for key, nothing in REMOVED.items():
-        if content.pop(key, nothing) not in (nothing, None):
+        if content.pop(key, nothing) not in (nothing, None, "none", False, 0):
             raise HalflabelError(f"{path}: {key} is gone since version 0.2: it was measured not to help; leave it out")
     for key in content:
         if key not in keys:

@@ -18,7 +18,6 @@ from .averaging import AverageWeights
 from .epoch_lines import say_epochs
 from .features import ChangeViews
 from .lora import add_lora
-from .mixing import MixingCollator
 from .objective import loss_configuration
 from .preparation import TrainingData
 from .resuming import TRAINING_WEIGHTS, KeepTrainingWeights
@@ -125,7 +124,6 @@ def make_trainer(
         model=model,
         args=arguments,
         data_collator=collate,
-        train_collator=_mixing_collator(recipe),
         train_dataset=train,
         eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=trainer_metrics,
@@ -137,17 +135,6 @@ def make_trainer(
     )
     trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return say_epochs(trainer)
-
-
-def _mixing_collator(recipe: Recipe) -> MixingCollator | None:
-    settings = recipe.settings
-    if settings.mixing is None:
-        return None
-    collator = MixingCollator(collate, settings.mixing, settings.loss, **(settings.mixing_args or {}))  # type: ignore[arg-type]
-    images, batch = collator.mixing_args.get("images", 2), recipe.training.per_device_train_batch_size
-    if batch < images:
-        raise HalflabelError(f"mixing: {images} images are mixed, and per_device_train_batch_size is {batch}")
-    return collator
 
 
 def _transfer_callbacks(settings: RecipeArguments, checkpoint: str | None) -> list[TrainerCallback]:

@@ -25,7 +25,7 @@ PROBE = "probe"
 _NO_TRANSFER: dict[str, Any] = {
     "freeze": None, "unfreeze_every": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
     "lora_rank": None, "lora_alpha": None, "lora_targets": None, "probe_first": None, "early_stopping_patience": None,
-    "mixing": None, "mixing_args": None, "pseudo_labels": None, "pseudo_args": None,
+    "pseudo_labels": None, "pseudo_args": None,
 }  # fmt: skip
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip

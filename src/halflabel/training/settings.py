@@ -9,7 +9,6 @@ from ..metrics.bootstrap import check_confidence
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.heads import check_head
 from ..model.loss_arguments import LEARN_FROM_UNKNOWN, check_loss, check_normalizer
-from .mixing import check_mixing
 from .policies import parse_policy
 from .pseudo_options import PSEUDO_LABELS, PseudoLabelOptions
 
@@ -87,10 +86,6 @@ class RecipeArguments:
     pseudo_args: str | None = field(
         default=None, metadata={"help": "neighbours, confidence, precision, most, rounds, folds of the guesses"}
     )
-    mixing: str | None = field(default=None, metadata={"help": "mix training images: mixup, cutmix, logicmix"})
-    mixing_args: str | None = field(
-        default=None, metadata={"help": "probability of a mixture, and alpha (mixup, cutmix) or images (logicmix)"}
-    )
     channels_last: bool = field(
         default=True,
         metadata={"help": "keep convolutions in the memory layout that is faster on CPUs and in half precision"},
@@ -120,7 +115,7 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         """Parse the mappings and check what needs no data."""
         self.data = [_mapping("data", one) if str(one).lstrip().startswith("{") else one for one in self.data]  # type: ignore[misc]
-        for name in ("backbone_args", "head_args", "hide_groups", "loss_args", "mixing_args", "pseudo_args"):
+        for name in ("backbone_args", "head_args", "hide_groups", "loss_args", "pseudo_args"):
             setattr(self, name, _mapping(name, getattr(self, name)))
         for name in ("unknown", "uncertain", "pos_weight", "label_weight"):
             if str(getattr(self, name)).lstrip().startswith("{"):
@@ -136,7 +131,6 @@ class RecipeArguments:
             raise HalflabelError(f"bad_images: {self.bad_images!r} is none of {', '.join(BAD_IMAGES)}{nearest}")
         if self.streaming:
             self._check_streaming()
-        self._check_mixing()
         self._check_pseudo_labels()
         for name, others in _EXCLUDING.items():
             for other in others:
@@ -156,17 +150,6 @@ class RecipeArguments:
             raise HalflabelError(
                 "cache_features needs freeze_backbone: true; a backbone in training changes its features"
             )
-
-    def _check_mixing(self) -> None:
-        """Refuse what cannot be mixed."""
-        if self.mixing == "none":
-            self.mixing = None
-        if self.mixing is not None:
-            check_mixing(self.mixing, self.mixing_args)  # type: ignore[arg-type]
-        elif self.mixing_args is not None:
-            raise HalflabelError("mixing_args needs mixing: mixup, cutmix or logicmix")
-        if self.mixing == "cutmix" and self.cache_features:
-            raise HalflabelError("mixing: cutmix pastes pixels, and cached features have none; mixup and logicmix work")
 
     def _check_pseudo_labels(self) -> None:
         """Refuse options that are not there, and a second way to fill unknown entries."""

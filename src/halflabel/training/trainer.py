@@ -2,13 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
@@ -78,7 +77,6 @@ class MultiLabelTrainer(Trainer):
         self,
         *args: Any,  # noqa: ANN401
         images_in_stream: int | None = None,
-        train_collator: Callable[[Any], dict[str, Any]] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Take what `transformers.Trainer` takes.
@@ -86,23 +84,13 @@ class MultiLabelTrainer(Trainer):
         Args:
             args: Its positional arguments.
             images_in_stream: For training data without a length, see `TellEpoch`.
-            train_collator: Collates training batches in the place of `data_collator`.
             kwargs: Its keyword arguments.
         """
         self._saving = False
         super().__init__(*args, **kwargs)
-        self.train_collator = train_collator or self.data_collator
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(images_in_stream))
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the stock one, with the collator of training; batches of evaluation never see it."""
-        of_evaluation, self.data_collator = self.data_collator, self.train_collator
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = of_evaluation
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
         """Return where checkpoints are; while one is written, where it is until it is whole."""
