@@ -1,4 +1,4 @@
-"""Small runs through the real Trainer for the tests of transfer, unfreezing, averaging and lora.
+"""Small runs through the real Trainer for the tests of transfer, averaging and lora.
 
 `write_distributed` trains each of `DISTRIBUTED` in one of two processes and writes the weights there.
 """
@@ -19,7 +19,6 @@ from halflabel.training.averaging import AverageWeights
 from halflabel.training.lora import add_lora
 from halflabel.training.resuming import weights_of
 from halflabel.training.transfer import freeze, optimizer_cls_and_kwargs
-from halflabel.training.unfreezing import UnfreezeGradually
 
 SIDE = 32
 BACKBONE_ARGS = {"test_vit": {"img_size": SIDE, "drop_path_rate": 0.2, "num_classes": 0}}
@@ -124,9 +123,7 @@ def distributed_run(case, folder, batch_size):
     """Train on 16 pictures of which every step sees eight, and return the model; test_vit has no BatchNorm."""
     model = make_model("test_vit", {"img_size": SIDE})
     callbacks, frozen = [], {}
-    if case == "unfreezing":
-        callbacks = [UnfreezeGradually(0.5)]
-    elif case == "averaging":
+    if case == "averaging":
         callbacks = [AverageWeights(0.9)]
     elif case == "freezing":
         freeze(model, 3)
@@ -143,7 +140,7 @@ def distributed_run(case, folder, batch_size):
     return model
 
 
-DISTRIBUTED = ("freezing", "unfreezing", "averaging", "lora")
+DISTRIBUTED = ("freezing", "averaging", "lora")
 
 
 def write_distributed(folder):

@@ -24,7 +24,6 @@ from .resuming import TRAINING_WEIGHTS, KeepTrainingWeights
 from .settings import RecipeArguments
 from .trainer import MultiLabelTrainer
 from .transfer import freeze, optimizer_cls_and_kwargs
-from .unfreezing import UnfreezeGradually
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +139,6 @@ def make_trainer(
 def _transfer_callbacks(settings: RecipeArguments, checkpoint: str | None) -> list[TrainerCallback]:
     """Return what happens to the weights during training."""
     callbacks: list[TrainerCallback] = []
-    if settings.unfreeze_every is not None:
-        callbacks.append(UnfreezeGradually(settings.unfreeze_every))
     if settings.ema_decay is not None:
         callbacks.append(AverageWeights(settings.ema_decay, checkpoint))
     elif settings.lora_rank is not None:

@@ -23,7 +23,7 @@ PROBE = "probe"
 """The folder in the output folder in which the head is fitted; a run that is killed goes on from it."""
 
 _NO_TRANSFER: dict[str, Any] = {
-    "freeze": None, "unfreeze_every": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
+    "freeze": None, "layer_decay": 1.0, "head_lr_multiplier": 1.0, "ema_decay": None,
     "lora_rank": None, "lora_alpha": None, "lora_targets": None, "probe_first": None, "early_stopping_patience": None,
     "pseudo_labels": None, "pseudo_args": None,
 }  # fmt: skip

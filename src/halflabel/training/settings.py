@@ -17,8 +17,8 @@ BAD_IMAGES = ("error", "skip")
 _NOT_STREAMING = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
                   "image_folder", "probe_first", "pseudo_labels")  # fmt: skip
 _EXCLUDING = {
-    "freeze_backbone": ("freeze", "unfreeze_every", "lora_rank", "probe_first"),
-    "lora_rank": ("freeze", "unfreeze_every"),
+    "freeze_backbone": ("freeze", "lora_rank", "probe_first"),
+    "lora_rank": ("freeze",),
 }
 
 
@@ -71,9 +71,6 @@ class RecipeArguments:
     freeze_backbone: bool = field(default=False, metadata={"help": "train the head only"})
     freeze: list[str] | None = field(
         default=None, metadata={"help": "backbone modules to keep: names, globs, or how many first layer groups"}
-    )
-    unfreeze_every: float | None = field(
-        default=None, metadata={"help": "the head first, then one more layer group every so many epochs"}
     )
     layer_decay: float = field(default=1.0, metadata={"help": "rate of a layer group relative to the one above it"})
     head_lr_multiplier: float = field(default=1.0, metadata={"help": "factor of the head's learning rate"})
