@@ -141,9 +141,6 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         "--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) for Parquet parts"
     )
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
-    predict.add_argument(
-        "--given", metavar="TABLE", help="what is known of some pictures, as evidence for their other labels"
-    )
     predict.add_argument("--batch_size", type=_positive, default=32, help="most pictures at once (default: 32)")
     predict.add_argument(
         "--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once (default: 4096)"

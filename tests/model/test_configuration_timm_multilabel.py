@@ -6,7 +6,6 @@ from transformers import AutoConfig
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig
 from halflabel.model.configuration_timm_multilabel import VERSION
-from halflabel.model.relations import Relations
 
 
 def test_round_trip_through_auto_config(tmp_path):
@@ -41,7 +40,6 @@ def test_round_trip_through_auto_config(tmp_path):
         ({"id2label": {0: "a", 2: "b"}}, "numbered 0, 2"),
         ({"decisions": DecisionRule.plain(2).to_dict()}, "decisions were fitted for 2 labels, not these 1"),
         ({"decisions": {"scale": [1.0]}}, "decisions: shift is missing"),
-        ({"relations": Relations(2, (0,), (1,), (1.0,)).to_dict()}, "relations were fitted for 2 labels, not these 1"),
         ({"decisions": [1]}, r"decisions is \[1\], expected a mapping"),
         ({"halflabel_version": None}, "halflabel_version is None, expected a version like '"),
     ],
@@ -171,20 +169,3 @@ def test_decisions_of_other_labels_or_of_another_head_go_and_the_log_says_so(cap
     ]
     assert config.with_labels(["a", "b", "c"], keep=False).decisions is None
     assert config.with_labels(["b"], head="mlp").decision_rule.scale == (0.25,)
-
-
-def test_relations_survive_the_file_and_follow_their_labels(tmp_path, caplog):
-    relations = Relations(3, (0, 1), (2, 2), (1.5, -1 / 3))
-    config = TimmMultiLabelConfig(label_names=["a", "b", "c"], relations=relations.to_dict(), head="mlp")
-    config.save_pretrained(tmp_path)
-    assert AutoConfig.from_pretrained(tmp_path).label_relations == relations
-    assert TimmMultiLabelConfig(label_names=["a"]).label_relations is None
-    assert config.with_labels(["c", "d", "b"]).label_relations == Relations(3, (0,), (2,), (-1 / 3,))
-    assert not caplog.records
-    assert config.with_labels(["x"]).relations is None
-    assert config.with_labels(["a", "b"], head="linear").relations is None
-    assert [record.getMessage() for record in caplog.records] == [
-        "relations is dropped: no label stays",
-        "relations is dropped: it belongs to the old head",
-    ]
-    assert config.with_labels(["a", "b", "c"], keep=False).relations is None

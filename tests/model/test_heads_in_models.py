@@ -11,7 +11,6 @@ from rounding import assert_computed_alike, assert_same_weights
 from transformers import AutoModelForImageClassification
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig, TimmMultiLabelForImageClassification
-from halflabel.model.relations import Relations
 
 HEAD_ARGS = {
     "linear": {},
@@ -246,18 +245,6 @@ def test_thresholds_follow_their_labels_to_a_new_head(caplog):
     assert "answered with yes from a score of 0.5: new" in caplog.text
     model.replace_head(["new"], keep=False)
     assert model.config.decisions is None
-
-
-def test_relations_follow_their_labels_to_a_new_head(tmp_path):
-    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", list("abc"), weights=None)
-    model.config.relations = Relations(3, (0, 0), (1, 2), (1.0, -2.0)).to_dict()
-    model.replace_head(["c", "new", "a", "d"])
-    assert model.config.label_relations == Relations(4, (0,), (2,), (-2.0,))
-    model.save_pretrained(tmp_path)
-    loaded = TimmMultiLabelForImageClassification.from_pretrained(tmp_path)
-    assert loaded.config.label_relations == model.config.label_relations
-    model.replace_head(["a", "c"], "mlp")
-    assert model.config.relations is None
 
 
 def test_thresholds_go_where_the_head_cannot_continue(caplog):

@@ -2,7 +2,6 @@ import base64
 import functools
 import http.server
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +18,6 @@ from transformers.pipelines.pt_utils import KeyDataset
 import halflabel
 from halflabel import DecisionRule, HalflabelError, MultiLabelImageClassificationPipeline
 from halflabel.model.decisions import NEVER
-from halflabel.model.relations import Relations
 from halflabel.use.prediction import predict_files
 
 TASK = "multi-label-image-classification"
@@ -169,26 +167,3 @@ def test_the_pipeline_travels_with_the_model(folder, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert by_label(json.loads(run.stdout)) == by_label(pipeline(TASK, str(folder))(str(folder / "a.jpg")))
-
-
-def test_what_is_given_is_returned_as_such_and_is_evidence_for_the_others(folder, tmp_path):
-    plain = pipeline(TASK, str(folder))
-    with pytest.raises(HalflabelError, match="no relations between labels.*relations: true"):
-        plain(str(folder / "b.png"), given={"red": 0})
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    relations = Relations(4, (0, 1), (1, 3), (2.0, -1.5))
-    config = json.loads((tmp_path / "config.json").read_text()) | {"relations": relations.to_dict()}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    before, rule = plain(str(folder / "b.png")), DecisionRule.from_dict(RULE, 4)
-    related = pipeline(TASK, str(tmp_path))
-    assert related(str(folder / "b.png")) == before
-    after = {one["label"]: one for one in related(str(folder / "b.png"), given={"blue": 1, "red": "no"})}
-    scores = {one["label"]: one["score"] for one in before}
-    assert after["blue"] == {"label": "blue", "score": 1.0, "decision": True, "given": True}
-    assert after["red"] == {"label": "red", "score": 0.0, "decision": False, "given": True}  # though its threshold is 0
-    assert after["green"]["score"] == scores["green"]
-    logit = np.log(scores["grey"] / (1 - scores["grey"])) - 1.5 * (1 - scores["blue"])
-    assert after["grey"]["score"] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-6)
-    assert after["grey"]["decision"] == (after["grey"]["score"] >= rule.thresholds[3])
-    with pytest.raises(HalflabelError, match="unknown label 'bleu'; did you mean blue"):
-        related(str(folder / "b.png"), given={"bleu": 1})

@@ -1,10 +1,13 @@
 """A model that an earlier halflabel saved: a network of 37,000 weights with an mlp head and a fitted decision rule."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
+from halflabel import HalflabelError
 from halflabel.use.inference import load_model
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_by_0_1"
@@ -21,3 +24,15 @@ def test_a_model_of_version_0_1_gives_the_scores_that_it_gave():
     assert model.config.label_space.names == ("pedestrian", "car", "stop sign")
     assert (model.config.loss, model.config.normalizer, model.config.head_args["power"]) == ("asl", "tasks", 0.5)
     assert processor.input_size == [3, 160, 160]
+
+
+def test_a_saved_model_that_names_what_is_gone_says_so_in_one_line(tmp_path):
+    shutil.copytree(SAVED, tmp_path / "old")
+    config = json.loads((SAVED / "config.json").read_text())
+    config["relations"] = {"num_labels": 3, "first": [0], "second": [1], "weights": [1.0]}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        HalflabelError, match="relations between labels, which halflabel has no more .* set relations to null"
+    ) as error:
+        load_model(str(tmp_path / "old"))
+    assert "\n" not in str(error.value)

@@ -66,7 +66,7 @@ def model(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     recipe = {
         "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "use_cpu": True,
-        "num_train_epochs": 1, "disable_tqdm": True, "report_to": "none", "relations": True, "data": str(data),
+        "num_train_epochs": 1, "disable_tqdm": True, "report_to": "none", "data": str(data),
         "output_dir": str(folder / "model"), "feature_cache": "none", "plots": True, "decide": "f1", "ci": 0.9,
         "label_weight": {NAMES[0]: 2.0}, "unknown": {NAMES[3]: "negative"},
     }  # fmt: skip
@@ -113,15 +113,6 @@ def test_every_table_of_scores_reads_back(model, data, tmp_path):
         [name.replace("\\|", "|") for name in re.split(r"(?<!\\)\|", cell)] if cell else [] for cell in joined
     ] == yes
     assert any("a|b" in row for row in yes) or all(frames["parquet"]["a|b"] < 0.5)
-
-
-def test_what_is_known_is_read_by_these_names_again(model, data, tmp_path):
-    pictures = str(data.parent / "00*.png")
-    assert main(["predict", str(model), pictures, "--given", str(data), "--output", str(tmp_path / "s.jsonl")]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
-    images = load_source(str(data))
-    for row, codes in zip(rows, images.labels, strict=False):
-        assert row["given"] == [name for name, code in zip(NAMES, codes, strict=True) if code >= 0]
 
 
 @pytest.mark.parametrize("output", ["t2.parquet", "shards/"])

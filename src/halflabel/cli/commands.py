@@ -235,8 +235,7 @@ def run_predict(options: argparse.Namespace) -> int:
         return 0
     files = find_images(options.paths)
     scorer = Scorer(options.model, options.labels, options.batch_size, options.fast_decode)
-    known = None if options.given is None else scorer.read_given(options.given, files)
-    scored, skipped = score_to(scorer, files, options.output, known, options.resume, options.part_size)
+    scored, skipped = score_to(scorer, files, options.output, options.resume, options.part_size)
     if _is_main():
         print(f"scored {scored} of {len(files)} pictures into {output}")
         for line in skipped:

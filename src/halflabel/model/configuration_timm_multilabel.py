@@ -14,10 +14,9 @@ from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
 from .loss_arguments import check_loss, check_normalizer
-from .relations import Relations
 
 log = logging.getLogger(__name__)
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """This halflabel, which writes it into configurations. It stands here since the file also runs without the package."""
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
@@ -82,7 +81,7 @@ def check_version(written: object) -> None:
     """Refuse a configuration that a newer halflabel wrote, whose keys may mean something else.
 
     Args:
-        written: A version like `"0.1.0"`; one that differs in the third number only can be read.
+        written: A version like `"0.2.0"`; one that differs in the third number only can be read.
 
     Raises:
         HalflabelError: If it is newer, or no version.
@@ -120,14 +119,13 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         label_weight: Factor of each label's loss, num_labels numbers of at least 0.
         normalizer: What the loss is divided by; see `losses.masked_loss`.
         decisions: Calibration and threshold per label, as `DecisionRule.to_dict` gives them; None: none were fitted.
-        relations: What known labels say of the others, as `Relations.to_dict` gives it; None: none were fitted.
         halflabel_version: Who wrote the configuration; it is checked, and becomes this one's.
         label_names: The yes/no questions, in order (also accepted as `id2label`).
 
     Raises:
         HalflabelError: On the configuration of a newer halflabel, an unknown key, backbone, head, loss, argument or
-            normalizer, a value out of range, decisions or relations for other labels, or label names that are empty,
-            repeated or not numbered from 0.
+            normalizer, a value out of range, decisions for other labels, or label names that are empty, repeated or not
+            numbered from 0.
     """
 
     model_type = "timm_multilabel"
@@ -143,7 +141,6 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     label_weight: list[float] | None = None
     normalizer: str = "labels"
     decisions: dict[str, Any] | None = None
-    relations: dict[str, Any] | None = None
     halflabel_version: str = VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
@@ -151,6 +148,11 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         check_version(self.halflabel_version)  # first: what is wrong with a newer one's keys is that they are newer
         self.halflabel_version = VERSION
         label_names = kwargs.pop("label_names", None)
+        if kwargs.pop("relations", None) is not None:  # a key of version 0.1
+            raise HalflabelError(
+                "the model has relations between labels, which halflabel has no more since version 0.2: set relations "
+                "to null in its config.json (its scores of pictures stay the same), or use halflabel 0.1"
+            )
         unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
         if unknown:
             known = [*self.__dataclass_fields__, "label_names"]
@@ -176,19 +178,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
         if self.decisions is not None:
             DecisionRule.from_dict(self.decisions, len(space))
-        if self.relations is not None:
-            Relations.from_dict(self.relations, len(space))
 
     @property
     def decision_rule(self) -> DecisionRule:
         """The stored calibration and thresholds; without any, the plain sigmoid and yes from a score of 0.5."""
         count = len(self.label_space)
         return DecisionRule.plain(count) if self.decisions is None else DecisionRule.from_dict(self.decisions, count)
-
-    @property
-    def label_relations(self) -> Relations | None:
-        """The stored relations between labels; None: none were fitted."""
-        return None if self.relations is None else Relations.from_dict(self.relations, len(self.label_space))
 
     @property
     def label_space(self) -> LabelSpace:
@@ -209,9 +204,9 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             label_names: The new yes/no questions.
             head: None keeps the head, and its arguments where none are given.
             head_args: Keyword arguments of the head.
-            keep: `pos_weight`, `label_weight`, `decisions`, `relations` and the loss argument `prior` follow labels of
-                the same name: a new label has weight 1, the plain sigmoid, a threshold of 0.5 and no relations, and
-                makes the prior go. Another head makes decisions and relations go. False: all five go.
+            keep: `pos_weight`, `label_weight`, `decisions` and the loss argument `prior` follow labels of the same
+                name: a new label has weight 1, the plain sigmoid and a threshold of 0.5, and makes the prior go.
+                Another head makes the decisions go. False: all four go.
 
         Raises:
             HalflabelError: As the constructor.
@@ -238,7 +233,6 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             pos_weight=_follow("pos_weight", self.pos_weight, rows),
             label_weight=_follow("label_weight", self.label_weight, rows),
             decisions=self._follow_decisions(label_names, rows, same_head),
-            relations=self._follow_relations(rows, same_head),
             label_names=list(label_names),  # type: ignore[call-arg]
         )
 
@@ -254,15 +248,6 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         if new:
             log.warning("the new labels are not calibrated and answered with yes from a score of 0.5: %s", new)
         return self.decision_rule.take(rows).to_dict()
-
-    def _follow_relations(self, rows: Sequence[int | None], same_head: bool) -> dict[str, Any] | None:
-        relations = self.label_relations
-        if relations is None:
-            return None
-        if not same_head or all(row is None for row in rows):
-            log.warning("relations is dropped: %s", "no label stays" if same_head else "it belongs to the old head")
-            return None
-        return relations.take(rows).to_dict()
 
 
 def _follow(name: str, weights: list[float] | None, rows: Sequence[int | None]) -> list[float] | None:

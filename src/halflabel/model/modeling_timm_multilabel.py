@@ -189,7 +189,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     ) -> None:
         """Answer other labels with this network; labels that it answers already go on as they are.
 
-        A label of the same name keeps its weights, factors, decision rule and relations; shared layers and the
+        A label of the same name keeps its weights, factors and decision rule; shared layers and the
         standardisation stay. A new label starts fresh. The scores of the others do not change, but for rounding.
 
         Heads of another kind or size start fresh, and so does `ml_decoder` where labels with different queries would
@@ -214,14 +214,19 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             names = shortlist(name for name in label_names if name in places)
             if names:
                 log.warning("the new %s head cannot continue the old one: it starts fresh for %s", config.head, names)
-            for key in ("decisions", "relations"):
-                if getattr(config, key) is not None:
-                    setattr(config, key, None)
-                    log.warning("the %s are dropped: they belong to the old head", key)
+            if config.decisions is not None:
+                config.decisions = None
+                log.warning("the decisions are dropped: they belong to the old head")
         for key in (
-            "id2label", "label2id", "head", "head_args", "loss_args", "pos_weight", "label_weight", "decisions",
-            "relations",
-        ):  # fmt: skip
+            "id2label",
+            "label2id",
+            "head",
+            "head_args",
+            "loss_args",
+            "pos_weight",
+            "label_weight",
+            "decisions",
+        ):
             setattr(self.config, key, getattr(config, key))
         self.head = fresh
 

@@ -16,7 +16,6 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .decoding import decode_image
 from .errors import HalflabelError
-from .relations import answer
 
 TASK = "multi-label-image-classification"
 
@@ -31,19 +30,14 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     Score and decision are those of the model's stored decision rule, without one the plain sigmoid and a score of at
     least 0.5. Files are decoded and transformed as `halflabel predict` does.
 
-    With `given`, what is known of the images is evidence for their other labels, by the model's relations. Every item
-    then has `given`: True where score (1 or 0) and decision are not the model's, but what was given.
-
     Args of the call:
         top_k: The largest number of labels to return; None: all.
         yes_only: Leave out the labels whose decision is no.
-        given: Label -> 1 or 0, what is known of each image of the call.
         fast_decode: Decode a JPEG no larger than the transform needs.
         timeout: Seconds to wait for a URL; None: as long as it takes.
 
     Raises:
-        HalflabelError: If the model is not one of halflabel, an image cannot be read, or answers are given on labels
-            that the model does not have, or to a model without relations.
+        HalflabelError: If the model is not one of halflabel, or an image cannot be read.
     """
 
     _load_processor = False  # type: ignore[assignment]
@@ -60,21 +54,19 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         if config.model_type != TimmMultiLabelConfig.model_type:
             raise HalflabelError(f"the task {TASK} needs a model of halflabel, not a {config.model_type!r} model")
         self.model.eval()
-        self._space = config.label_space
-        self._rule, self._relations = config.decision_rule, config.label_relations
+        self._names, self._rule = config.label_space.names, config.decision_rule
 
     def _sanitize_parameters(  # type: ignore[override]
         self,
         top_k: int | None = None,
         yes_only: bool | None = None,
-        given: Mapping[str, Any] | None = None,
         fast_decode: bool | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if top_k is not None and top_k < 1:
             raise HalflabelError(f"top_k is {top_k!r}, expected at least 1")
         before = {"fast_decode": fast_decode, "timeout": timeout}
-        after = {"top_k": top_k, "yes_only": yes_only, "given": given}
+        after = {"top_k": top_k, "yes_only": yes_only}
         return _set(before), {}, _set(after)
 
     def preprocess(  # type: ignore[override]
@@ -102,15 +94,12 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         model_outputs: Mapping[str, torch.Tensor],
         top_k: int | None = None,
         yes_only: bool = False,
-        given: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Score, decide and sort."""
-        codes = None if given is None else self._space.encode(given)
-        rows = None if codes is None else codes[None]
-        (scores,), (decisions,) = answer(self._rule, model_outputs["logits"].double().numpy(), self._relations, rows)
+        scores = self._rule.scores(model_outputs["logits"].double().numpy())[0]
+        decisions = self._rule.decide(scores)
         answers = [
-            {"label": self._space.names[i], "score": float(scores[i]), "decision": bool(decisions[i])}
-            | ({} if codes is None else {"given": bool(codes[i] >= 0)})
+            {"label": self._names[i], "score": float(scores[i]), "decision": bool(decisions[i])}
             for i in (-scores).argsort(kind="stable")
             if decisions[i] or not yes_only
         ]

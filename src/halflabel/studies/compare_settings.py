@@ -16,7 +16,7 @@ KEEP, PER_LABEL = (0.1, 0.3, 0.5), (20,)
 
 _EVERY_RUN = (
     "--validation_share=0", "--eval_strategy=no", "--save_strategy=no", "--logging_strategy=no", "--report_to=none",
-    "--disable_tqdm=true", "--layer_decay=1", "--decide=none", "--relations=false", "--plots=false",
+    "--disable_tqdm=true", "--layer_decay=1", "--decide=none", "--plots=false",
     "--compare_unknown_as_negative=false",
 )  # fmt: skip
 _SAME = ("backbone", "weights", "backbone_args")

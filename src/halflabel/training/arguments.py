@@ -20,7 +20,7 @@ LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`
 INFORMATION = "versions"  # a key of resolved recipes that is not a setting
 REMOVED = {
     "teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8, "mixing": None, "mixing_args": None,
-    "unfreeze_every": None,
+    "unfreeze_every": None, "relations": False,
 }  # fmt: skip
 """Keys of earlier versions, and the value that said nothing: what they did was measured not to help."""
 

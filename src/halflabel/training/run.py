@@ -31,7 +31,6 @@ from .lora import merge_lora
 from .objective import loss_configuration, training_targets
 from .preparation import SKIPPED, TrainingData, count_skipped, prepare_data, report_labels, start_head
 from .probing import PROBE, prepare_training
-from .relation_training import store_relations
 from .resuming import UNFINISHED, find_fault, full_disk_told, last_checkpoint
 from .settings import RecipeArguments
 
@@ -119,8 +118,6 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     if settings.lora_rank is not None:
         merge_lora(model)
     _fit_rule(trainer, model.config, datasets, settings)
-    if settings.relations:
-        store_relations(recipe, trainer, model, datasets, data)
     metrics, logits = _test(trainer, model.config, datasets, settings)
     if settings.compare_unknown_as_negative:
         metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, start, datasets, data)
@@ -236,7 +233,7 @@ def _train_unknown_as_negative(
     if settings.cache_features:
         counts = data.target_counts(settings)
         objective = loss_configuration(settings, counts, data.names)
-        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None, "relations": None})
+        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None})
         rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
         rival.freeze_backbone()
         rival.head.load_state_dict(start)

@@ -103,7 +103,6 @@ class RecipeArguments:
         metadata={"help": "fit a threshold per label on validation: f1, precision>=0.9, recall>=0.95, rate=0.05"},
     )
     calibration: str = field(default="platt", metadata={"help": "fitted with it: platt, temperature or none"})
-    relations: bool = field(default=False, metadata={"help": "also fit which labels go together, for predict --given"})
     ci: float | None = field(default=None, metadata={"help": "confidence of intervals in metrics.json, like 0.95"})
     plots: bool = field(default=False, metadata={"help": "also draw what was measured (extra plots)"})
     license: str | None = field(default=None, metadata={"help": "of the model, for its card, like apache-2.0"})

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class TellEpoch(TrainerCallback):
     """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
 
-    A model that is trained further loses its decisions and relations, which were fitted to its scores.
+    A model that is trained further loses its decisions, which were fitted to its scores.
 
     Args:
         images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
@@ -36,13 +36,10 @@ class TellEpoch(TrainerCallback):
         self.images_in_stream = images_in_stream
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Drop thresholds and relations that were fitted to the weights as they were."""
+        """Drop decisions that were fitted to the weights as they were."""
         if model.config.decisions is not None:
             model.config.decisions = None
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
-        if model.config.relations is not None:
-            model.config.relations = None
-            log.warning("the relations are dropped: training changes the scores they were fitted on")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""

@@ -12,19 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.given_labels import read_given
 from ..model.decoding import decode_image
 from ..model.errors import HalflabelError, nearest_file
-from ..model.labels import IntMatrix, LabelSpace
-from ..model.relations import answer
+from ..model.labels import LabelSpace
 from ..training.network_threads import Network, batch_limit, run_in_threads
 from ..training.processes import process_state
 from .inference import load_model
 
 YES = "answered_yes"
 """The column of a score table with the labels whose decision is yes."""
-GIVEN = "given"
-"""The column with the labels whose answer was given, so that their scores are no predictions."""
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -83,7 +79,7 @@ class Scorer:
         self.space = self.model.config.label_space
         self.labels = list(LabelSpace(labels).names if labels else self.space.names)
         self.columns = [self.space.index(label) for label in self.labels]
-        clash = set(self.labels) & {"file_name", YES, GIVEN}
+        clash = set(self.labels) & {"file_name", YES}
         if clash:
             raise HalflabelError(f"label {min(clash)!r} is another column of score tables; name others by --labels")
         self.transform = processor.eval_transform()
@@ -94,25 +90,13 @@ class Scorer:
         some_pixels = torch.randn(2, *processor.input_size, generator=torch.Generator().manual_seed(0))
         self.network = Network(self.model, some_pixels, _logits)
 
-    def read_given(self, table: str | Path, files: Sequence[str]) -> IntMatrix:
-        """Read what is known of some of the pictures, see `given_labels.read_given`.
-
-        Raises:
-            HalflabelError: As there, or if the model has no relations.
-        """
-        known = read_given(table, [Path(file) for file in files], self.space)
-        if self.model.config.label_relations is None:
-            raise HalflabelError(f"model {self.name!r} has no relations between labels: train it with relations: true")
-        return known
-
     def score(
-        self, files: Sequence[str], known: IntMatrix | None = None, advance: Callable[[int], Any] = lambda count: None
+        self, files: Sequence[str], advance: Callable[[int], Any] = lambda count: None
     ) -> tuple[pd.DataFrame, list[str]]:
         """Score picture files; see `predict_files`.
 
         Args:
             files: Pictures; one that cannot be read is skipped and reported.
-            known: What is given, see `read_given`.
             advance: Called after each batch with its number of files.
         """
         batches = [range(at, min(at + self.batch_size, len(files))) for at in range(0, len(files), self.batch_size)]
@@ -129,10 +113,7 @@ class Scorer:
                 f"{self.batch_size} pictures at once do not fit into the memory of {self.model.device}: "
                 "give a smaller --batch_size"
             ) from error
-        frame = self._frame(
-            [files[row] for row in kept], np.concatenate(logits), None if known is None else known[kept]
-        )
-        return frame, skipped
+        return self._frame([files[row] for row in kept], np.concatenate(logits)), skipped
 
     def _read_and_run(self, files: Sequence[str], rows: Sequence[int]) -> tuple[list[int], Any, list[str]]:
         """Return which of the rows can be read, their logits, and a line for each other one."""
@@ -146,15 +127,13 @@ class Scorer:
         made = self.network(torch.stack(pixels)) if pixels else torch.empty(0, len(self.space))
         return kept, made.double().numpy(), errors
 
-    def _frame(self, names: Sequence[str], logits: Any, known: IntMatrix | None) -> pd.DataFrame:  # noqa: ANN401
-        config, chosen = self.model.config, np.array(self.labels)
-        scores, decisions = answer(config.decision_rule, logits, config.label_relations, known)
+    def _frame(self, names: Sequence[str], logits: Any) -> pd.DataFrame:  # noqa: ANN401
+        rule, chosen = self.model.config.decision_rule, np.array(self.labels)
+        scores = rule.scores(logits)
+        decisions = rule.decide(scores)
         frame = pd.DataFrame(scores[:, self.columns], columns=chosen)
         frame.insert(0, "file_name", names)
         frame.insert(1, YES, _lists(chosen[row] for row in decisions[:, self.columns]))
-        if known is not None:
-            everything = np.array(self.space.names)
-            frame.insert(2, GIVEN, _lists(everything[row] for row in known >= 0))
         return frame
 
 
@@ -175,7 +154,6 @@ def predict_files(
     labels: Sequence[str] | None = None,
     batch_size: int = 32,
     fast_decode: bool = True,
-    given: str | Path | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Score picture files and decide; for more than memory holds, see `score_files.score_to`.
 
@@ -185,17 +163,13 @@ def predict_files(
         labels: The labels to score, in this order; None: all.
         batch_size: The most pictures at once.
         fast_decode: Decode a JPEG no larger than the transform needs.
-        given: A wide table of what is known of some of the pictures, see `given_labels.read_given`. It is evidence for
-            their other labels by the model's relations; also that on labels that are not scored.
 
     Returns:
         A table in the order of the files: `file_name`, `answered_yes` (the list of those labels whose decision is yes)
-        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped. Where answers
-        are given, `given` lists the labels they are on; these have the score 1 or 0, and the decision that was given.
+        and a column of calibrated scores (0..1) per label; and one line for each file that was skipped.
 
     Raises:
-        HalflabelError: If there is no such model, or a label is not the model's; with `given` also as
-            `Scorer.read_given`.
+        HalflabelError: If there is no such model, or a label is not the model's.
     """
     scorer, paths = Scorer(name, labels, batch_size, fast_decode), [str(file) for file in files]
-    return scorer.score(paths, None if given is None else scorer.read_given(given, paths))
+    return scorer.score(paths)

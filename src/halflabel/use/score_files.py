@@ -18,9 +18,8 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError, shortlist
-from ..model.labels import IntMatrix
 from ..training.processes import process_state
-from .prediction import GIVEN, YES, Scorer
+from .prediction import YES, Scorer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,6 @@ def score_to(
     scorer: Scorer,
     files: Sequence[str],
     output: str,
-    known: IntMatrix | None = None,
     resume: bool = False,
     part_size: int = PART_SIZE,
 ) -> tuple[int, list[str]]:
@@ -57,7 +55,6 @@ def score_to(
         scorer: The model.
         files: Pictures.
         output: A path that ends in .csv, .jsonl, .parquet, or in / for a folder.
-        known: What is given, see `Scorer.read_given`.
         resume: Keep the parts that an earlier run of the same model over the same files has written.
         part_size: How many pictures a part holds, at least 1.
 
@@ -75,14 +72,14 @@ def score_to(
     paths = [folder / f"part-{number:06}.parquet" for number in range(len(parts))]
     try:
         if state.is_main_process:
-            _prepare_folder(folder, _describe(scorer, files, known, part_size), resume)
+            _prepare_folder(folder, _describe(scorer, files, part_size), resume)
         state.wait_for_everyone()
-        _score_parts(scorer, files, known, list(zip(paths, parts, strict=True)), state)
+        _score_parts(scorer, files, list(zip(paths, parts, strict=True)), state)
         state.wait_for_everyone()
         found = _sum_up(paths)
         state.wait_for_everyone()
         if whole and state.is_main_process:
-            _join(paths, Path(output), _schema(scorer, known))
+            _join(paths, Path(output), _schema(scorer))
             shutil.rmtree(folder)
         state.wait_for_everyone()
     except OSError as error:
@@ -90,7 +87,7 @@ def score_to(
     return found
 
 
-def _describe(scorer: Scorer, files: Sequence[str], known: IntMatrix | None, part_size: int) -> dict[str, Any]:
+def _describe(scorer: Scorer, files: Sequence[str], part_size: int) -> dict[str, Any]:
     """Return all that scores depend on."""
     weights = hashlib.sha256()
     for name, tensor in sorted(scorer.model.state_dict().items()):
@@ -99,8 +96,6 @@ def _describe(scorer: Scorer, files: Sequence[str], known: IntMatrix | None, par
     listed = hashlib.sha256()
     for file in files:
         listed.update(file.encode("utf-8", "surrogateescape") + b"\0")
-    if known is not None:
-        listed.update(known.tobytes())
     config = {key: value for key, value in scorer.model.config.to_dict().items() if key != "_name_or_path"}
     weights.update(json.dumps(config, sort_keys=True, default=str).encode())
     return {
@@ -133,33 +128,29 @@ def _prepare_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
 def _score_parts(
     scorer: Scorer,
     files: Sequence[str],
-    known: IntMatrix | None,
     parts: Sequence[tuple[Path, range]],
     state: PartialState,
 ) -> None:
     """Score this process's share of what is not there yet."""
     missing = [(path, rows) for path, rows in parts if not path.is_file()]
     mine = missing[state.process_index :: state.num_processes]
-    done, schema = len(parts) - len(missing), _schema(scorer, known)
+    done, schema = len(parts) - len(missing), _schema(scorer)
     if done and state.is_main_process:
         log.info("%d of %d parts are there already", done, len(parts))
     total = sum(len(rows) for _, rows in mine)
     with tqdm(total=total, desc="predict", unit="image", disable=not state.is_main_process) as progress:
         for path, rows in mine:
             some = slice(rows.start, rows.stop)
-            frame, skipped = scorer.score(files[some], None if known is None else known[some], progress.update)
+            frame, skipped = scorer.score(files[some], progress.update)
             table = pa.Table.from_pandas(frame, schema, preserve_index=False)
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), _SKIPPED: json.dumps(skipped)})
             _write_whole(path, partial(pq.write_table, table))
 
 
-def _schema(scorer: Scorer, known: IntMatrix | None) -> pa.Schema:
+def _schema(scorer: Scorer) -> pa.Schema:
     """Return the columns, which a part without a readable picture does not show."""
-    lists = [YES, *([] if known is None else [GIVEN])]
-    return pa.schema(
-        [("file_name", pa.string()), *((name, pa.list_(pa.string())) for name in lists)]
-        + [(label, pa.float64()) for label in scorer.labels]
-    )
+    columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
+    return pa.schema(columns + [(label, pa.float64()) for label in scorer.labels])
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -208,14 +199,13 @@ def _join_text(frames: Iterable[pd.DataFrame], csv: bool, path: Path) -> None:
 
 
 def write_csv(frame: pd.DataFrame, file: Any, header: bool = True) -> None:  # noqa: ANN401 - what pandas writes to
-    r"""Write a table of scores as CSV: labels answered with yes, and given ones, are joined by |.
+    r"""Write a table of scores as CSV: labels answered with yes are joined by |.
 
     `frame["answered_yes"].str.get_dummies()` of pandas takes them apart; a | within a name is written \|. File names
     and labels are written as they are, also such as begin with = and would be formulas in a spreadsheet: programs read
     them back, so in a spreadsheet import the columns as text.
     """
-    joined = {name: frame[name].map(_joined) for name in (YES, GIVEN) if name in frame}
-    frame.assign(**joined).to_csv(file, index=False, header=header)
+    frame.assign(**{YES: frame[YES].map(_joined)}).to_csv(file, index=False, header=header)
 
 
 def _joined(names: Sequence[str]) -> str:
