@@ -32,14 +32,13 @@ def test_known_entries_stay_and_what_nobody_could_tell_stays_out():
     assert ((found.targets[guessed] >= 0.75) | (found.targets[guessed] <= 0.25)).all()
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_the_reported_precision_is_the_true_one(kind):
+def test_the_reported_precision_is_the_true_one():
     """Over several draws; a single one has the sampling error of some hundred hidden entries."""
     reported, true = [], []
     for seed in range(6):
         features, truth = blobs(seed, images=900, noise=2.2)
         labels = hide_labels(truth, keep=0.25, seed=seed)
-        found = make_pseudo_labels(features, labels, kind, PseudoLabelOptions(rounds=1))
+        found = make_pseudo_labels(features, labels, PseudoLabelOptions(rounds=1))
         if found.kept:
             guessed = (labels == U) & (found.targets >= 0)
             reported.append(found.rounds[0].precision)
@@ -79,45 +78,10 @@ def test_a_label_with_known_yes_only_gets_no_pseudo_labels():
     assert make_pseudo_labels(features, single).without == (0, 1, 2)
 
 
-def test_most_limits_the_guesses_of_a_label_to_the_surest():
-    features, truth = blobs(3, noise=2.0)
-    labels = hide_labels(truth, keep=0.1, seed=0)
-    free = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1))
-    few = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1, most=200))
-    assert few.kept
-    assert ((labels == U) & (few.targets >= 0)).sum(axis=0).max() <= 200
-    for j in range(3):
-        chosen = (labels[:, j] == U) & (few.targets[:, j] >= 0)
-        left = (labels[:, j] == U) & (free.targets[:, j] >= 0) & ~chosen
-        assert np.abs(few.targets[chosen, j] - 0.5).min() >= np.abs(free.targets[left, j] - 0.5).max() - 1e-6
-
-
-def test_a_precision_that_is_asked_for_is_reached():
-    features, truth = blobs(5, images=1200, noise=2.6)
-    labels = hide_labels(truth, keep=0.3, seed=0)
-    loose = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1))
-    strict = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=1, precision=0.97))
-
-    def precision(found):
-        guessed = (labels == U) & (found.targets >= 0)
-        return ((found.targets >= 0.5) == truth)[guessed].mean()
-
-    assert precision(loose) < 0.95
-    assert precision(strict) > 0.95
-    assert strict.rounds[0].precision == pytest.approx(precision(strict), abs=0.03)
-
-
-def test_labels_with_few_known_entries_are_named():
-    features, truth = blobs(6)
-    labels = hide_labels(truth, keep=0.3, seed=0)
-    labels[np.flatnonzero(labels[:, 0] == 1)[4:], 0] = U
-    assert make_pseudo_labels(features, labels).pooled == (0,)
-
-
 def test_later_rounds_guess_more_and_a_round_that_is_worse_is_not_kept():
     features, truth = blobs(7, noise=2.0)
     labels = hide_labels(truth, keep=0.15, seed=0)
-    found = make_pseudo_labels(features, labels, "soft", PseudoLabelOptions(rounds=4))
+    found = make_pseudo_labels(features, labels, PseudoLabelOptions(rounds=4))
     sizes = [one.yes + one.no for one in found.rounds]
     assert sizes == sorted(sizes)
     losses = [found.known_log_loss, *(one.probe_log_loss for one in found.rounds)]
@@ -138,7 +102,7 @@ def test_the_seed_decides():
         ({"neighbors": 3}, "takes no 'neighbors'; it takes neighbours, .*did you mean neighbours"),
         ({"confidence": 0.3}, "confidence is 0.3, which is out of its range"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"most": True}, "most is True"),
+        ({"folds": True}, "folds is True"),
     ],
 )
 def test_options_are_checked(given, message):

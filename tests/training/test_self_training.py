@@ -92,7 +92,7 @@ def test_guesses_that_do_not_help_leave_the_training_as_it_is(known_colours, tmp
 
 
 def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path):
-    keys = {"keep_labels": 0.5, "pseudo_labels": "hard", "num_train_epochs": 3}
+    keys = {"keep_labels": 0.5, "pseudo_labels": "soft", "num_train_epochs": 3}
     whole = weights(train(recipe(known_colours, tmp_path, **keys)))
     keys["output_dir"] = str(tmp_path / "broken")
     with broken_off():
@@ -103,7 +103,7 @@ def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"pseudo_labels": "sof"}, "pseudo_labels: 'sof' is none of soft, hard; did you mean soft"),
+        ({"pseudo_labels": "hard"}, "pseudo_labels: 'hard' is neither soft nor none"),
         ({"pseudo_labels": "soft", "unknown": "negative"}, "pseudo_labels does not go with unknown: negative"),
         ({"pseudo_labels": "soft", "loss": "em"}, "pseudo_labels does not go with loss: em"),
         ({"pseudo_args": {"rounds": 2}}, "pseudo_args needs pseudo_labels"),

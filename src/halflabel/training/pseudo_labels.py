@@ -24,9 +24,6 @@ Mask = NDArray[np.bool_]
 PENALTIES = (0.01, 0.04, 0.16)
 """What the probe's ridge penalty per feature is chosen from, by the log loss of hidden known entries."""
 
-FEW = 10
-"""A label with fewer known yes or known no than this goes by the thresholds of all labels together."""
-
 LEAST = 2
 """A label needs this many known yes and as many known no, or it gets no pseudo-labels."""
 
@@ -65,7 +62,6 @@ class PseudoLabels:
             training on known entries alone, so the targets are the labels.
         known_log_loss: Of a probe that is trained on known entries alone, at hidden ones.
         without: Numbers of the labels without pseudo-labels, for want of known yes or no.
-        pooled: Numbers of the labels that go by the thresholds of all labels together.
     """
 
     targets: NDArray[np.float32]
@@ -73,7 +69,6 @@ class PseudoLabels:
     kept: int = 0
     known_log_loss: float | None = None
     without: tuple[int, ...] = ()
-    pooled: tuple[int, ...] = ()
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Return all but the targets as plain values, labels by name."""
@@ -82,14 +77,12 @@ class PseudoLabels:
             "known_only_log_loss": self.known_log_loss,
             "rounds": [asdict(one) | {"weights": list(one.weights)} for one in self.rounds],
             "labels_without": [names[j] for j in self.without],
-            "labels_pooled": [names[j] for j in self.pooled],
         }
 
 
 def make_pseudo_labels(
     features: NDArray[np.floating],
     labels: NDArray[np.int8],
-    kind: str = "soft",
     options: PseudoLabelOptions | None = None,
     views: int = 1,
     seed: int = 0,
@@ -102,7 +95,6 @@ def make_pseudo_labels(
     Args:
         features: Shape (n * views, width), pooled and untouched by training; all views of an image in a row.
         labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX`; an `UNCERTAIN` entry is neither guessed nor learned from.
-        kind: `soft`: a pseudo-label is the chance of a yes; `hard`: the likelier answer.
         options: See `PseudoLabelOptions`.
         views: Rows per image.
         seed: Of the folds.
@@ -118,10 +110,9 @@ def make_pseudo_labels(
     if not (labels == IGNORE_INDEX).any() or not able.any():
         return PseudoLabels(plain, without=without)
     chains = _Chains(features, labels[:, able], options, views, seed)
-    pooled = counts[able] < FEW
     rounds, found = [], []
     for number in range(1, options.rounds + 1):
-        one, targets = chains.run(number, kind, pooled)
+        one, targets = chains.run(number)
         rounds.append(one)
         found.append(targets)
         if number > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
@@ -130,8 +121,7 @@ def make_pseudo_labels(
     kept = best + 1 if rounds[best].probe_log_loss < chains.known_log_loss else 0
     if kept:
         plain[:, able] = found[best]
-    few = tuple(int(j) for j in np.flatnonzero(able)[pooled])
-    return PseudoLabels(plain, tuple(rounds), kept, chains.known_log_loss, without, few)
+    return PseudoLabels(plain, tuple(rounds), kept, chains.known_log_loss, without)
 
 
 @dataclass
@@ -167,17 +157,17 @@ class _Chains:
         self.penalty = min(losses, key=lambda penalty: losses[penalty])
         self.logits, self.known_log_loss = candidates[self.penalty], losses[self.penalty]
 
-    def run(self, number: int, kind: str, pooled: Mask) -> tuple[Round, NDArray[np.float32]]:
+    def run(self, number: int) -> tuple[Round, NDArray[np.float32]]:
         """Weigh the evidence, guess, and train the next probes on the guesses."""
         sources = [self._hidden(self.logits), self._hidden(self.nearby)]
         weighing = Weighing.fit(sources, self.labels, self.known)
         scores = np.stack([weighing.scores(pair) for pair in zip(self.logits, self.nearby, strict=True)])
         hidden = self._cross_weighed(sources)
         share = number / self.options.rounds
-        rule = _Rule(self.options, pooled, share)
-        thresholds = rule.thresholds(hidden, self.labels, self.known)
-        targets = [rule.targets(one, seen, thresholds, kind) for one, seen in zip(scores, self.seen, strict=True)]
-        sure, right = self._judge(rule, hidden)
+        targets = []
+        for one, seen in zip(scores, self.seen, strict=True):
+            targets.append(np.where(self._sure(one, seen == IGNORE_INDEX, share), one, seen))
+        sure, right = self._judge(hidden, share)
         self.logits = self._fit(targets, self.penalty)
         guessed = (self.labels == IGNORE_INDEX) & (targets[-1] >= 0)
         truth = self.labels[self.known]
@@ -202,16 +192,19 @@ class _Chains:
             scores[own] = weighing.scores(sources)[own]
         return scores
 
-    def _judge(self, rule: "_Rule", hidden: Matrix) -> tuple[int, int]:
-        """Count the known entries that, hidden, would get a pseudo-label, and those where it would be right.
+    def _sure(self, scores: Matrix, candidates: Mask, share: float) -> Mask:
+        """Return which candidates get a pseudo-label: sure enough, and among the surest share of their label's."""
+        chance = np.maximum(scores, 1 - scores)
+        sure = candidates & (chance >= self.options.confidence)
+        limit = np.floor(share * candidates.sum(axis=0)).astype(int)
+        rank = np.argsort(np.argsort(-np.where(sure, chance, -1.0), axis=0, kind="stable"), axis=0, kind="stable")
+        return np.asarray(sure & (rank < limit))
 
-        The thresholds for a fold are those of the other folds, so that they are not chosen by what they are judged on.
-        """
+    def _judge(self, hidden: Matrix, share: float) -> tuple[int, int]:
+        """Count the known entries that, hidden, would get a pseudo-label, and those where it would be right."""
         sure = np.zeros_like(self.known)
         for k in range(self.options.folds):
-            others = self.known & (self.fold != k)
-            thresholds = rule.thresholds(hidden, self.labels, others)
-            sure |= (self.fold == k) & rule.admits(hidden, thresholds, (self.fold == k))
+            sure |= self._sure(hidden, self.fold == k, share)
         return int(sure.sum()), int((sure & ((hidden >= 0.5) == (self.labels == 1))).sum())
 
     def _hidden(self, values: Matrix) -> Matrix:
@@ -229,53 +222,6 @@ class _Chains:
 
     def _log_loss(self, logits: Matrix) -> float:
         return mean_log_loss(self._hidden(logits), self.labels, self.known)
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """Which entries are sure enough for a pseudo-label."""
-
-    options: PseudoLabelOptions
-    pooled: Mask
-    share: float
-
-    def thresholds(self, scores: Matrix, labels: NDArray[np.int8], known: Mask) -> Matrix:
-        """Return the least chance of the likelier answer, per label and answer (no, yes); shape (2, num_labels)."""
-        least = np.full((2, scores.shape[1]), self.options.confidence)
-        if self.options.precision is None:
-            return least
-        for answer in (0, 1):
-            guessed = known & ((scores >= 0.5) == bool(answer))
-            chance = np.where(scores >= 0.5, scores, 1 - scores)
-            right = labels == answer
-            common = self._threshold(chance[guessed], right[guessed])
-            for j in range(scores.shape[1]):
-                own = guessed[:, j]
-                least[answer, j] = common if self.pooled[j] else self._threshold(chance[own, j], right[own, j])
-        return least
-
-    def _threshold(self, chance: Matrix, right: Mask) -> float:
-        """Return the lowest chance from which on guesses are right often enough; above 1 where there is none."""
-        order = np.argsort(-chance, kind="stable")
-        precise = np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= (self.options.precision or 0)
-        last = np.flatnonzero(precise)
-        return max(self.options.confidence, float(chance[order[last[-1]]])) if len(last) else 2.0
-
-    def admits(self, scores: Matrix, thresholds: Matrix, candidates: Mask) -> Mask:
-        """Return which candidates get a pseudo-label: sure enough, and among the surest of their label."""
-        chance = np.where(scores >= 0.5, scores, 1 - scores)
-        sure = candidates & (chance >= np.where(scores >= 0.5, thresholds[1], thresholds[0]))
-        limit = np.floor(self.share * candidates.sum(axis=0)).astype(int)
-        if self.options.most is not None:
-            limit = np.minimum(limit, self.options.most)
-        rank = np.argsort(np.argsort(-np.where(sure, chance, -1.0), axis=0, kind="stable"), axis=0, kind="stable")
-        return np.asarray(sure & (rank < limit))
-
-    def targets(self, scores: Matrix, seen: NDArray[np.int8], thresholds: Matrix, kind: str) -> Matrix:
-        """Return the targets of a chain: what it has seen, and pseudo-labels for unknown entries."""
-        guessed = self.admits(scores, thresholds, seen == IGNORE_INDEX)
-        guesses = scores if kind == "soft" else (scores >= 0.5).astype(np.float64)
-        return np.where(guessed, guesses, seen)
 
 
 def _draw_folds(labels: NDArray[np.int8], folds: int, seed: int) -> NDArray[np.int64]:

@@ -6,8 +6,6 @@ from typing import Any
 
 from ..model.errors import HalflabelError, did_you_mean
 
-PSEUDO_LABELS = ("soft", "hard")
-
 
 @dataclass(frozen=True)
 class PseudoLabelOptions:
@@ -16,9 +14,6 @@ class PseudoLabelOptions:
     Attributes:
         neighbours: Of an image in the graph.
         confidence: An entry is guessed where its answer has at least this chance, in [0.5, 1).
-        precision: If given, each label's thresholds are raised until its guesses at hidden known entries are right
-            at least this often.
-        most: The most guesses per label, the surest ones; None: no limit.
         rounds: How often a probe is trained on the guesses and guesses again; round r of R may guess at r / R of each
             label's unknown entries, the surest ones.
         folds: In how many parts the known entries are hidden, at least 2.
@@ -26,8 +21,6 @@ class PseudoLabelOptions:
 
     neighbours: int = 5
     confidence: float = 0.75
-    precision: float | None = None
-    most: int | None = None
     rounds: int = 2
     folds: int = 5
 
@@ -48,8 +41,6 @@ class PseudoLabelOptions:
         fine = {
             "neighbours": _is_count(options.neighbours, 1),
             "confidence": _is_share(options.confidence, 0.5),
-            "precision": options.precision is None or _is_share(options.precision, 0.5),
-            "most": options.most is None or _is_count(options.most, 1),
             "rounds": _is_count(options.rounds, 1),
             "folds": _is_count(options.folds, 2),
         }

@@ -56,8 +56,7 @@ def add_pseudo_labels(
         features = training_features(recipe, model, processor, data)
     pooled = _pool(features, model.head.power)
     found = make_pseudo_labels(
-        pooled, labels, settings.pseudo_labels, PseudoLabelOptions.of(settings.pseudo_args), views,  # type: ignore[arg-type]
-        recipe.training.seed,
+        pooled, labels, PseudoLabelOptions.of(settings.pseudo_args), views, recipe.training.seed  # type: ignore[arg-type]
     )  # fmt: skip
     _report(found, data.names)
     guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
@@ -85,11 +84,6 @@ def _report(found: PseudoLabels, names: tuple[str, ...]) -> None:
         )  # fmt: skip
     if found.without:
         log.warning("no pseudo-labels for want of known yes or no: %s", shortlist([names[j] for j in found.without]))
-    if found.pooled:
-        log.warning(
-            "few known entries, so thresholds are those of all labels together: %s",
-            shortlist([names[j] for j in found.pooled]),
-        )
     if found.rounds and not found.kept:
         log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
     elif found.kept < len(found.rounds):

@@ -10,7 +10,7 @@ from ..model.errors import HalflabelError, did_you_mean
 from ..model.heads import check_head
 from ..model.loss_arguments import LEARN_FROM_UNKNOWN, check_loss, check_normalizer
 from .policies import parse_policy
-from .pseudo_options import PSEUDO_LABELS, PseudoLabelOptions
+from .pseudo_options import PseudoLabelOptions
 
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 BAD_IMAGES = ("error", "skip")
@@ -78,10 +78,10 @@ class RecipeArguments:
         default=None, metadata={"help": "evaluate and save a moving average of the weights, like 0.999"}
     )
     pseudo_labels: str | None = field(
-        default=None, metadata={"help": "guess unknown entries from features and neighbours: soft or hard targets"}
+        default=None, metadata={"help": "soft: guess unknown entries from features and neighbours, as soft targets"}
     )
     pseudo_args: str | None = field(
-        default=None, metadata={"help": "neighbours, confidence, precision, most, rounds, folds of the guesses"}
+        default=None, metadata={"help": "neighbours, confidence, rounds, folds of the guesses"}
     )
     channels_last: bool = field(
         default=True,
@@ -154,11 +154,10 @@ class RecipeArguments:
             self.pseudo_labels = None
         if self.pseudo_labels is None:
             if self.pseudo_args is not None:
-                raise HalflabelError("pseudo_args needs pseudo_labels: soft or hard")
+                raise HalflabelError("pseudo_args needs pseudo_labels: soft")
             return
-        if self.pseudo_labels not in PSEUDO_LABELS:
-            nearest = did_you_mean(self.pseudo_labels, PSEUDO_LABELS)
-            raise HalflabelError(f"pseudo_labels: {self.pseudo_labels!r} is none of soft, hard{nearest}")
+        if self.pseudo_labels != "soft":
+            raise HalflabelError(f"pseudo_labels: {self.pseudo_labels!r} is neither soft nor none")
         others = {
             f"unknown: {self.unknown}": self.unknown != "ignore",
             f"loss: {self.loss}": self.loss in LEARN_FROM_UNKNOWN,
