@@ -17,8 +17,8 @@ from .model.decisions import DecisionRule
 from .model.errors import HalflabelError
 from .model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from .model.labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
-from .model.losses import masked_loss
 from .model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .model.objective import masked_loss
 from .model.pipeline import TASK, MultiLabelImageClassificationPipeline
 from .training.allocator import keep_freed_memory
 from .training.trainer import MultiLabelTrainer

@@ -37,7 +37,7 @@ def score(folder, images):
 
 
 def loss(labels, rounds):
-    from halflabel.model.losses import count_items, masked_loss
+    from halflabel.model.objective import count_items, masked_loss
 
     torch.set_num_threads(1)
     logits = torch.randn(64, labels, requires_grad=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.loss import AsymmetricLossMultiLabel
 
 from halflabel import IGNORE_INDEX, masked_loss
-from halflabel.model.losses import count_items
+from halflabel.model.objective import count_items
 
 
 def data(batch, labels):

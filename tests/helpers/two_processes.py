@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 import halflabel.data.streaming
 from halflabel.metrics.measures import trainer_metrics
-from halflabel.model.losses import count_items
+from halflabel.model.objective import count_items
 from halflabel.share.trained import train
 from halflabel.training.arguments import parse_recipe
 from halflabel.training.preparation import prepare_data

@@ -13,7 +13,7 @@ from halflabel import (
     TimmMultiLabelImageProcessor,
 )
 from halflabel.data.pixels import collate
-from halflabel.model.losses import masked_loss
+from halflabel.model.objective import masked_loss
 from halflabel.training.feature_shards import FeatureDataset
 
 FAMILIES = {

@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss
 
 from halflabel.data.readers.table import read_table
 from halflabel.data.writing import write_shards
-from halflabel.model.losses import count_items
+from halflabel.model.objective import count_items
 from halflabel.training.arguments import recipe_folder, shipped_recipes
 from halflabel.training.resuming import find_fault
 

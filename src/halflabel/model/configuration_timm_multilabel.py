@@ -13,7 +13,8 @@ from .decisions import DecisionRule
 from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
 from .labels import LabelSpace
-from .loss_arguments import check_loss, check_normalizer
+from .losses import find_loss
+from .objective import check_normalizer
 
 log = logging.getLogger(__name__)
 VERSION = "0.2.0"
@@ -173,7 +174,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         space = LabelSpace([names[i] for i in range(len(names))])
         self.id2label = dict(enumerate(space.names))
         self.label2id = {name: i for i, name in enumerate(space.names)}
-        check_loss(self.loss, self.loss_args, len(space))
+        find_loss(self.loss).check(self.loss, self.loss_args or {}, len(space))
         _check_weights("pos_weight", self.pos_weight, len(space), zero_allowed=False)
         _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
         if self.decisions is not None:

@@ -1,8 +1,11 @@
-"""The one error class for mistakes a user can mend, and the "did you mean" helper that its messages use."""
+"""The one error class for mistakes a user can mend, and what its messages are made of."""
 
 import difflib
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 
 class HalflabelError(ValueError):
@@ -59,3 +62,57 @@ def shortlist(items: Iterable[object], limit: int = 5) -> str:
     listed = [str(item) for item in items]
     rest = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value that a person gave may be: the words for it, how to tell, and where these are few the choices."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+    def check(self, what: str, value: object) -> None:
+        """Refuse a value that is not of this kind; `what` names it in the message.
+
+        Raises:
+            HalflabelError: It says the value and what is expected.
+        """
+        if not self.fits(value):
+            raise HalflabelError(f"{what} is {value!r}, expected {self.words}{did_you_mean(str(value), self.choices)}")
+
+    def or_none(self) -> "Kind":
+        """Return the same, or None."""
+        return Kind(self.words, lambda value: value is None or self.fits(value), self.choices)
+
+
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False, whole: bool = False
+) -> Kind:
+    """Return the finite numbers from `low` to `high`; `above` and `below` leave out the ends."""
+    parts = [] if low == -math.inf else [f"above {low}" if above else f"of at least {low}"]
+    parts += [] if high == math.inf else [f"below {high}" if below else f"at most {high}"]
+    words = f"a {'whole' if whole else '' if parts else 'finite'} number {' and '.join(parts)}"
+
+    def fits(value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        inside = (value > low if above else value >= low) and (value < high if below else value <= high)
+        return inside and (not whole or value == int(value))
+
+    return Kind(" ".join(words.split()), fits)
+
+
+def one_of(*choices: str) -> Kind:
+    """Return a few words."""
+    return Kind(f"{', '.join(choices[:-1])} or {choices[-1]}", lambda value: value in choices, choices)
+
+
+def list_of(kind: Kind, words: str) -> Kind:
+    """Return lists of what is of a kind; `words` says it in the plural."""
+    return Kind(
+        f"a list of {words}", lambda value: isinstance(value, list | tuple) and all(kind.fits(one) for one in value)
+    )

@@ -1,195 +1,342 @@
-"""The objective: `LOSSES` per entry, and the one place that masks, weights and divides.
+"""The losses per entry; a new one is a function and a record in `LOSSES`.
 
-A loss is a function `(logits, targets, pos_weight, ...) -> (batch, num_labels)`, unreduced. `masked_loss` sums it over
-the entries that take part and divides by a count that depends on the labels alone, so a step gives the same update
-whether it is computed at once, in pieces, or on several devices. Arithmetic is in float32 (float64 stays float64).
+A loss takes logits, targets, a factor of the positive term and arguments of its own, and returns the losses of the
+entries, unreduced. `objective.masked_loss` masks, weights, sums and divides. No loss takes the log of a rounded
+probability, so values and gradients stay finite and a confidently wrong entry keeps a gradient.
 """
 
-from typing import Any, cast
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import HalflabelError
-from .fused_losses import FusedLoss, Kernel, TracedBCE, asl_kernel, bce_kernel
-from .labels import IGNORE_INDEX, UNCERTAIN
-from .loss_arguments import EPOCH_DEPENDENT, LEARN_FROM_UNKNOWN, LOSSES, NORMALIZERS, check_loss, check_normalizer
+from .errors import FLAG, HalflabelError, Kind, did_you_mean, list_of, number
+from .labels import IGNORE_INDEX
 
-__all__ = ["LEARN_FROM_UNKNOWN", "LOSSES", "NORMALIZERS", "check_labels", "count_items", "masked_loss", "takes_part"]
+TANGENT_START = 12.0
+"""From this logit on a clipped negative term of `asl` goes on along its tangent, so that it keeps a gradient."""
 
-
-def check_labels(logits: Tensor, labels: Tensor, loss: str = "bce") -> None:
-    """Refuse labels that no loss can be computed from.
-
-    Args:
-        logits: Shape (batch, num_labels).
-        labels: What is said to be labels.
-        loss: Those that learn from unknown entries also accept `UNCERTAIN`, which takes no part in them.
-
-    Raises:
-        HalflabelError: On a shape that differs from the logits', on integer labels, and on any value outside 0..1
-            that is not `IGNORE_INDEX` (NaN included); the value is named.
-    """
-    _check_form(logits, labels)
-    if not bool(_valid(labels, loss).all()):
-        _raise_fault(labels, loss)
+_GIVEN_ELSEWHERE = ("logits", "targets", "pos_weight", "epoch")
 
 
-def _raise_fault(labels: Tensor, loss: str) -> None:
-    row, column = (~_valid(labels, loss)).nonzero()[0].tolist()
-    value = labels[row, column].item()
-    hint = "; apply a policy to uncertain entries first" if value == UNCERTAIN else ""
-    raise HalflabelError(
-        f"label value {value} at row {row}, column {column} of the batch "
-        f"is neither in 0..1 nor {IGNORE_INDEX} (unknown){hint}"
-    )
-
-
-def _valid(labels: Tensor, loss: str) -> Tensor:
-    valid = ((labels >= 0) & (labels <= 1)) | (labels == IGNORE_INDEX)  # NaN fails every comparison
-    return valid | (labels == UNCERTAIN) if loss in LEARN_FROM_UNKNOWN else valid
-
-
-def _check_form(logits: Tensor, labels: Tensor) -> None:
-    if labels.shape != logits.shape or labels.ndim != 2:
-        raise HalflabelError(
-            f"labels have shape {tuple(labels.shape)}, logits {tuple(logits.shape)}; "
-            "both must be (batch, num_labels), and the same"
-        )
-    if not labels.is_floating_point():
-        raise HalflabelError(
-            f"labels are {labels.dtype}, expected a float tensor of 1.0, 0.0 and {float(IGNORE_INDEX)} (unknown)"
-        )
-
-
-def takes_part(labels: Tensor, loss: str) -> Tensor:
-    """Return where an entry belongs to the loss: where it is known, or not `UNCERTAIN` if unknown ones are used too."""
-    return labels != (UNCERTAIN if loss in LEARN_FROM_UNKNOWN else IGNORE_INDEX)
-
-
-def count_items(labels: Tensor, loss: str = "bce") -> Tensor:
-    """Count what any normalizer divides by; the counts of pieces of a step add up to those of the whole.
+def bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy: -(w y log p + (1 - y) log(1 - p)) with p = sigmoid(z).
 
     Args:
-        labels: Shape (batch, num_labels).
-        loss: A key of `LOSSES`.
-
-    Returns:
-        int64 of shape (num_labels + 1,): per label the entries that take part, then the number of images.
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / 2.
     """
-    if loss in LEARN_FROM_UNKNOWN:
-        per_label = takes_part(labels, loss).sum(dim=0)
-    else:  # 1 for a label in 0..1 and 0 for `IGNORE_INDEX`; several times faster on a CPU than to count booleans
-        per_label = (labels + 1).clamp_(0, 1).sum(dim=0).long()
-    return torch.cat([per_label, per_label.new_tensor([len(labels)])])
+    if label_smoothing:
+        targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight, reduction="none")
 
 
-def masked_loss(
+def focal(
     logits: Tensor,
-    labels: Tensor,
-    loss: str = "bce",
-    normalizer: str = "labels",
-    num_items_in_batch: Tensor | int | float | None = None,
+    targets: Tensor,
     pos_weight: Tensor | None = None,
-    label_weight: Tensor | None = None,
-    epoch: int = 0,
-    **loss_args: Any,  # noqa: ANN401 - those of the loss
+    gamma: float = 2.0,
+    alpha: float | None = None,
 ) -> Tensor:
-    """Sum a loss over the entries that take part, and divide.
+    """Focal loss: -(a w y (1-p)^g log p + (1-a) (1-y) p^g log(1-p)).
 
-    With `bce`, `focal` and `asl` these are the known entries, and an unknown one changes neither the value nor any
-    gradient. The other losses learn from unknown entries too; in them every entry takes part that is not `UNCERTAIN`,
-    one they reject or ignore with the weight 0.
+    From Lin et al. 2017, "Focal Loss for Dense Object Detection".
 
     Args:
-        logits: Shape (batch, num_labels).
-        labels: Same shape, float: 0..1 where known, `IGNORE_INDEX` where unknown.
-        loss: A key of `LOSSES`.
-        normalizer: What the sum is divided by:
-            `labels`: the number of entries;
-            `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
-            `tasks`: each label's mean over its entries, then the mean over the labels that have any.
-        num_items_in_batch: The counts of the whole optimizer step on all devices: what `count_items` returns, summed.
-            For `labels` with bce, focal or asl also the number of known entries, as the Trainer counts it by itself.
-            None: this batch's own.
-        pos_weight: Factor of the positive term, shape (num_labels,). The counts do not depend on it.
-        label_weight: Factor of a label's loss, shape (num_labels,). The counts do not depend on it.
-        epoch: Epochs that are done, for `ll_r`, `ll_ct` and `splc`.
-        loss_args: Keyword arguments of the loss.
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        gamma: g, at least 0; 0 gives binary cross-entropy.
+        alpha: a in 0..1, the weight of positives against 1 - a of negatives; None: both 1.
+    """
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    yes = targets if pos_weight is None else targets * pos_weight
+    easy_positive = torch.exp(gamma * log_not_p) * log_p
+    easy_negative = torch.exp(gamma * log_p) * log_not_p
+    return -(positive * yes * easy_positive + negative * (1 - targets) * easy_negative)
 
-    Returns:
-        A scalar. A batch in which no entry takes part gives 0 with zero gradients.
+
+def asl(
+    logits: Tensor,
+    targets: Tensor,
+    pos_weight: Tensor | None = None,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    clip: float = 0.05,
+    detach_focus: bool = False,
+) -> Tensor:
+    """Asymmetric loss: -(w y (1-p)^g+ log p + (1-y) p_m^g- log(1-p_m)), p_m = max(p - c, 0).
+
+    From Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification". The clipped negative term is flat for a
+    confidently wrong entry; beyond logit 12 it goes on along its tangent, so that such an entry still has a gradient.
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        gamma_pos: g+, at least 0.
+        gamma_neg: g-, at least 0.
+        clip: c in [0, 1), the probability below which a negative costs nothing.
+        detach_focus: No gradient through (1-p)^g+ and p_m^g-.
+    """
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    focus = torch.exp(gamma_pos * log_not_p)
+    yes = targets if pos_weight is None else targets * pos_weight
+    positive = -(focus.detach() if detach_focus else focus) * log_p
+    if clip:
+        negative = _clipped_negative(logits, gamma_neg, clip, detach_focus)
+    else:
+        focus = torch.exp(gamma_neg * log_p)
+        negative = -(focus.detach() if detach_focus else focus) * log_not_p
+    return yes * positive + (1 - targets) * negative
+
+
+def _clipped_negative(logits: Tensor, gamma: float, clip: float, detach_focus: bool) -> Tensor:
+    bounded = logits.clamp(max=TANGENT_START)
+    clipped = (torch.sigmoid(bounded) - clip).clamp(min=0)
+    if gamma >= 1:
+        focus = clipped**gamma
+    else:  # a power below 1 has no derivative at 0: keep 0 out of it
+        counted = clipped > 0
+        focus = torch.where(counted, torch.where(counted, clipped, 1) ** gamma, 0)
+    term = -(focus.detach() if detach_focus else focus) * torch.log1p(-clipped)
+    # d/dz of p_m^g (-log(1-p_m)) is p (1-p) (g p_m^(g-1) (-log(1-p_m)) + p_m^g / (1-p_m)); here at the tangent's start.
+    p = 1 / (1 + math.exp(-TANGENT_START))
+    top = max(p - clip, 0.0)
+    through_focus = 0.0 if detach_focus or not top else gamma * top ** (gamma - 1) * -math.log1p(-top)
+    slope = p * (1 - p) * (through_focus + top**gamma / (1 - top)) if top else 0.0
+    return term + slope * (logits - bounded)
+
+
+def wan(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, weight: float | None = None) -> Tensor:
+    """Weak assume negative: an unknown entry costs v (-log(1-p)).
+
+    From Cole et al. 2021, "Multi-Label Learning from Single Positive Labels".
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        weight: v, at least 0; None: 1 / (num_labels - 1), and 1 for a single label.
+    """
+    unknown, assumed = _assume_negative(targets)
+    if weight is None:
+        weight = 1 / max(logits.shape[1] - 1, 1)
+    return torch.where(unknown, weight, 1.0) * bce(logits, assumed, pos_weight)
+
+
+def em(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, alpha: float = 0.1) -> Tensor:
+    """Entropy maximisation: an unknown entry costs -a H(p), H(p) = -(p log p + (1-p) log(1-p)).
+
+    From Zhou et al. 2022, "Acknowledging the Unknown for Multi-Label Learning with Single Positive Labels" (its
+    entropy-maximisation loss; the asymmetric pseudo-labels are not part of it). A value is at least -a log 2.
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        alpha: a, at least 0.
+    """
+    unknown, assumed = _assume_negative(targets)
+    p = logits.sigmoid()
+    negative_entropy = p * F.logsigmoid(logits) + (1 - p) * F.logsigmoid(-logits)
+    return torch.where(unknown, alpha * negative_entropy, bce(logits, assumed, pos_weight))
+
+
+def splc(
+    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, epoch: int = 0, threshold: float = 0.6
+) -> Tensor:
+    """Self-paced correction: unknown as negative; from the second epoch on, unknown with p > t as positive.
+
+    From Zhang et al. 2021, "Simple and Robust Loss Design for Multi-Label Learning with Missing Labels", over binary
+    cross-entropy; meant for data where only positives were annotated.
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        epoch: Epochs that are done.
+        threshold: t in 0..1.
+    """
+    unknown, assumed = _assume_negative(targets)
+    if epoch >= 1:
+        assumed = torch.where(unknown & (logits.detach().sigmoid() > threshold), 1, assumed)
+    return bce(logits, assumed, pos_weight)
+
+
+def ll_r(
+    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, epoch: int = 0, delta: float = 0.002
+) -> Tensor:
+    """Large-loss rejection: unknown as negative, without the k unknown entries whose loss is the largest.
+
+    From Kim et al. 2022, "Large Loss Matters in Weakly Supervised Multi-Label Classification". k is the share
+    delta * epoch of the batch's unknown entries, rounded up, so it ranks within one micro-batch: with accumulated
+    gradients each piece drops its own.
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        epoch: Epochs that are done.
+        delta: Growth of the share per epoch, in 0..1 (the paper's 0.2 %).
+    """
+    unknown, assumed = _assume_negative(targets)
+    large = _largest(logits, unknown, math.ceil(min(delta * epoch, 1.0) * int(unknown.sum())))
+    return torch.where(large, 0, bce(logits, assumed, pos_weight))
+
+
+def ll_ct(
+    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, epoch: int = 0, delta: float = 0.002
+) -> Tensor:
+    """Large-loss temporary correction: like `ll_r`, but the k entries count as positive for this step.
+
+    From Kim et al. 2022; the arguments are those of `ll_r`.
+    """
+    unknown, assumed = _assume_negative(targets)
+    large = _largest(logits, unknown, math.ceil(min(delta * epoch, 1.0) * int(unknown.sum())))
+    return bce(logits, torch.where(large, 1, assumed), pos_weight)
+
+
+def selective(
+    logits: Tensor,
+    targets: Tensor,
+    pos_weight: Tensor | None = None,
+    gamma_pos: float = 0.0,
+    gamma_neg: float = 1.0,
+    gamma_unknown: float | None = None,
+    clip: float = 0.0,
+    prior: Sequence[float] | None = None,
+    prior_threshold: float = 0.05,
+    topk: int = 5,
+    detach_focus: bool = False,
+) -> Tensor:
+    """Class-aware selective loss over the partial asymmetric loss.
+
+    From Ben-Baruch et al. 2022, "Multi-label Classification with Partial Annotations using Class-aware Selective
+    Loss". Unknown counts as negative, except that it is ignored for labels whose prior exceeds a threshold, and for
+    the topk * batch unknown entries that look most likely. It ranks within one micro-batch.
+
+    Args:
+        logits: z, shape (batch, num_labels).
+        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
+        pos_weight: w, shape (num_labels,); None: 1.
+        gamma_pos: Focusing of known positives, at least 0; see `asl`.
+        gamma_neg: Focusing of known negatives.
+        gamma_unknown: Focusing of unknown entries; None: gamma_neg.
+        clip: Probability margin of the negative term, in [0, 1).
+        prior: Share of images that have the label, num_labels values in 0..1; None: no label is ignored by its prior.
+        prior_threshold: The prior above which a label's unknown entries are ignored.
+        topk: Unknown entries ignored per image, on average over the batch.
+        detach_focus: No gradient through the focusing weights.
+    """
+    unknown, assumed = _assume_negative(targets)
+    entries = asl(logits, assumed, pos_weight, gamma_pos, gamma_neg, clip, detach_focus)
+    if gamma_unknown is not None and gamma_unknown != gamma_neg:
+        other = asl(logits, assumed, pos_weight, gamma_pos, gamma_unknown, clip, detach_focus)
+        entries = torch.where(unknown, other, entries)
+    ignored = _largest(logits, unknown, topk * len(logits))
+    if prior is not None:
+        common = torch.tensor(prior, device=logits.device) > prior_threshold
+        ignored = ignored | (unknown & common)
+    return torch.where(ignored, 0, entries)
+
+
+def _assume_negative(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where targets are unknown, and the targets with 0 in place of what is not known."""
+    return targets == IGNORE_INDEX, targets.clamp(min=0)
+
+
+def _largest(logits: Tensor, among: Tensor, k: int) -> Tensor:
+    """Return a mask of the k largest logits among some entries, or of all these where there are no more than k.
+
+    The loss of an entry taken as negative grows with its logit, so the largest logits are the largest losses.
+    """
+    k = min(k, int(among.sum()))
+    if not k:
+        return torch.zeros_like(among)
+    candidates = logits.detach().masked_fill(~among, -torch.inf).flatten()
+    chosen = torch.zeros_like(among).flatten()
+    chosen[candidates.topk(k).indices] = True
+    return chosen.view_as(among) & among
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss, and what the rest of the package needs to know of it; a new one is a function and such a record.
+
+    Attributes:
+        function: `(logits, targets, pos_weight, ...) -> (batch, num_labels)`, unreduced. Of a loss that uses unknown
+            entries targets may be `IGNORE_INDEX`, and what it returns for `UNCERTAIN` does not matter.
+        arguments: Its own arguments, and what each may be; None: any that the function takes.
+        uses_unknown: Unknown entries take part; of other losses they change nothing.
+        uses_epoch: It takes `epoch`, the number of epochs that are done.
+        assumes_negative: It takes most unknown entries for "no", so that a head best starts from such a share of yes.
+    """
+
+    function: Callable[..., Tensor]
+    arguments: Mapping[str, Kind] | None = None
+    uses_unknown: bool = False
+    uses_epoch: bool = False
+    assumes_negative: bool = False
+
+    def check(self, name: str, given: Mapping[str, Any], num_labels: int | None = None) -> None:
+        """Refuse arguments that are not its own; `name` is what messages call it.
+
+        Raises:
+            HalflabelError: It names the value and the allowed ones.
+        """
+        for key, value in given.items():
+            takes = [name for name in inspect.signature(self.function).parameters if name not in _GIVEN_ELSEWHERE]
+            if key not in takes:
+                listed = ", ".join(takes) or "none"
+                raise HalflabelError(
+                    f"loss {name!r} takes no argument {key!r}; it takes {listed}{did_you_mean(key, takes)}"
+                )
+            if self.arguments is not None:
+                self.arguments[key].check(f"loss {name!r}: {key}", value)
+        prior = given.get("prior")
+        if prior is not None and num_labels not in (None, len(prior)):
+            raise HalflabelError(f"loss {name!r}: prior is {prior!r}, expected a list of {num_labels} numbers")
+
+
+_FOCUS, _SHARE = number(0), number(0, 1)
+_CLIP = number(0, 1, below=True)
+_SELECTIVE = {
+    "gamma_pos": _FOCUS, "gamma_neg": _FOCUS, "gamma_unknown": _FOCUS.or_none(), "clip": _CLIP,
+    "prior": list_of(_SHARE, "numbers from 0 to 1").or_none(), "prior_threshold": _SHARE, "topk": number(0, whole=True),
+    "detach_focus": FLAG,
+}  # fmt: skip
+LOSSES: dict[str, Loss] = {
+    "bce": Loss(bce, {"label_smoothing": _CLIP}),
+    "focal": Loss(focal, {"gamma": _FOCUS, "alpha": _SHARE.or_none()}),
+    "asl": Loss(asl, {"gamma_pos": _FOCUS, "gamma_neg": _FOCUS, "clip": _CLIP, "detach_focus": FLAG}),
+    "selective": Loss(selective, _SELECTIVE, uses_unknown=True, assumes_negative=True),
+    "ll_r": Loss(ll_r, {"delta": _SHARE}, uses_unknown=True, uses_epoch=True, assumes_negative=True),
+    "ll_ct": Loss(ll_ct, {"delta": _SHARE}, uses_unknown=True, uses_epoch=True, assumes_negative=True),
+    "splc": Loss(splc, {"threshold": _SHARE}, uses_unknown=True, uses_epoch=True, assumes_negative=True),
+    "em": Loss(em, {"alpha": _SHARE}, uses_unknown=True),
+    "wan": Loss(wan, {"weight": _FOCUS.or_none()}, uses_unknown=True, assumes_negative=True),
+}
+
+
+def find_loss(loss: str | Loss | Callable[..., Tensor]) -> Loss:
+    """Return a loss by its key in `LOSSES`, or a function's record.
 
     Raises:
-        HalflabelError: On an unknown loss, normalizer or argument, on labels that `check_labels` refuses, or on a
-            single number for `num_items_in_batch` where other counts are needed.
+        HalflabelError: If there is none of that name; the nearest are shown.
     """
-    check_loss(loss, loss_args, logits.shape[-1])
-    check_normalizer(normalizer)
-    _check_form(logits, labels)
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    labels = labels.to(logits.dtype)
-    if num_items_in_batch is None and torch.compiler.is_compiling() and normalizer == "labels":
-        scale = 1 / takes_part(labels, loss).sum().clamp(min=1)  # one number: compiled, it joins the loss's own loop
-    else:
-        counts = count_items(labels, loss) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        scale = _scale(counts.to(logits), loss, normalizer, logits.shape[1])
-    if label_weight is not None:
-        scale = scale * label_weight.to(logits)
-    if loss in EPOCH_DEPENDENT:
-        loss_args = {**loss_args, "epoch": epoch}
-    return _sum(logits, labels, loss, scale, None if pos_weight is None else pos_weight.to(logits), loss_args)
-
-
-def _sum(
-    logits: Tensor, labels: Tensor, loss: str, scale: Tensor, pos_weight: Tensor | None, loss_args: dict[str, Any]
-) -> Tensor:
-    """Return the sum of scale * loss over the entries that take part; scale of shape (num_labels,) or ()."""
-    if pos_weight is None and logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        kernel = _kernel(loss, loss_args)
-        if kernel is not None:
-            value, valid = cast(tuple[Tensor, Tensor], FusedLoss.apply(logits, labels, scale, kernel))
-            if bool(valid & value.isfinite()):
-                return value
-    if not bool(_valid(labels, loss).all()):  # not a call of check_labels: compiled, this is one loop with the count
-        _raise_fault(labels, loss)
-    if loss == "bce" and pos_weight is None and torch.compiler.is_compiling():
-        return cast(Tensor, TracedBCE.apply(logits, labels, scale, loss_args.get("label_smoothing", 0.0)))
-    part = takes_part(labels, loss)
-    if loss not in LEARN_FROM_UNKNOWN:
-        # Masked before the loss as well: an infinite logit at an unknown entry must not make 0 * inf.
-        logits, targets = torch.where(part, logits, 0), torch.where(part, labels, 0)
-    else:
-        targets = labels
-    entries = torch.where(part, LOSSES[loss](logits, targets, pos_weight, **loss_args), 0)
-    return (entries.sum(dim=0) * scale).sum() if scale.ndim else entries.sum() * scale
-
-
-def _scale(counts: Tensor, loss: str, normalizer: str, num_labels: int) -> Tensor:
-    """Return what each label's sum is multiplied by, shape (num_labels,) or ()."""
-    counts = counts.reshape(-1)  # several devices in one process get theirs with a leading axis
-    if counts.numel() == 1:
-        if normalizer != "labels" or loss in LEARN_FROM_UNKNOWN:
-            raise HalflabelError(
-                f"loss {loss!r} with normalizer {normalizer!r} needs counts the stock Trainer does not make; "
-                "train it with halflabel.MultiLabelTrainer"
-            )
-        return 1 / counts[0].clamp(min=1)
-    if counts.numel() != num_labels + 1:
-        raise HalflabelError(f"num_items_in_batch holds {counts.numel()} counts, expected {num_labels + 1}")
-    per_label, images = counts[:-1], counts[-1]
-    if normalizer == "labels":
-        return 1 / per_label.sum().clamp(min=1)
-    if normalizer == "images":
-        return 1 / images.clamp(min=1)
-    return 1 / (per_label.clamp(min=1) * (per_label > 0).sum().clamp(min=1))
-
-
-def _kernel(loss: str, loss_args: dict[str, Any]) -> Kernel | None:
-    """Return the fused twin of a loss, if it has one for these arguments."""
-    if loss == "bce":
-        return bce_kernel(**loss_args)
-    if loss == "asl" and loss_args.get("gamma_neg", 4.0) >= 1:
-        return asl_kernel(**loss_args)
-    return None
+    if isinstance(loss, Loss):
+        return loss
+    if callable(loss):
+        return Loss(loss)
+    if loss not in LOSSES:
+        raise HalflabelError(f"unknown loss {loss!r}; it is one of {', '.join(LOSSES)}{did_you_mean(loss, LOSSES)}")
+    return LOSSES[loss]

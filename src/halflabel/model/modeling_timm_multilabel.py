@@ -17,8 +17,8 @@ from .errors import HalflabelError, shortlist
 from .feature_head import FeatureHead
 from .feature_maps import position_width, to_positions
 from .heads import HEADS
-from .loss_arguments import EPOCH_DEPENDENT
-from .losses import masked_loss
+from .losses import find_loss
+from .objective import masked_loss
 from .short_card import replace_stock_card
 from .weights import create_backbone, raise_without_safetensors
 
@@ -245,7 +245,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
 
     def _loss(self, logits: Tensor, labels: Tensor, counts: Tensor | int | None) -> Tensor:
         config = self.config
-        if config.loss in EPOCH_DEPENDENT and self.training and self.epoch is None:
+        if find_loss(config.loss).uses_epoch and self.training and self.epoch is None:
             raise HalflabelError(
                 f"loss {config.loss!r} depends on the epoch: train it with halflabel.MultiLabelTrainer, "
                 "or add halflabel.trainer.TellEpoch() to the Trainer's callbacks"

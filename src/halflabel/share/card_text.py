@@ -10,7 +10,7 @@ import yaml
 from ..decide.decision_report import number
 from ..decide.thresholds import MIN_KNOWN
 from ..metrics.known_scores import Floats, ratio
-from ..model.loss_arguments import LEARN_FROM_UNKNOWN
+from ..model.losses import find_loss
 from ..model.weights import INSTALLED
 from ..training.arguments import INFORMATION, TRAINING_DEFAULTS
 from ..training.settings import RecipeArguments
@@ -116,7 +116,7 @@ def annotation_facts(record: RunRecord) -> Iterator[str]:
         yield "Unknown means that no source answers yes or no."
     if recipe["unknown"] != "ignore":
         yield f"Unknown entries were trained on as {_policy(recipe['unknown'])}."
-    elif recipe["loss"] in LEARN_FROM_UNKNOWN:
+    elif find_loss(recipe["loss"]).uses_unknown:
         yield f"Unknown entries were trained on as the loss `{recipe['loss']}` takes them."
     elif guesses := record.metrics.get("pseudo_labels"):
         yield from _guessing_facts(guesses)

@@ -9,19 +9,17 @@ from numpy.typing import NDArray
 
 from ..model.errors import HalflabelError
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, LabelCounts, LabelSpace
-from ..model.losses import LEARN_FROM_UNKNOWN
+from ..model.losses import find_loss
 from .policies import apply_policies
 from .settings import RecipeArguments
 
 POS_WEIGHT_RANGE = (0.05, 20.0)
 """What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""
 
-ASSUME_NEGATIVE = LEARN_FROM_UNKNOWN - {"em"}
-
 
 def training_targets(labels: NDArray[np.int8], label_names: Sequence[str], settings: RecipeArguments) -> NDArray[Any]:
     """Return the labels to train on under the recipe's two policies; shape (n, num_labels), see `apply_policies`."""
-    keep = settings.loss in LEARN_FROM_UNKNOWN
+    keep = find_loss(settings.loss).uses_unknown
     return apply_policies(labels, label_names, settings.unknown, settings.uncertain, keep_uncertain=keep)
 
 
@@ -89,7 +87,7 @@ def loss_configuration(settings: RecipeArguments, counts: TargetCounts, label_na
 
 def prior_counts(counts: TargetCounts, loss: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
-    return counts.positive, counts.asked if loss in ASSUME_NEGATIVE else counts.answered
+    return counts.positive, counts.asked if find_loss(loss).assumes_negative else counts.answered
 
 
 def _pos_weight(

@@ -8,7 +8,8 @@ from ..decide.decision_fitting import check_fitting
 from ..metrics.bootstrap import check_confidence
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.heads import check_head
-from ..model.loss_arguments import LEARN_FROM_UNKNOWN, check_loss, check_normalizer
+from ..model.losses import find_loss
+from ..model.objective import check_normalizer
 from .policies import parse_policy
 from .pseudo_options import PseudoLabelOptions
 
@@ -120,7 +121,7 @@ class RecipeArguments:
             policy = getattr(self, name)
             parse_policy(name, policy, list(policy) if isinstance(policy, dict) else ["any"])
         check_head(self.head, self.head_args)  # type: ignore[arg-type]
-        check_loss(self.loss, self.loss_args)  # type: ignore[arg-type]
+        find_loss(self.loss).check(self.loss, self.loss_args or {})  # type: ignore[arg-type]
         check_normalizer(self.normalizer)
         if self.bad_images not in BAD_IMAGES:
             nearest = did_you_mean(self.bad_images, BAD_IMAGES)
@@ -160,7 +161,7 @@ class RecipeArguments:
             raise HalflabelError(f"pseudo_labels: {self.pseudo_labels!r} is neither soft nor none")
         others = {
             f"unknown: {self.unknown}": self.unknown != "ignore",
-            f"loss: {self.loss}": self.loss in LEARN_FROM_UNKNOWN,
+            f"loss: {self.loss}": find_loss(self.loss).uses_unknown,
         }
         for other, given in others.items():
             if given:

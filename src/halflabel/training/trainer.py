@@ -14,8 +14,9 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..model.errors import HalflabelError
 from ..model.labels import IGNORE_INDEX, UNCERTAIN
-from ..model.losses import LEARN_FROM_UNKNOWN, count_items
+from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.objective import count_items
 from ..model.short_card import short_card
 from .resuming import UNFINISHED, KeepTrainingWeights, full_disk_told, move_to_its_place
 
@@ -183,7 +184,7 @@ class MultiLabelTrainer(Trainer):
         if not bool(repeated.any()):
             return batch
         repeated = repeated.to(batch["labels"].device)
-        code = UNCERTAIN if self._loss_name in LEARN_FROM_UNKNOWN else IGNORE_INDEX
+        code = UNCERTAIN if find_loss(self._loss_name).uses_unknown else IGNORE_INDEX
         labels = batch["labels"].masked_fill(repeated[:, None], code)
         return {**batch, "labels": labels, _REPEATED: repeated}
 
