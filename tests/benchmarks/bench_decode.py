@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_model_data_config
 
 from halflabel import TimmMultiLabelImageProcessor
-from halflabel.model.decoding import decode_image
+from halflabel.model.image_processing_timm_multilabel import decode_image
 
 
 def make_photos(count, noise, size=(1920, 1280)):

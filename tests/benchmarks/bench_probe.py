@@ -51,7 +51,7 @@ def stock(data, epochs, folder):
         set_seed,
     )
 
-    from halflabel.model.weights import create_backbone
+    from halflabel.model.backbones import create_backbone
 
     set_seed(0)
     table = pd.read_csv(data)

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -221,11 +220,6 @@ def test_the_heads_travel_with_the_model(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
-    assert {path.name for path in Path(tmp_path).glob("*heads.py")} == {
-        "heads.py",
-        "pooled_heads.py",
-        "position_heads.py",
-    }
     with torch.no_grad():
         assert_computed_alike(torch.load(tmp_path / "logits.pt"), model(pixels).logits)
 

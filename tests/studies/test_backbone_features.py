@@ -6,8 +6,7 @@ from safetensors.torch import save_file
 
 from halflabel import HalflabelError
 from halflabel.data.loading import load_source
-from halflabel.model.decoding import decode_image
-from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from halflabel.studies.backbone_features import load_backbones
 
 

@@ -6,8 +6,8 @@ import torch
 
 from halflabel import TimmMultiLabelImageProcessor
 from halflabel.data.pixels import PixelDataset
-from halflabel.model.decoding import decode_image
 from halflabel.model.errors import HalflabelError
+from halflabel.model.image_processing_timm_multilabel import decode_image
 from halflabel.training.extraction import run_backbone
 from halflabel.training.feature_views import Views
 

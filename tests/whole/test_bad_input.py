@@ -15,7 +15,7 @@ import yaml
 from conftest import write_pictures
 from PIL import Image
 
-from halflabel.model.decoding import decode_image
+from halflabel.model.image_processing_timm_multilabel import decode_image
 from halflabel_cli import main
 
 NO_LABEL = "is not 1, 0 or unknown (empty, NaN, -1)"

@@ -17,7 +17,7 @@ from PIL import Image
 from halflabel import TimmMultiLabelForImageClassification
 from halflabel.data.images import AnnotatedImages
 from halflabel.data.loading import load_source
-from halflabel.model import weights
+from halflabel.model import backbones as weights
 from halflabel.share.demo import Demo
 from halflabel.share.export import export_model
 from halflabel_cli import main

@@ -170,7 +170,7 @@ def run_errors(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Draw where a picture speaks for labels."""
-    from ..model.decoding import decode_image
+    from ..model.image_processing_timm_multilabel import decode_image
     from ..share.explanation import write_explanation
     from ..use.explain import explain
     from ..use.inference import load_model

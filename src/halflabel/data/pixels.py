@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError
-from ..model.image_processing_timm_multilabel import ImageTransform
+from ..model.image_processing_timm_multilabel import ImageTransform, decode_image
 from .draws import draw_seed, drawing
 from .images import AnnotatedImages
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError
-from ..model.image_processing_timm_multilabel import ImageTransform
+from ..model.image_processing_timm_multilabel import ImageTransform, decode_image
 from ..model.labels import LabelCounts, LabelSpace, count_labels
 from .draws import draw_seed, drawing
 from .images import AnnotatedImages, check_split, from_records

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm.auto import tqdm
 
-from ..model.decoding import check_format
 from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import check_format
 from ..model.labels import IGNORE_INDEX, IntMatrix
 from .images import TEXT_COLUMNS, AnnotatedImages
 from .readers.hub import ANSWER_COLUMNS

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 from transformers import PreTrainedConfig
 
+from .backbones import check_backbone, check_backbone_args
 from .decisions import DecisionRule
 from .errors import HalflabelError, did_you_mean, shortlist
 from .heads import check_head
@@ -39,43 +39,6 @@ _TRANSFORMERS_KEYS = frozenset(
         "use_cache",  # the Trainer writes it to the model it trains
     }
 )
-
-# By these arguments of timm.create_model a stranger's configuration could name any address or file.
-_WEIGHT_ARGUMENTS = frozenset(
-    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
-)
-
-
-def check_backbone(name: str) -> None:
-    """Refuse a backbone that timm does not know.
-
-    Args:
-        name: A timm architecture, or `architecture.tag` of one of its pretrained weights.
-
-    Raises:
-        HalflabelError: With the nearest names.
-    """
-    if not isinstance(name, str):
-        raise HalflabelError(f"backbone is {name!r}, expected a timm name")
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise HalflabelError(f"timm knows no backbone {name!r}{did_you_mean(architecture, timm.list_models())}")
-    tagged = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in tagged:
-        raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
-
-
-def check_backbone_args(given: Any) -> None:  # noqa: ANN401 - from a file
-    """Refuse arguments that are no mapping, or by which a configuration would choose the weights.
-
-    Raises:
-        HalflabelError: With the argument. One that the architecture does not take, only building it tells.
-    """
-    if not isinstance(given, Mapping | None):
-        raise HalflabelError(f"backbone_args is {given!r}, expected a mapping of names to values")
-    for name in given or ():
-        if name in _WEIGHT_ARGUMENTS:
-            raise HalflabelError(f"backbone_args: {name!r} would fetch other weights; weights says which to start from")
 
 
 def check_version(written: object) -> None:

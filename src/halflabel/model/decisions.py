@@ -1,15 +1,13 @@
 """What a model answers per label: a calibrated score, and yes or no. It is stored in the model's configuration."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import HalflabelError
-from .stored_values import from_stored, to_stored
+from .errors import FLAG, HalflabelError, Kind, did_you_mean, number
 
 NEVER = 2.0
 """A threshold above every score: the label is never answered with yes."""
@@ -70,23 +68,22 @@ class DecisionRule:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name, check in _WORDS.items():
-            if not check[0](getattr(self, name)):
-                raise HalflabelError(f"decisions: {name} is {getattr(self, name)!r}, expected {check[1]}")
-        for name, (fits, expected, _) in _ROWS.items():
+        for name, kind in _WORDS.items():
+            kind.check(f"decisions: {name}", getattr(self, name))
+        for name, (kind, _) in _ROWS.items():
             values = getattr(self, name)
             if not isinstance(values, tuple):
                 raise HalflabelError(f"decisions: {name} is {values!r}, expected a list")
             if len(values) != len(self.scale):
                 raise HalflabelError(f"decisions: {name} holds {len(values)} values for {len(self.scale)} labels")
             for value in values:
-                if not fits(value):
-                    raise HalflabelError(f"decisions: {name} holds {value!r}, expected {expected}")
+                if not kind.fits(value):
+                    raise HalflabelError(f"decisions: {name} holds {value!r}, expected {kind.words}")
 
     @classmethod
     def plain(cls, num_labels: int) -> "DecisionRule":
         """Return the rule of a model without a fitted one: the plain sigmoid, and yes from 0.5."""
-        rows = {name: (plain,) * num_labels for name, (_, _, plain) in _ROWS.items()}
+        rows = {name: (plain,) * num_labels for name, (_, plain) in _ROWS.items()}
         return cls(calibration="none", objective=None, min_known=0, **rows)
 
     @classmethod
@@ -96,14 +93,24 @@ class DecisionRule:
         Raises:
             HalflabelError: On another number of labels, a missing or unknown key, or a value out of range.
         """
-        rule = from_stored(cls, "decisions", stored)
+        if not isinstance(stored, Mapping):
+            raise HalflabelError(f"decisions is {stored!r}, expected a mapping of names to values")
+        keys = [field.name for field in fields(cls)]
+        for key in stored:
+            if key not in keys:
+                raise HalflabelError(f"decisions: unknown key {key!r}{did_you_mean(key, keys)}")
+        for key in keys:
+            if key not in stored:
+                raise HalflabelError(f"decisions: {key} is missing")
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in stored.items()}
+        rule = cls(**values)
         if len(rule.scale) != num_labels:
             raise HalflabelError(f"decisions were fitted for {len(rule.scale)} labels, not these {num_labels}")
         return rule
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`."""
-        return to_stored(self)
+        """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`; tuples become lists."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def log_odds(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated logits; both have shape (..., num_labels)."""
@@ -121,40 +128,25 @@ class DecisionRule:
         """Return the rule of other labels: the one of a label here, or the plain one for None."""
         values: dict[str, Any] = {
             name: tuple(plain if row is None else getattr(self, name)[row] for row in rows)
-            for name, (_, _, plain) in _ROWS.items()
+            for name, (_, plain) in _ROWS.items()
         }
         return replace(self, **values)
 
 
-def _is_number(value: Any) -> bool:  # noqa: ANN401 - what a file holds
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_flag(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, bool)
-
-
-# What a field holds: the check, the words for it; for a value per label also that of a label without a fitted one.
-_WORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "calibration": (lambda value: isinstance(value, str), "a word"),
-    "objective": (lambda value: value is None or isinstance(value, str), "a word"),
-    "min_known": (_is_count, "a count"),
-}
-_ROWS: dict[str, tuple[Callable[[Any], bool], str, Any]] = {
-    "scale": (lambda value: _is_number(value) and value > 0, "a number above 0", 1.0),
-    "shift": (_is_number, "a finite number", 0.0),
+_COUNT = Kind("a count", number(0, whole=True).fits)
+_WORD = Kind("a word", lambda value: isinstance(value, str))
+_WORDS = {"calibration": _WORD, "objective": _WORD.or_none(), "min_known": _COUNT}
+# What a field holds for each label, and the value of a label without a fitted one.
+_ROWS: dict[str, tuple[Kind, Any]] = {
+    "scale": (number(0, above=True), 1.0),
+    "shift": (number(), 0.0),
     "thresholds": (
-        lambda value: _is_number(value) and (0 <= value <= 1 or value == NEVER),
-        f"a number in 0..1, or {NEVER} for never",
+        Kind(f"a number in 0..1, or {NEVER} for never", lambda value: number(0, 1).fits(value) or value == NEVER),
         0.5,
     ),
-    "known": (_is_count, "a count", 0),
-    "positives": (_is_count, "a count", 0),
-    "pooled_calibration": (_is_flag, "true or false", False),
-    "pooled_threshold": (_is_flag, "true or false", False),
-    "unmet": (_is_flag, "true or false", False),
+    "known": (_COUNT, 0),
+    "positives": (_COUNT, 0),
+    "pooled_calibration": (FLAG, False),
+    "pooled_threshold": (FLAG, False),
+    "unmet": (FLAG, False),
 }

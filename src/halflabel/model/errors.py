@@ -101,7 +101,7 @@ def number(
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         inside = (value > low if above else value >= low) and (value < high if below else value <= high)
-        return inside and (not whole or value == int(value))
+        return inside and (not whole or isinstance(value, int))
 
     return Kind(" ".join(words.split()), fits)
 
@@ -112,7 +112,8 @@ def one_of(*choices: str) -> Kind:
 
 
 def list_of(kind: Kind, words: str) -> Kind:
-    """Return lists of what is of a kind; `words` says it in the plural."""
+    """Return lists, not empty, of what is of a kind; `words` says it in the plural."""
     return Kind(
-        f"a list of {words}", lambda value: isinstance(value, list | tuple) and all(kind.fits(one) for one in value)
+        f"a list of {words}",
+        lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(kind.fits(one) for one in value),
     )

@@ -1,28 +1,51 @@
 """A timm backbone with a multi-label head and a loss over the known entries, as a transformers model."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from .backbones import create_backbone, position_width, raise_without_safetensors, to_positions
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import HalflabelError, shortlist
-from .feature_head import FeatureHead
-from .feature_maps import position_width, to_positions
-from .heads import HEADS
+from .heads import HEADS, Head
 from .losses import find_loss
 from .objective import masked_loss
-from .short_card import replace_stock_card
-from .weights import create_backbone, raise_without_safetensors
 
 log = logging.getLogger(__name__)
+TAGS = ["halflabel", "timm", "multi-label"]
+_STOCK = "This model card has been automatically generated."
+_TEXT = """
+# {name}
+
+A multi-label image classifier: each of its {count} yes/no questions is answered by its own sigmoid, on the timm
+backbone `{backbone}`. Yes is a score of at least
+
+````json
+{thresholds}
+````
+
+## Use
+
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", {repository}, trust_remote_code=True, top_k=None)
+print(classify("photo.jpg"))
+```
+
+`trust_remote_code` is not needed after `import halflabel`. How the model was trained and measured is not told here;
+`halflabel train` writes a card that does.
+"""
 
 
 class TimmMultiLabelForImageClassification(PreTrainedModel):
@@ -39,7 +62,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     input_modalities = ["image"]
     accepts_loss_kwargs = True  # the Trainer then counts the known entries of a whole step and passes the count
     _supports_sdpa = True  # timm's attention layers choose their own implementation
-    model_tags = ["halflabel", "timm", "multi-label"]
+    model_tags = TAGS
 
     def __init__(self, config: TimmMultiLabelConfig, backbone: nn.Module | None = None) -> None:
         """Build the model; `backbone` is used as it is where given, else made with random weights."""
@@ -123,7 +146,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         replace_stock_card(Path(working_dir), repo_id, self.config)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def _make_head(self, config: TimmMultiLabelConfig) -> FeatureHead:
+    def _make_head(self, config: TimmMultiLabelConfig) -> Head:
         kind = HEADS[config.head]
         pooled = kind.consumes == "pooled"
         width = int(self.backbone.head_hidden_size) if pooled else position_width(self.backbone)  # type: ignore[arg-type]
@@ -210,7 +233,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         like = old.feature_mean
         fresh = self._make_head(config).to(like.device, like.dtype).train(self.training)
         rows = [places.get(name) for name in label_names]
-        if keep and not fresh.take_labels_(old, rows):
+        if keep and not take_labels(fresh, old, rows):
             names = shortlist(name for name in label_names if name in places)
             if names:
                 log.warning("the new %s head cannot continue the old one: it starts fresh for %s", config.head, names)
@@ -303,3 +326,72 @@ def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
             if not inside:
                 child.eval()
     return trained
+
+
+@torch.no_grad()
+def take_labels(head: Head, old: Head, rows: Sequence[int | None]) -> bool:
+    """Have a head continue another one: what all labels share, and the rows of labels that it has.
+
+    Args:
+        head: It is changed.
+        old: The head of which it is to be the successor.
+        rows: For each label of the head its number in the old one; None: it is new and stays as drawn.
+
+    Returns:
+        False where the heads differ in kind, in `power` or in the size of a layer: then only the standardisation is
+        taken, and that only from a head that consumes the same features in the same power.
+    """
+    alike = head.consumes == old.consumes and head.power == old.power
+    if alike:
+        head.feature_mean.copy_(old.feature_mean)
+        head.feature_scale.copy_(old.feature_scale)
+    mine, theirs = head.state_dict(), old.state_dict()  # the tensors themselves, detached
+    if not alike or type(head) is not type(old) or _shared(mine, head.per_label) != _shared(theirs, old.per_label):
+        return False
+    sources = head.rows_of_tensors(old, rows)
+    if sources is None:
+        return False
+    for name, value in mine.items():
+        if name not in sources:
+            value.copy_(theirs[name])
+            continue
+        dim = head.per_label[name]
+        new = torch.tensor([i for i, row in enumerate(sources[name]) if row is not None], dtype=torch.long)
+        kept = torch.tensor([row for row in sources[name] if row is not None], dtype=torch.long)
+        taken = theirs[name].index_select(dim, kept.to(theirs[name].device))
+        value.index_copy_(dim, new.to(value.device), taken.to(value.device, value.dtype))
+    return True
+
+
+def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[str, list[int]]:
+    """Return the shape of every tensor; the dimension of its rows is left out."""
+    shapes = {name: list(value.shape) for name, value in state.items()}
+    for name, dim in per_label.items():
+        del shapes.get(name, [0] * (dim + 1))[dim]
+    return shapes
+
+
+def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
+    """Return the card of a model.
+
+    Args:
+        config: The model's.
+        repository: Where it is pushed to, for the example.
+    """
+    metadata = ModelCardData(library_name="transformers", pipeline_tag="image-classification", tags=TAGS)
+    thresholds = dict(zip(config.label_space.names, config.decision_rule.thresholds, strict=True))
+    text = _TEXT.format(
+        name=repository.rsplit("/", 1)[-1],
+        count=len(thresholds),
+        backbone=config.backbone,
+        thresholds=json.dumps(thresholds, indent=1, ensure_ascii=False),
+        repository=json.dumps(repository),
+    )
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")
+
+
+def replace_stock_card(folder: Path, repository: str, config: TimmMultiLabelConfig) -> None:
+    """Write ours in the place of the card that transformers puts into a folder it pushes; another one stays."""
+    path = folder / "README.md"
+    if path.is_file() and _STOCK in path.read_text(encoding="utf-8"):
+        path.write_text(str(short_card(config, repository)), encoding="utf-8")

@@ -14,8 +14,8 @@ from transformers import BatchFeature, Pipeline
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .decoding import decode_image
 from .errors import HalflabelError
+from .image_processing_timm_multilabel import decode_image
 
 TASK = "multi-label-image-classification"
 

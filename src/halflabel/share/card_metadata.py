@@ -5,7 +5,7 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..model.short_card import TAGS
+from ..model.modeling_timm_multilabel import TAGS
 from .card_record import RunRecord
 
 MOST_LABELS = 100

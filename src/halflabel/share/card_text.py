@@ -10,8 +10,8 @@ import yaml
 from ..decide.decision_report import number
 from ..decide.thresholds import MIN_KNOWN
 from ..metrics.known_scores import Floats, ratio
+from ..model.backbones import INSTALLED
 from ..model.losses import find_loss
-from ..model.weights import INSTALLED
 from ..training.arguments import INFORMATION, TRAINING_DEFAULTS
 from ..training.settings import RecipeArguments
 from .card_metadata import base_model

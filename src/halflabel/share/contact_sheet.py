@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 
 from ..data.images import AnnotatedImages
 from ..model.decisions import say_threshold
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import decode_image
 from ..use.disagreements import KINDS, LEAST_SURE, LOOKS_NO, LOOKS_YES, SURELY_NO, SURELY_YES
 from ..use.evaluation import Review
 from .figures import NO, PALE, QUIET, YES, load_font, plain

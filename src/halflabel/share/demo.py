@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from ..model.decisions import say_threshold
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import decode_image
 from ..model.pipeline import MultiLabelImageClassificationPipeline
 from ..use.explain import Explanation, explain
 from ..use.inference import load_model

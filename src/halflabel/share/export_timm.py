@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import TimmWrapperForImageClassification
 
 from ..model.errors import HalflabelError
+from ..model.heads import LinearHead
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from ..model.pooled_heads import LinearHead
 
 TIMM_FILES = ("config.json", "model.safetensors")
 TOLERANCE = 1e-5

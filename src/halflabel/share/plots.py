@@ -7,8 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from ..data.images import AnnotatedImages
-from ..model.decoding import decode_image
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from ..model.labels import IGNORE_INDEX, UNCERTAIN
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .figures import load_font, plain

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.draws import draw_seed
 from ..data.pixels import PixelDataset
-from ..model import decoding, feature_maps, image_processing_timm_multilabel
+from ..model import backbones, image_processing_timm_multilabel
 from ..model.errors import HalflabelError
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
@@ -46,7 +46,7 @@ def backbone_parts(model: TimmMultiLabelForImageClassification) -> dict[str, Any
         "device": device,
         "tf32": device == "cuda" and torch.backends.cudnn.allow_tf32,  # the convolutions' precision on recent GPUs
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "code": _digest(inspect.getsource(type(model).extract_features) + inspect.getsource(feature_maps)),
+        "code": _digest(inspect.getsource(type(model).extract_features) + inspect.getsource(backbones.to_positions)),
         "torch": torch.__version__,
         "timm": version("timm"),
     }
@@ -71,7 +71,7 @@ def pixel_parts(pixels: PixelDataset) -> dict[str, Any]:
     return {
         "transform": Hasher.hash(pixels.transform),
         "shortest_side": pixels.shortest_side,
-        "code": _digest(inspect.getsource(decoding) + inspect.getsource(image_processing_timm_multilabel)),
+        "code": _digest(inspect.getsource(image_processing_timm_multilabel)),
         "pillow": version("pillow"),
         "libjpeg_turbo": pillow_features.version("libjpeg_turbo"),
         "torchvision": version("torchvision"),

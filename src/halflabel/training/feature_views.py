@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..data.draws import draw_seed, drawing
 from ..data.pixels import PixelDataset
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import decode_image
 from .feature_keys import row_keys
 
 

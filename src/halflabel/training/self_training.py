@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..model.errors import shortlist
-from ..model.feature_head import raise_features
+from ..model.heads import raise_features
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification

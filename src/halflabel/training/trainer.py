@@ -15,9 +15,8 @@ from transformers.trainer_utils import rotate_checkpoints
 from ..model.errors import HalflabelError
 from ..model.labels import IGNORE_INDEX, UNCERTAIN
 from ..model.losses import find_loss
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
 from ..model.objective import count_items
-from ..model.short_card import short_card
 from .resuming import UNFINISHED, KeepTrainingWeights, full_disk_told, move_to_its_place
 
 log = logging.getLogger(__name__)

