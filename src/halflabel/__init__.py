@@ -20,7 +20,7 @@ from .model.labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
 from .model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .model.objective import masked_loss
 from .model.pipeline import TASK, MultiLabelImageClassificationPipeline
-from .training.allocator import keep_freed_memory
+from .training.features import keep_freed_memory
 from .training.trainer import MultiLabelTrainer
 
 __version__ = version("halflabel")

@@ -48,8 +48,8 @@ def stock(data, backbone, folder):
 
 def ours(data, backbone, folder):
     from halflabel.share.trained import train
-    from halflabel.training.allocator import keep_freed_memory
-    from halflabel.training.arguments import parse_recipe
+    from halflabel.training.features import keep_freed_memory
+    from halflabel.training.recipe import parse_recipe
 
     keep_freed_memory()  # as the command line does
     flags = {**RATES, "data": data, "output_dir": folder, "num_train_epochs": 1, "report_to": "none", "weights": "none",
@@ -61,7 +61,7 @@ def ours(data, backbone, folder):
 def limit(data, backbone, folder, compiled=False):
     import timm
 
-    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.training.features import keep_freed_memory
 
     keep_freed_memory()
     model = timm.create_model(backbone, num_classes=4).train().to(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ from side_by_side import copy_pictures, finish, run_side, show
 
 
 def score(folder, images):
-    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.training.features import keep_freed_memory
     from halflabel.use.prediction import Scorer, find_images
     from halflabel.use.score_files import score_to
 

@@ -74,7 +74,7 @@ def stock(table, models, batch):
 
 
 def ours(table, models, batch):
-    from halflabel.training.allocator import keep_freed_memory
+    from halflabel.training.features import keep_freed_memory
     from halflabel.use.prediction import Scorer
     from halflabel.use.score_files import score_to
 
@@ -124,8 +124,7 @@ def decode(table, models, batch):
 
 
 def network(table, models, batch):
-    from halflabel.training.allocator import keep_freed_memory
-    from halflabel.training.network_threads import run_in_threads
+    from halflabel.training.features import keep_freed_memory, run_in_threads
     from halflabel.use.prediction import Scorer
 
     keep_freed_memory()

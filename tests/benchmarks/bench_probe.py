@@ -84,8 +84,8 @@ def stock(data, epochs, folder):
 
 def ours(data, epochs, folder, cache):
     from halflabel.share.trained import train
-    from halflabel.training.allocator import keep_freed_memory
-    from halflabel.training.arguments import parse_recipe
+    from halflabel.training.features import keep_freed_memory
+    from halflabel.training.recipe import parse_recipe
 
     keep_freed_memory()  # as the command line does
     start = time.perf_counter()

@@ -16,13 +16,18 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
-from halflabel.data.pixels import collate
+from halflabel.data.pixels import FeatureDataset, collate
 from halflabel.metrics.measures import mean_defined
-from halflabel.training.arguments import parse_recipe
-from halflabel.training.building import build_model, choose_trained
-from halflabel.training.feature_shards import FeatureDataset
-from halflabel.training.objective import TargetCounts, loss_configuration, training_targets
-from halflabel.training.preparation import make_datasets, prepare_data, start_head
+from halflabel.training.preparation import (
+    TargetCounts,
+    loss_configuration,
+    make_datasets,
+    prepare_data,
+    start_head,
+    training_targets,
+)
+from halflabel.training.recipe import parse_recipe
+from halflabel.training.trainer import build_model, choose_trained
 
 PROTOCOLS = {
     "random 0.3": {"protocol": "random", "keep": 0.3},
@@ -47,16 +52,16 @@ LOSSES = {
 
 
 def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
-    targets = training_targets(labels, names, recipe.settings)
+    targets = training_targets(labels, names, recipe)
     set_seed(seed)
     counts = TargetCounts.of(targets)
-    objective = loss_configuration(recipe.settings, counts, names)
+    objective = loss_configuration(recipe, counts, names)
     config = type(backbone.config)(**{**backbone.config.to_dict(), **objective})
     model = TimmMultiLabelForImageClassification(config, backbone=backbone.backbone)
     model.freeze_backbone()
     train = FeatureDataset(features["train"], targets)
     start_head(model, train, counts)
-    recipe.training.output_dir = folder
+    recipe.arguments.output_dir = folder
     MultiLabelTrainer(model, recipe.training, collate, train).train()
     with torch.no_grad():
         scores = model.eval()(features=features["test"]).logits.numpy()
@@ -78,8 +83,8 @@ def main():
     images = data.images
     truth = {split: images.of_split(split).labels for split in ("train", "test")}
     names = images.label_space.names
-    model, processor = build_model(recipe.settings, data)
-    choose_trained(model, recipe.settings)
+    model, processor = build_model(recipe, data)
+    choose_trained(model, recipe.training)
     sets = make_datasets(recipe, model, processor, data)
     features = {split: sets[split].features for split in truth}
     table = {}

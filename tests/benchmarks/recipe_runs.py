@@ -10,8 +10,8 @@ import time
 from transformers.utils import logging as transformers_logging
 
 from halflabel.share.trained import train
-from halflabel.training.allocator import keep_freed_memory
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.features import keep_freed_memory
+from halflabel.training.recipe import parse_recipe
 
 
 def recipe_parser(about):

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import runpy
 import shlex
@@ -13,8 +12,8 @@ import yaml
 from PIL import Image
 
 from halflabel.cli.commands import COMMANDS
-from halflabel.training.arguments import parse_recipe
-from halflabel.training.settings import RecipeArguments
+from halflabel.training.keys import DEFAULTS
+from halflabel.training.recipe import parse_recipe
 from halflabel_cli import build_parser, main
 
 BASE = {
@@ -178,11 +177,13 @@ def test_recipes_are_printed_and_their_keys_listed(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["freeze_backbone"] is True
     (tmp_path / "mine.yaml").write_text(printed)
-    assert parse_recipe(str(tmp_path / "mine.yaml")).settings == parse_recipe("linear_probe").settings
+    again, shipped = parse_recipe(str(tmp_path / "mine.yaml")).plain(), parse_recipe("linear_probe").plain()
+    assert again == {**shipped, "output_dir": "outputs/mine"}
     assert main(["recipes", "--keys"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split(" ")[0] for line in lines[:-2]} == {key.name for key in dataclasses.fields(RecipeArguments)}
-    assert next(line for line in lines if line.startswith("test_share ")).endswith("names no splits (default: 0.2)")
+    assert [line for line in lines if line.endswith(":")] == ["data:", "model:", "training:", "decisions:"]
+    assert {line.split()[0] for line in lines[:-2] if line.startswith("  ")} == set(DEFAULTS)
+    assert next(line for line in lines if line.startswith("  test_share ")).endswith("names no splits (default: 0.2)")
     assert "eval_strategy: epoch" in lines[-1]
 
 
@@ -192,8 +193,8 @@ def test_a_mistake_that_was_typed_is_not_laid_to_the_recipe(capsys, tmp_path):
     (tmp_path / "r.yaml").write_text("data: x.csv\nbackbone: test_resnet\nnum_train_epochs: ten\n")
     assert main(["train", str(tmp_path / "r.yaml"), "--seed", "1"]) == 2
     assert capsys.readouterr().err.startswith(f"halflabel: error: {tmp_path / 'r.yaml'}: argument --num_train_epochs")
-    assert main(["train", "linear_probe", "--lr", "1"]) == 2
-    assert capsys.readouterr().err == "halflabel: error: unknown option --lr; halflabel recipes --keys lists them\n"
+    assert main(["train", "linear_probe", "--xyzzy", "1"]) == 2
+    assert capsys.readouterr().err == "halflabel: error: unknown option --xyzzy; halflabel recipes --keys lists them\n"
 
 
 def test_help_needs_no_torch():

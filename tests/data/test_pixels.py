@@ -6,9 +6,8 @@ from transformers import TrainingArguments
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelImageProcessor
 from halflabel.data.images import from_records
-from halflabel.data.pixels import PixelDataset, collate, inspect_pictures
+from halflabel.data.pixels import FeatureDataset, PixelDataset, collate, inspect_pictures
 from halflabel.model.labels import evaluation_labels
-from halflabel.training.feature_shards import FeatureDataset
 from halflabel.training.features import ChangeViews
 
 

@@ -21,7 +21,7 @@ from halflabel.data.source import Source
 from halflabel.data.streaming import PrepareRows, open_stream
 from halflabel.data.writing import write_shards
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.recipe import parse_recipe
 
 BASE = {
     "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "optim": "sgd", "learning_rate": 0.05,

@@ -10,8 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
-from halflabel.data.pixels import collate
-from halflabel.training.feature_shards import FeatureDataset
+from halflabel.data.pixels import FeatureDataset, collate
 
 ELEMENTWISE = {"bce": {"label_smoothing": 0.1}, "focal": {}, "asl": {}, "splc": {}, "em": {}, "wan": {}}
 NORMALIZERS = ("labels", "images", "tasks")

@@ -11,8 +11,9 @@ from accelerate import PartialState
 from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 from halflabel.data.pixels import PixelDataset
 from halflabel.data.readers.table import read_table
-from halflabel.training import feature_cache, features
-from halflabel.training.feature_views import Views
+from halflabel.training import cache as feature_cache
+from halflabel.training import features
+from halflabel.training.features import Views
 
 
 def make(table):

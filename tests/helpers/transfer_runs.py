@@ -11,14 +11,12 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-import halflabel.training.building
+import halflabel.training.trainer
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import collate
 from halflabel.metrics.measures import trainer_metrics
-from halflabel.training.averaging import AverageWeights
-from halflabel.training.lora import add_lora
-from halflabel.training.resuming import weights_of
-from halflabel.training.transfer import freeze, optimizer_cls_and_kwargs
+from halflabel.training.checkpoints import AverageWeights, weights_of
+from halflabel.training.transfer import add_lora, freeze, optimizer_cls_and_kwargs
 
 SIDE = 32
 BACKBONE_ARGS = {"test_vit": {"img_size": SIDE, "drop_path_rate": 0.2, "num_classes": 0}}
@@ -74,7 +72,7 @@ def broken_off(evaluation=2):
         return trainer_metrics(prediction)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(halflabel.training.building, "trainer_metrics", stop)
+        patch.setattr(halflabel.training.trainer, "trainer_metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             yield
 

@@ -8,7 +8,6 @@ training.
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ import halflabel.data.streaming
 from halflabel.metrics.measures import trainer_metrics
 from halflabel.model.objective import count_items
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe
 from halflabel.training.preparation import prepare_data
+from halflabel.training.recipe import parse_recipe
 
 RATE, NORMALIZERS = 0.1, ("labels", "images", "tasks")
 
@@ -134,7 +133,7 @@ if __name__ == "__main__":
     recipe_file, output, shards = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     this = int(os.environ["RANK"])
     recipe = parse_recipe(recipe_file)
-    streaming = replace(recipe, settings=replace(recipe.settings, data=[shards], streaming=True, image_folder=None))
+    streaming = recipe.change(data=[shards], streaming=True, image_folder=None)
     told = {"trained": trained(recipe, output), "evaluated": evaluated(output)}
     told["stream"] = read_stream(streaming, output, this)
     told["sharded"] = sharded_steps(this, output)

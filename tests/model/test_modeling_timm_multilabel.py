@@ -12,9 +12,8 @@ from halflabel import (
     TimmMultiLabelForImageClassification,
     TimmMultiLabelImageProcessor,
 )
-from halflabel.data.pixels import collate
+from halflabel.data.pixels import FeatureDataset, collate
 from halflabel.model.objective import masked_loss
-from halflabel.training.feature_shards import FeatureDataset
 
 FAMILIES = {
     "resnet10t": {},

@@ -19,8 +19,7 @@ from halflabel import HalflabelError
 from halflabel.model.labels import LabelCounts
 from halflabel.share.card_files import is_rendered, render_folder, save_card_data, write_card
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe, shipped_recipes
-from halflabel.training.settings import RecipeArguments
+from halflabel.training.recipe import RecipeArguments, parse_recipe, shipped_recipes
 from halflabel_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +218,7 @@ def test_only_data_sets_of_the_hub_are_told_as_such(place):
     data = ["me/crossings", "labels.csv", "shards/train", '{"path": "you/signs", "name": "signs"}', "street_scenes"]
     (place / "many.yaml").write_text(yaml.safe_dump({**KEYS, "data": data}))
     counts = LabelCounts(*np.zeros((4, 1), dtype=np.int64), images=1)
-    save_card_data(place, "many", parse_recipe("many.yaml").settings, counts, ("car",))
+    save_card_data(place, "many", parse_recipe("many.yaml").data.data, counts, ("car",))
     assert json.loads((place / "card.json").read_text())["datasets"] == ["me/crossings", "you/signs"]
 
 

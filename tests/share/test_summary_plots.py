@@ -8,11 +8,10 @@ from sklearn.metrics import average_precision_score
 from transformers import TrainingArguments
 
 from halflabel import HalflabelError, MultiLabelTrainer
-from halflabel.data.pixels import collate
+from halflabel.data.pixels import FeatureDataset, collate
 from halflabel.metrics.measures import trainer_metrics
 from halflabel.model.labels import count_labels
 from halflabel.share.summary_plots import draw_average_precision, draw_coverage, draw_learning_curve, draw_metrics
-from halflabel.training.feature_shards import FeatureDataset
 
 
 def answers(rows, columns, seed=0):

@@ -15,7 +15,7 @@ from halflabel.studies.compare_choice import BY_AUROC, BY_RULE, choose, judge
 from halflabel.studies.compare_report import render_comparison, report_comparison
 from halflabel.studies.compare_runs import cut_folds, held_out_logits, train_and_score
 from halflabel.studies.compare_settings import Setting, make_settings, parse_entrants
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.recipe import parse_recipe
 from halflabel_cli import main
 
 PROBE = {

@@ -3,11 +3,21 @@ import pytest
 import torch
 import yaml
 
-from halflabel import HalflabelError, TimmMultiLabelImageProcessor, count_labels
+from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, TimmMultiLabelImageProcessor, count_labels
 from halflabel.data.pixels import PixelDataset
-from halflabel.training.arguments import parse_recipe
-from halflabel.training.objective import training_targets
-from halflabel.training.preparation import load_data, make_datasets, prepare_data, report_labels, start_head
+from halflabel.training.preparation import (
+    TargetCounts,
+    apply_policies,
+    load_data,
+    loss_configuration,
+    make_datasets,
+    prepare_data,
+    prior_counts,
+    report_labels,
+    start_head,
+    training_targets,
+)
+from halflabel.training.recipe import parse_policy, parse_recipe
 
 
 def recipe(table, folder, **keys):
@@ -17,19 +27,18 @@ def recipe(table, folder, **keys):
 
 
 def test_hiding_depends_on_the_other_splits_alone(colour_table, tmp_path):
-    settings = recipe(colour_table, tmp_path, keep_labels=0.5, hide_seed=2, validation_share=0).settings
-    images = load_data(settings, seed=0)
+    images = load_data(recipe(colour_table, tmp_path, keep_labels=0.5, hide_seed=2, validation_share=0))
     test = images.column("split") == "test"
     assert (images.labels[test] != -100).all()
     shorter = load_data(
-        recipe(colour_table, tmp_path, keep_labels=0.5, hide_seed=2, validation_share=0, max_test_images=3).settings, 0
+        recipe(colour_table, tmp_path, keep_labels=0.5, hide_seed=2, validation_share=0, max_test_images=3)
     )
     assert (shorter.of_split("train").labels == images.of_split("train").labels).all()
 
 
 def test_a_missing_parameter_of_a_protocol_is_an_error(colour_table, tmp_path):
     with pytest.raises(HalflabelError, match="needs 'per_label'"):
-        load_data(recipe(colour_table, tmp_path, hide_protocol="per_label").settings, 0)
+        load_data(recipe(colour_table, tmp_path, hide_protocol="per_label"))
 
 
 def test_no_known_entry_at_all_is_an_error_even_when_not_strict(colour_images):
@@ -44,9 +53,9 @@ def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_mod
     data = prepare_data(made)
     processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
     train = data.images.of_split("train")
-    targets = training_targets(train.labels, train.label_space.names, made.settings)
+    targets = training_targets(train.labels, train.label_space.names, made)
     sets = make_datasets(made, tiny_model, processor, data)
-    start_head(tiny_model, sets["train"], data.target_counts(made.settings))
+    start_head(tiny_model, sets["train"], data.target_counts(made))
     assert {split: len(part) for split, part in sets.items()} == {"train": 27, "validation": 5, "test": 16}
     assert (sets["train"].labels == targets).all()
     positive = (data.images.of_split("train").labels == 1).sum(axis=0)
@@ -58,3 +67,114 @@ def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_mod
     else:
         assert isinstance(sets["train"], PixelDataset)
         assert (tiny_model.head.feature_scale == 1).all()
+
+
+NAMES = ["a", "b"]
+LABELS = np.array([[1, 0], [IGNORE_INDEX, UNCERTAIN], [UNCERTAIN, IGNORE_INDEX]], np.int8)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "uncertain", "second", "third"),
+    [
+        ("ignore", "ignore", [-100, -100], [-100, -100]),
+        ("ignore", "negative", [-100, 0], [0, -100]),  # U-Zeros
+        ("ignore", "positive", [-100, 1], [1, -100]),  # U-Ones: no blank turns positive by the way
+        ("negative", "ignore", [0, -100], [-100, 0]),
+        ("negative", {"b": "positive"}, [0, 1], [-100, 0]),
+        ({"a": 1}, 0.75, [1, 0.75], [0.75, -100]),
+    ],
+)
+def test_each_code_has_its_own_policy(unknown, uncertain, second, third):
+    targets = apply_policies(LABELS, NAMES, unknown, uncertain)
+    assert targets.tolist() == [[1, 0], second, third]
+    assert targets.dtype == (np.float32 if uncertain == 0.75 else np.int8)
+
+
+def test_an_ignored_uncertain_entry_is_kept_apart_for_losses_that_use_unknown_ones():
+    assert (apply_policies(LABELS, NAMES, keep_uncertain=True) == LABELS).all()
+
+
+def test_words_and_numbers():
+    assert parse_policy("unknown", "0.5", NAMES) == [0.5, 0.5]
+    for wrong in ("negativ", 2, -0.1, None, float("nan")):
+        with pytest.raises(HalflabelError, match="unknown: .*is none of ignore, negative, positive or a target"):
+            parse_policy("unknown", wrong, NAMES)
+    with pytest.raises(HalflabelError, match="did you mean negative"):
+        parse_policy("unknown", "negativ", NAMES)
+    with pytest.raises(HalflabelError, match="unknown label 'c'"):
+        parse_policy("uncertain", {"c": "positive"}, NAMES)
+
+
+THREE = ["a", "b", "c"]
+TARGETS = np.array([[1, 0, 1], [0, 0, IGNORE_INDEX], [0, 0, 1], [0, IGNORE_INDEX, IGNORE_INDEX]], np.int8)
+COUNTS = TargetCounts.of(TARGETS)
+
+
+def settings(**keys):
+    return parse_recipe("linear_probe", {"data": "x.csv", "backbone": "test_resnet", **keys})
+
+
+def test_automatic_pos_weight_is_negatives_over_positives_clipped():
+    assert loss_configuration(settings(pos_weight="auto"), COUNTS, THREE)["pos_weight"] == [3.0, 1.0, 1.0]
+    many = np.array([[1]] + [[0]] * 99, np.int8)
+    assert loss_configuration(settings(pos_weight="auto"), TargetCounts.of(many), ["a"])["pos_weight"] == [20.0]
+
+
+def test_weights_are_given_by_label_or_for_all():
+    made = loss_configuration(settings(pos_weight="2", label_weight='{"b": 0.5}'), COUNTS, THREE)
+    assert made["pos_weight"] == [2.0, 2.0, 2.0]
+    assert made["label_weight"] == [1.0, 0.5, 1.0]
+    with pytest.raises(HalflabelError, match="pos_weight: 'atuo' is not 'auto', a number"):
+        loss_configuration(settings(pos_weight="atuo"), COUNTS, THREE)
+    with pytest.raises(HalflabelError, match="unknown label 'bb'; did you mean b"):
+        loss_configuration(settings(label_weight='{"bb": 1}'), COUNTS, THREE)
+
+
+def test_the_prior_of_the_selective_loss_comes_from_the_targets():
+    args = loss_configuration(settings(loss="selective"), COUNTS, THREE)["loss_args"]
+    assert args["prior"] == [0.25, 0.0, 0.5]  # c: two known yes and no known no, so 2 of 4 images at least
+    assert loss_configuration(settings(loss="selective", loss_args='{"prior": null}'), COUNTS, THREE)["loss_args"] == {
+        "prior": None
+    }
+
+
+def test_the_head_starts_from_what_the_loss_takes_for_true():
+    targets = TARGETS.copy()
+    targets[3, 2] = UNCERTAIN
+    known = prior_counts(TargetCounts.of(targets), "bce")
+    assumed = prior_counts(TargetCounts.of(targets), "wan")
+    assert known[0].tolist() == assumed[0].tolist() == [1, 0, 2]
+    assert known[1].tolist() == [4, 3, 2]
+    assert assumed[1].tolist() == [4, 4, 3]
+
+
+@pytest.mark.parametrize("loss", ["bce", "wan"])
+@pytest.mark.parametrize("policies", [{}, {"unknown": "negative"}, {"unknown": '{"b": 0.25}', "uncertain": "positive"}])
+def test_counts_of_targets_follow_from_counts_of_labels(loss, policies):
+    labels = np.random.default_rng(0).choice(np.array([1, 0, IGNORE_INDEX, UNCERTAIN], np.int8), (50, 3))
+    chosen = settings(loss=loss, **policies)
+    short = TargetCounts.from_labels(count_labels(labels), THREE, chosen)
+    whole = TargetCounts.of(training_targets(labels, THREE, chosen))
+    assert short.images == whole.images == 50
+    for field in ("positive", "answered", "asked"):
+        assert getattr(short, field).tolist() == getattr(whole, field).tolist()
+
+
+def test_uncertain_entries_stay_apart_only_where_the_loss_uses_unknown_ones():
+    labels = np.array([[UNCERTAIN, IGNORE_INDEX, 1]], np.int8)
+    assert training_targets(labels, THREE, settings()).tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 1]]
+    assert training_targets(labels, THREE, settings(loss="wan")).tolist() == [[UNCERTAIN, IGNORE_INDEX, 1]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"loss": "focall"}, "did you mean focal"),
+        ({"loss": "asl", "loss_args": '{"gamma": 1}'}, "takes no argument 'gamma'"),
+        ({"uncertain": "yes"}, "uncertain: 'yes' is none of"),
+        ({"normalizer": "task"}, "did you mean tasks"),
+    ],
+)
+def test_a_recipe_is_refused_before_any_data_is_read(keys, message):
+    with pytest.raises(HalflabelError, match=message):
+        settings(**keys)

@@ -1,8 +1,8 @@
 import functools
 import json
+import logging
 import math
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,14 +14,17 @@ from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 from transfer_runs import broken_off
 
-import halflabel.training.building
 import halflabel.training.run
+import halflabel.training.trainer
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.readers.table import read_table
 from halflabel.metrics.measures import trainer_metrics
+from halflabel.model.labels import IGNORE_INDEX, UNCERTAIN
 from halflabel.model.losses import LOSSES
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.preparation import prepare_data
+from halflabel.training.recipe import parse_recipe
+from halflabel.training.run import prepare_training
 from halflabel.use.evaluation import evaluate_model
 from halflabel.use.prediction import predict_files
 
@@ -103,7 +106,7 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     colour_table, tmp_path, monkeypatch, batch_size
 ):
     logs = []
-    monkeypatch.setattr(halflabel.training.building, "trainer_metrics", lambda p: logs.append(p) or trainer_metrics(p))
+    monkeypatch.setattr(halflabel.training.trainer, "trainer_metrics", lambda p: logs.append(p) or trainer_metrics(p))
     states = []
     monkeypatch.setattr(
         halflabel.training.run, "_test", lambda trainer, *_: states.append(trainer.state) or ({"split": None}, None)
@@ -132,7 +135,7 @@ def test_the_best_epoch_is_kept_and_without_validation_the_last(colour_table, tm
         kept[value] = np.asarray(prediction.predictions).copy()
         return {"mAP": value}
 
-    monkeypatch.setattr(halflabel.training.building, "trainer_metrics", scripted)
+    monkeypatch.setattr(halflabel.training.trainer, "trainer_metrics", scripted)
     seen = {}
     original = halflabel.training.run._test
 
@@ -167,7 +170,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
 
     broken = {"output_dir": str(tmp_path / "broken")}
     with monkeypatch.context() as patch:
-        patch.setattr(halflabel.training.building, "trainer_metrics", stop_at_third)
+        patch.setattr(halflabel.training.trainer, "trainer_metrics", stop_at_third)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(colour_table, tmp_path, **broken))
     with pytest.raises(HalflabelError, match="unfinished run: add --resume_from_checkpoint"):
@@ -186,7 +189,7 @@ def test_a_run_that_is_stopped_in_its_comparison_goes_on_with_that(colour_table,
     with caplog.at_level("INFO", logger="halflabel"):
         result = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **broken))
     steps = {re.search(r"(\w+)/checkpoint-(\d+)$", line)[0] for line in caplog.messages if "going on from" in line}
-    assert steps == {"broken/checkpoint-12", "unknown_as_negative/checkpoint-4"}
+    assert steps == {"unknown_as_negative/checkpoint-4"}  # the first run was whole
     assert result.metrics == whole
     assert not (result.folder / "unknown_as_negative").exists()
 
@@ -292,7 +295,7 @@ def test_several_sources_with_options_are_one_training_set(colour_table, tmp_pat
     made = yaml.safe_load((tmp_path / "my.yaml").read_text())
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({**made, "data": sources}))
     metrics = train(parse_recipe(str(tmp_path / "my.yaml"))).metrics
-    assert metrics == train(replace(apart, settings=replace(apart.settings, data=[str(colour_table)]))).metrics
+    assert metrics == train(apart.change(data=[str(colour_table)])).metrics
     saved = yaml.safe_load((tmp_path / "apart" / "recipe.yaml").read_text())
     assert saved["data"] == [str(colour_table)]
 
@@ -341,3 +344,101 @@ def test_a_validation_split_that_measures_nothing_keeps_the_last_epoch(colour_ta
     assert "the last epoch is kept" in caplog.text
     assert steps[0].best_model_checkpoint is None
     assert steps[0].global_step == 4 * math.ceil(27 / 8)
+
+
+GUESSING = {
+    "backbone": "test_resnet", "weights": "none", "optim": "sgd", "num_train_epochs": 3, "learning_rate": 0.01,
+    "per_device_train_batch_size": 16, "use_cpu": True, "disable_tqdm": True, "report_to": "none",
+    "validation_share": 0.2,
+}  # fmt: skip
+PROBE = {"freeze_backbone": True, "cache_features": True, "feature_cache": "none"}
+
+
+def guessing(table, folder, overrides=(), **keys):
+    made = {**GUESSING, "data": str(table), "output_dir": str(folder / "out"), **keys}
+    (folder / "my.yaml").write_text(yaml.safe_dump(made))
+    return parse_recipe(str(folder / "my.yaml"), overrides)
+
+
+def weights(result):
+    return load_file(result.folder / "model.safetensors")
+
+
+def alike(one, other):
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("keys", [PROBE, {**PROBE, "views": 2}, {**PROBE, "head": "csra"}, {}],
+                         ids=["probe", "views", "positions", "fine-tuning"])  # fmt: skip
+def test_unknown_entries_are_trained_on_and_the_run_tells_how_right_the_guesses_are(known_colours, tmp_path, keys):
+    half = {**keys, "keep_labels": 0.5}
+    plain = train(guessing(known_colours, tmp_path, **half))
+    before = weights(plain)
+    guessed = train(guessing(known_colours, tmp_path, **half, pseudo_labels="soft", pseudo_args={"folds": 3}))
+    report = guessed.metrics["pseudo_labels"]
+    assert report["kept_round"] >= 1
+    assert report["rounds"][0]["precision"] > 0.7
+    assert json.loads((guessed.folder / "metrics.json").read_text())["pseudo_labels"] == report
+    assert not alike(before, weights(guessed))
+
+
+def test_with_all_labels_known_it_is_the_identical_training(known_colours, tmp_path, caplog):
+    before = weights(train(guessing(known_colours, tmp_path, **PROBE)))
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        after = train(guessing(known_colours, tmp_path, **PROBE, pseudo_labels="soft"))
+    assert "no training entry is unknown, so there is nothing to learn from" in caplog.text
+    assert alike(before, weights(after))
+    assert after.metrics["pseudo_labels"] is None
+
+
+@pytest.mark.parametrize(("policy", "target"), [("ignore", IGNORE_INDEX), (0.4, 0.4)])
+def test_what_nobody_could_tell_is_not_guessed_and_keeps_its_policy(uncertain_colours, tmp_path, policy, target):
+    keys = {
+        **PROBE,
+        "uncertain_values": ["u"],
+        "uncertain": policy,
+        "pseudo_labels": "soft",
+        "pseudo_args": {"folds": 3},
+    }
+    made = guessing(uncertain_colours, tmp_path, **keys)
+    data = prepare_data(made)
+    targets = prepare_training(made, data)[2]["train"].labels
+    codes = data.images.of_split("train").labels
+    assert (codes == UNCERTAIN).sum() > 5
+    np.testing.assert_allclose(targets[codes == UNCERTAIN], target)
+    np.testing.assert_array_equal(targets[codes >= 0], codes[codes >= 0])
+    assert (targets[codes == IGNORE_INDEX] >= 0).any()
+
+
+def test_guesses_that_do_not_help_leave_the_training_as_it_is(known_colours, tmp_path, caplog):
+    """With one known yes per image there is nothing to weigh evidence by."""
+    keys = {**PROBE, "hide_protocol": "single_positive"}
+    before = weights(train(guessing(known_colours, tmp_path, **keys)))
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        after = train(guessing(known_colours, tmp_path, **keys, pseudo_labels="soft"))
+    assert "no pseudo-labels for want of known yes or no: red, blue" in caplog.text
+    assert alike(before, weights(after))
+
+
+def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path):
+    keys = {"keep_labels": 0.5, "pseudo_labels": "soft", "num_train_epochs": 3}
+    whole = weights(train(guessing(known_colours, tmp_path, **keys)))
+    keys["output_dir"] = str(tmp_path / "broken")
+    with broken_off():
+        train(guessing(known_colours, tmp_path, **keys))
+    assert alike(whole, weights(train(guessing(known_colours, tmp_path, ["--resume_from_checkpoint"], **keys))))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"pseudo_labels": "hard"}, "pseudo_labels is 'hard', expected soft or none"),
+        ({"pseudo_labels": "soft", "unknown": "negative"}, "pseudo_labels does not go with unknown: negative"),
+        ({"pseudo_labels": "soft", "loss": "em"}, "pseudo_labels does not go with loss: em"),
+        ({"pseudo_args": {"rounds": 2}}, "pseudo_args needs pseudo_labels"),
+        ({"pseudo_labels": "soft", "pseudo_args": {"round": 2}}, "takes no 'round'"),
+    ],
+)
+def test_keys_that_contradict_each_other(known_colours, tmp_path, keys, message):
+    with pytest.raises(HalflabelError, match=message):
+        guessing(known_colours, tmp_path, **keys)

@@ -17,7 +17,7 @@ from halflabel.data.readers.table import read_table
 from halflabel.model.decisions import DecisionRule
 from halflabel.share.contact_sheet import write_errors
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.recipe import parse_recipe
 from halflabel.use.evaluation import evaluate_model, find_errors
 from halflabel.use.inference import load_model, split_logits
 

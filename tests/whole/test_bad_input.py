@@ -111,7 +111,7 @@ RECIPES = [
     ("type.yaml", "num-train-epochs: invalid float value: 'many'"),
     ("type_list.yaml", "backbone is a list, expected one value"),
     ("type_map.yaml", "x.csv: no such file"),
-    ("head_args.yaml", "head_args is a list, expected one value"),
+    ("head_args.yaml", "head_args is [1], expected a mapping"),
     ("date.yaml", "data '2020-01-01' is neither a file, a folder nor"),
     ("list.yaml", "a recipe is a flat mapping of keys to values"),
     ("text.yaml", "a recipe is a flat mapping of keys to values"),
@@ -188,22 +188,22 @@ CHECKPOINTS = [
 ]
 TRAIN = "train {ok} --output_dir new"
 COMMANDS = [
-    (f"{TRAIN} --num_train_epochs -1", "num_train_epochs is -1.0, expected at least 0"),
-    (f"{TRAIN} --max_steps -7", "max_steps is -7, expected at least -1"),
-    (f"{TRAIN} --learning_rate nan", "learning_rate is nan, expected at least 0"),
-    (f"{TRAIN} --learning_rate inf", "learning_rate is inf, expected at least 0"),
-    (f"{TRAIN} --per_device_train_batch_size 0", "per_device_train_batch_size is 0, expected at least 1"),
-    (f"{TRAIN} --gradient_accumulation_steps 0", "gradient_accumulation_steps is 0, expected at least 1"),
-    (f"{TRAIN} --dataloader_num_workers -1", "dataloader_num_workers is -1, expected at least 0"),
-    (f"{TRAIN} --seed -1", "seed is -1, expected at least 0"),
-    (f"{TRAIN} --early_stopping_patience -1", "early_stopping_patience is -1, expected at least 1"),
+    (f"{TRAIN} --num_train_epochs -1", "num_train_epochs is -1.0, expected a number of at least 0"),
+    (f"{TRAIN} --max_steps -7", "max_steps is -7, expected a number of at least -1"),
+    (f"{TRAIN} --learning_rate nan", "learning_rate is nan, expected a number of at least 0"),
+    (f"{TRAIN} --learning_rate inf", "learning_rate is inf, expected a number of at least 0"),
+    (f"{TRAIN} --per_device_train_batch_size 0", "per_device_train_batch_size is 0, expected a whole number of at least 1"),
+    (f"{TRAIN} --gradient_accumulation_steps 0", "gradient_accumulation_steps is 0, expected a whole number of at least 1"),
+    (f"{TRAIN} --dataloader_num_workers -1", "dataloader_num_workers is -1, expected a number of at least 0"),
+    (f"{TRAIN} --seed -1", "seed is -1, expected a number of at least 0"),
+    (f"{TRAIN} --early_stopping_patience -1", "early_stopping_patience is -1, expected a number of at least 1"),
     (f"{TRAIN} --validation_share 1.5", "validation_share is 1.5, expected at least 0 and below 1"),
     (f"{TRAIN} --keep_labels nan", "'keep' is nan, expected a probability"),
     (f"{TRAIN} --hide_protocol by_group --hide_groups '{{{{\"a\": 3}}}}'", "'a' has 3, expected a list of labels"),
     (f'{TRAIN} --hide_protocol by_group --hide_groups \'{{{{"a": "red"}}}}\'', "'a' has 'red', expected a list"),
-    (f"{TRAIN} --views 0", "views is 0: it is at least 1"),
-    (f"{TRAIN} --max_train_images -1", "max_train_images is -1, expected at least 1"),
-    (f"{TRAIN} --max_test_images -5", "max_test_images is -5, expected at least 1"),
+    (f"{TRAIN} --views 0", "views is 0, expected a number of at least 1"),
+    (f"{TRAIN} --max_train_images -1", "max_train_images is -1, expected a number of at least 1"),
+    (f"{TRAIN} --max_test_images -5", "max_test_images is -5, expected a number of at least 1"),
     (f"{TRAIN} --labels nope", "unknown label 'nope'"),
     (f"{TRAIN} --pos_weight '{{{{\"red\": -1}}}}'", "pos_weight holds -1.0, expected above 0"),
     (f"{TRAIN} --unknown 2", "unknown: '2' is none of ignore, negative, positive"),
@@ -274,7 +274,7 @@ def places(tmp_path_factory):
         "output_dir": str(root / "model"), "feature_cache": "none",
     }  # fmt: skip
     (root / "ok.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["train", str(root / "ok.yaml")]) == 0
+    assert main(["train", str(root / "ok.yaml"), "--save_total_limit", "1"]) == 0
     escape, model = root / "escaped", root / "model"
     (checkpoint,) = model.glob("checkpoint-*")
     for name in bad_files.MODELS:

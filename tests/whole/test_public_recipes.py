@@ -12,8 +12,8 @@ from PIL import Image
 
 import halflabel.training.run
 from halflabel import TimmMultiLabelForImageClassification
-from halflabel.training.arguments import parse_recipe
 from halflabel.training.preparation import load_data
+from halflabel.training.recipe import parse_recipe
 from halflabel_cli import main
 
 READ_ME = Path(__file__).parents[2] / "recipes" / "README.md"
@@ -312,7 +312,7 @@ def test_coco_2014_is_another_pair_of_files(sets, monkeypatch):
     monkeypatch.chdir(sets / "coco")
     files = ["annotations/instances_train2014.json", '{"path": "annotations/instances_val2014.json", "split": "test"}']
     assert all(file in READ_ME.read_text() for file in files)
-    images = load_data(parse_recipe("coco_partial", ["--data", *files]).settings, seed=0)
+    images = load_data(parse_recipe("coco_partial", ["--data", *files]))
     test = images.of_split("test")
     assert test.column("file_name").tolist() == [f"COCO_val2014_{number:012d}.jpg" for number in COCO_VAL]
     assert (test.labels.sum(), len(images)) == (9, 18)
@@ -370,13 +370,13 @@ def test_chexpert_keeps_patients_whole_and_finds_every_release(sets, monkeypatch
     chexpert(tmp_path / "unpacked", "CheXpert-v1.0")  # the large release, in a folder of another name
     for folder in (tmp_path / "unpacked", sets / "CheXpert-v1.0-small"):
         monkeypatch.chdir(folder)
-        images = load_data(parse_recipe("chexpert", ["--validation_share=0.3"]).settings, seed=0)
+        images = load_data(parse_recipe("chexpert", ["--validation_share=0.3"]))
         patients = {split: set(images.of_split(split).column("group")) for split in ("train", "validation", "test")}
         assert patients["validation"]
         assert not patients["train"] & patients["validation"]
         assert sorted(map(len, (patients["train"] | patients["validation"], patients["test"]))) == [4, 8]
     monkeypatch.chdir(sets / "CheXpert-v1.0-small")
-    images = load_data(parse_recipe("chexpert", ["--data", "train.csv", "valid.csv"]).settings, seed=0)
+    images = load_data(parse_recipe("chexpert", ["--data", "train.csv", "valid.csv"]))
     assert images.of_split("validation").column("file_name").tolist()[0].startswith("CheXpert-v1.0-small/valid/")
 
 
@@ -427,7 +427,7 @@ def test_nus_wide_by_the_table_of_the_read_me_with_one_yes_a_picture(sets, monke
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_recipe_says_that_it_was_not_run_and_stands_in_the_read_me(name):
     recipe = parse_recipe(name)
-    assert recipe.settings.weights == "hub"
+    assert recipe.model.weights == "hub"
     text = READ_ME.read_text()
     assert text.count(f"| `{name}` |") == 3  # in the table of recipes, and in both of public sets
     assert f"halflabel train {name}" in text.partition("## Public data sets")[2]

@@ -8,7 +8,7 @@ from conftest import write_pictures
 from PIL import Image
 
 from halflabel.data.loading import parse_sources
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.recipe import parse_recipe
 from halflabel_cli import build_parser
 
 ROOT = Path(__file__).parents[2]

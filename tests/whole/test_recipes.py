@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transfer_runs import broken_off
 
-import halflabel.training.probing
+import halflabel.training.run
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.share.trained import train
-from halflabel.training.arguments import parse_recipe, shipped_recipes
+from halflabel.training.recipe import parse_recipe, shipped_recipes
 
 QUICK = {"num_train_epochs": 1, "max_train_images": 16, "max_test_images": 8, "per_device_train_batch_size": 8,
          "use_cpu": "true", "disable_tqdm": "true", "report_to": "none"}  # fmt: skip
@@ -46,12 +46,12 @@ def test_a_recipe_has_its_result_its_hardware_and_its_command_on_top(name):
     assert max(map(len, lines)) <= 120
     command, recipe, *overrides = shlex.split(lines[2].removeprefix("# Command: halflabel "))
     assert (command, recipe) == ("train", name)
-    assert parse_recipe(recipe, overrides).settings.backbone
+    assert parse_recipe(recipe, overrides).model.backbone
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - WITHOUT_TABLE))
 def test_a_recipe_runs_on_a_small_network_to_a_model_that_loads(colour_table, tmp_path, name):
-    shipped = parse_recipe(name).settings
+    shipped = parse_recipe(name).model
     small = {"backbone": "test_vit" if "vit" in name else "test_resnet", "weights": "none"}
     result = train(parse_recipe(name, flags(tmp_path, colour_table, **small)))
     model = TimmMultiLabelForImageClassification.from_pretrained(result.folder)
@@ -67,14 +67,14 @@ def test_probe_first_starts_training_where_the_probe_ended(colour_table, tmp_pat
     probe = train(parse_recipe("linear_probe", flags(tmp_path, colour_table, **small))).folder
     expected = load_file(probe / "model.safetensors")
     seen = {}
-    original = halflabel.training.probing.choose_trained
+    original = halflabel.training.run.choose_trained
 
     def look(model, settings):
         if settings.probe_first:
             seen.update({key: value.clone() for key, value in model.state_dict().items()})
         original(model, settings)
 
-    monkeypatch.setattr(halflabel.training.probing, "choose_trained", look)
+    monkeypatch.setattr(halflabel.training.run, "choose_trained", look)
     keys = {**small, "probe_first": short_probe(tmp_path, 3), "output_dir": tmp_path / "lp_ft"}
     result = train(parse_recipe("lp_ft", flags(tmp_path, colour_table, **keys)))
     assert set(seen) == set(expected)
@@ -118,7 +118,7 @@ def test_a_resumed_run_does_not_probe_again(colour_table, tmp_path, monkeypatch)
     broken = flags(tmp_path, colour_table, **small, output_dir=tmp_path / "broken")
     train(parse_recipe("lp_ft", [*broken, "--save_total_limit=2", "--load_best_model_at_end=false"]))
     first = next(iter(sorted((tmp_path / "broken").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))))
-    monkeypatch.setattr(halflabel.training.probing, "_fit_head", lambda *_: pytest.fail("the head was probed again"))
+    monkeypatch.setattr(halflabel.training.run, "_fit_head", lambda *_: pytest.fail("the head was probed again"))
     resumed = train(parse_recipe("lp_ft", [*broken, "--resume_from_checkpoint", str(first)])).folder
     again = load_file(resumed / "model.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)

@@ -49,8 +49,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     from ..decide.metric_table import render_metrics
     from ..share.trained import train
-    from ..training.allocator import keep_freed_memory
-    from ..training.arguments import parse_recipe
+    from ..training.features import keep_freed_memory
+    from ..training.recipe import parse_recipe
 
     keep_freed_memory()
     transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
@@ -59,7 +59,7 @@ def run_train(options: argparse.Namespace) -> int:
     datasets.disable_progress_bars()
     recipe = parse_recipe(options.recipe, options.overrides)
     result = train(recipe)
-    if recipe.training.process_index == 0:
+    if recipe.arguments.process_index == 0:
         print(render_metrics(result.metrics))
         print(f"\nsaved to {result.folder}")
     return 0
@@ -199,7 +199,7 @@ def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
 
 def _is_main() -> bool:
     """Tell whether this process is the one that prints and writes."""
-    from ..training.processes import process_state
+    from ..training.features import process_state
 
     return bool(process_state().is_main_process)
 
@@ -207,7 +207,7 @@ def _is_main() -> bool:
 def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
     """Load the annotated pictures of a command that runs a model on them, and a line for each that was left out."""
     from ..data.loading import load_source
-    from ..training.allocator import keep_freed_memory
+    from ..training.features import keep_freed_memory
     from ..training.preparation import leave_out_unreadable
 
     keep_freed_memory()
@@ -222,7 +222,7 @@ def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Score pictures and write them to a file, or to a folder in parts."""
-    from ..training.allocator import keep_freed_memory
+    from ..training.features import keep_freed_memory
     from ..use.prediction import Scorer, find_images
     from ..use.score_files import check_output, score_to
 
@@ -245,10 +245,10 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_recipes(options: argparse.Namespace) -> int:
     """List the shipped recipes, each with the first line of its header; or print one; or list the keys of recipes."""
-    from ..training.arguments import describe_keys, find_recipe, shipped_recipes
+    from ..training.recipe import find_recipe, shipped_recipes
 
     if options.keys:
-        print("\n".join(describe_keys()))
+        print("\n".join(_describe_keys()))
         return 0
     if options.name is not None:
         print(find_recipe(options.name).read_text(encoding="utf-8"), end="")
@@ -257,6 +257,29 @@ def run_recipes(options: argparse.Namespace) -> int:
         first = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{name:24} {first.lstrip('# ')}")
     return 0
+
+
+def _describe_keys() -> list[str]:
+    """Return, by group, a line for each of a recipe's own keys, and lines for the Trainer's."""
+    from dataclasses import fields
+
+    from ..training.keys import GROUPS
+    from ..training.recipe import TRAINING_DEFAULTS
+
+    def text(value: Any) -> str:  # noqa: ANN401 - a default
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    lines = []
+    for name, group in GROUPS.items():
+        lines.append(f"{name}:")
+        for key in fields(group):
+            default = "" if key.default in (None, ()) else f" (default: {text(key.default)})"
+            lines.append(f"  {key.name:27} {key.metadata['help']}{default}")
+    lines.append(
+        "and every field of transformers.TrainingArguments, as num_train_epochs, learning_rate, output_dir, seed;"
+    )
+    defaults = ", ".join(f"{name}: {text(value)}" for name, value in TRAINING_DEFAULTS.items())
+    return [*lines, f"where other defaults than its own are {defaults}"]
 
 
 def run_env(options: argparse.Namespace) -> int:

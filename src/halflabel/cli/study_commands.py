@@ -19,8 +19,8 @@ def run_advise(options: argparse.Namespace) -> int:
     from ..share.advice_report import write_report
     from ..share.advice_summary import render_advice
     from ..studies.advice import advise
-    from ..training.allocator import keep_freed_memory
-    from ..training.feature_cache import DEFAULT_FOLDER
+    from ..training.cache import DEFAULT_FOLDER
+    from ..training.features import keep_freed_memory
     from ..training.preparation import leave_out_unreadable
 
     keep_freed_memory()
@@ -52,7 +52,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from ..studies.compare import RunLog, describe_comparison, run_all, split_images
     from ..studies.compare_report import render_comparison, report_comparison
     from ..studies.compare_settings import make_settings, parse_entrants
-    from ..training.allocator import keep_freed_memory
+    from ..training.features import keep_freed_memory
 
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
@@ -64,7 +64,7 @@ def run_compare(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         entrants = parse_entrants(options.recipes, options.data, Path(folder), options.backbone, options.weights)
         images = load_source(
-            entrants[0].recipe.settings.data,
+            entrants[0].recipe.data.data,
             options.image_folder,
             uncertain_values=options.uncertain_values,
             contradictions=options.contradictions or "error",
@@ -72,7 +72,7 @@ def run_compare(options: argparse.Namespace) -> int:
         settings = make_settings(
             options.protocol, options.keep, options.per_label, _read_teams(options.groups), images.label_space
         )
-        images = split_images(images, settings, entrants[0].recipe.settings.test_share)
+        images = split_images(images, settings, entrants[0].recipe.data.test_share)
         output.mkdir(parents=True, exist_ok=True)
         runs = RunLog(output / "runs.jsonl", describe_comparison(entrants, settings, images))
         found = run_all(entrants, settings, images, options.seeds, runs)

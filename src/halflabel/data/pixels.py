@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -118,6 +118,64 @@ class PixelDataset(Dataset[dict[str, Any]]):
         other = copy.copy(self)
         other.transform, other.shortest_side = transform, shortest_side
         return other
+
+
+class Rows(Protocol):
+    """Rows of features that lie on disk, each float32 of one shape."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return one row."""
+
+    def sample(self) -> Tensor:
+        """Return all rows, or enough for their spread."""
+
+
+class FeatureDataset(Dataset[dict[str, Any]]):
+    """Backbone features and labels for the Trainer: `features` as the head consumes them, `labels` (num_labels,).
+
+    Of several views of an image an epoch shows one, the next epoch the next: an epoch stays one pass over the images,
+    a probe trained for as many steps is as good as with every view in every epoch, and nothing is drawn, so that a
+    resumed run sees what one without a break would see.
+    """
+
+    def __init__(self, features: Tensor | Rows, labels: NDArray[Any], views: int = 1) -> None:
+        """Hold features and labels.
+
+        Args:
+            features: Shape (n * views, width) or (n * views, positions, width); all views of an image in a row.
+            labels: Shape (n, num_labels).
+            views: How many there are of an image.
+
+        Raises:
+            HalflabelError: If the numbers of rows do not fit.
+        """
+        if len(features) != len(labels) * views:
+            raise HalflabelError(f"{len(features)} rows of features do not fit {len(labels)} images in {views} view(s)")
+        self.features = features
+        self.labels = labels
+        self.views = views
+        self.pseudo_labels: dict[str, Any] | None = None  # how unknown labels were filled, where they were
+        self._epoch = Epoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the views of an epoch, counted from 0."""
+        self._epoch.set(epoch)
+
+    def sample(self) -> Tensor:
+        """Return features for means and standard deviations: all in memory, of those on disk up to 256 MiB."""
+        return self.features if isinstance(self.features, Tensor) else self.features.sample()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return one image's view of this epoch; a batch mixes views."""
+        view = (position + int(self._epoch)) % self.views
+        return {"features": self.features[position * self.views + view], "labels": self.labels[position]}
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

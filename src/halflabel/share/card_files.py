@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from ..data.strict_yaml import read_yaml
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, reason_of
 from ..model.labels import LabelCounts
+from ..training.keys import DEFAULTS
 from ..training.run import METRICS, PLOTS, RECIPE
-from ..training.settings import RecipeArguments
 from ..use.model_calibration import replace_file
 from .card_record import RunRecord
 from .model_card import EXAMPLES, render_card
@@ -26,19 +26,18 @@ _ANSWERS = ("positive", "negative", "uncertain")
 
 
 def save_card_data(
-    folder: Path, name: str, settings: RecipeArguments, counts: LabelCounts, label_names: tuple[str, ...]
+    folder: Path, name: str, sources: Sequence[Any], counts: LabelCounts, label_names: tuple[str, ...]
 ) -> None:
     """Write to `card.json` what the card tells and no other file of the folder holds.
 
     Args:
         folder: The output folder.
         name: The recipe's name.
-        settings: The recipe's.
+        sources: The recipe's.
         counts: What was known in training.
         label_names: The labels, in order.
     """
-    sources = parse_sources(settings.data)
-    hub = [one.path for one in sources if (one.format or find_format(one.path)) == "datasets"]
+    hub = [one.path for one in parse_sources(list(sources)) if (one.format or find_format(one.path)) == "datasets"]
     content = {
         "name": name,
         "repository": None,
@@ -105,7 +104,7 @@ def _read(folder: Path, repository: str | None) -> RunRecord:
     for file, labels in ((CARD_DATA, data["training"]["labels"]), (METRICS, metrics.get("labels", names))):
         if tuple(labels) != names:
             raise HalflabelError(f"{folder}: {file} tells of other labels than {CONFIG_NAME}, so no card can be made")
-    defaults = {field.name: field.default for field in fields(RecipeArguments) if field.default is not MISSING}
+    defaults = DEFAULTS
     rows = data["training"]["labels"].values()
     positive, negative, uncertain = (np.array([row[answer] for row in rows], dtype=np.int64) for answer in _ANSWERS)
     plots = sorted(f"{PLOTS}/{path.name}" for path in (folder / PLOTS).glob("*.png"))

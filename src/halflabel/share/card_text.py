@@ -1,7 +1,6 @@
 """Sentences of a model's card, written from the data: how it was trained, what unknown meant, where to be careful."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from ..decide.thresholds import MIN_KNOWN
 from ..metrics.known_scores import Floats, ratio
 from ..model.backbones import INSTALLED
 from ..model.losses import find_loss
-from ..training.arguments import INFORMATION, TRAINING_DEFAULTS
-from ..training.settings import RecipeArguments
+from ..training.keys import DEFAULTS
+from ..training.recipe import INFORMATION, TRAINING_DEFAULTS
 from .card_metadata import base_model
 from .card_record import RunRecord, escape, listed, public, source_titles
 
@@ -65,8 +64,6 @@ def _trained(recipe: Mapping[str, Any]) -> str:
         what = "the head alone, on features of the frozen backbone" + views
     elif recipe.get("freeze"):
         what = f"all but these parts of the backbone: {listed(recipe['freeze'])}"
-    elif recipe.get("unfreeze_every"):
-        what = f"first the head, then one more layer group every {recipe['unfreeze_every']:g} epochs"
     else:
         what = "the whole network"
     if recipe.get("probe_first"):
@@ -80,7 +77,7 @@ def _arguments(given: Mapping[str, Any] | None) -> str:
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return the recipe's keys that are not the defaults, as YAML, without what only says where things lie."""
-    defaults = {f.name: f.default for f in fields(RecipeArguments) if f.default is not MISSING} | TRAINING_DEFAULTS
+    defaults = DEFAULTS | TRAINING_DEFAULTS
     told = {
         key: value
         for key, value in recipe.items()

@@ -16,8 +16,7 @@ from ..data.pixels import PixelDataset
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from ..training.feature_views import Views
-from ..training.features import cached_features
+from ..training.features import Views, cached_features
 from .source_data import SourceData, find_source_data
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from ..metrics.metric_report import json_number
 from ..metrics.ranking_metrics import average_precision
 from ..model.errors import HalflabelError
 from ..model.labels import count_labels, evaluation_labels
-from ..training.building import build_model, choose_trained
 from ..training.preparation import TrainingData, make_datasets
+from ..training.trainer import build_model, choose_trained
 from .compare_choice import judge
 from .compare_runs import cut_folds, held_out_logits, train_and_score
 from .compare_settings import Entrant, Setting

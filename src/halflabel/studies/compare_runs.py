@@ -12,10 +12,10 @@ from ..data.images import AnnotatedImages
 from ..data.splitting import assign_splits
 from ..model.errors import HalflabelError
 from ..model.labels import count_labels
-from ..training.arguments import Recipe
-from ..training.building import make_trainer
 from ..training.preparation import TrainingData
-from ..training.probing import prepare_training
+from ..training.recipe import Recipe
+from ..training.run import prepare_training
+from ..training.trainer import make_trainer
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.hiding import PROTOCOLS
 from ..model.errors import HalflabelError, did_you_mean, shortlist
 from ..model.labels import LabelSpace
-from ..training.arguments import Recipe, parse_recipe
+from ..training.recipe import Recipe, parse_recipe
 
 KEEP, PER_LABEL = (0.1, 0.3, 0.5), (20,)
 """What is hidden where nobody says how much."""

@@ -14,10 +14,10 @@ from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset
 from ..metrics.known_scores import Floats
 from ..model.labels import IntMatrix, count_labels
-from ..training.arguments import parse_recipe
-from ..training.building import make_trainer
 from ..training.preparation import TrainingData
-from ..training.probing import prepare_training
+from ..training.recipe import parse_recipe
+from ..training.run import prepare_training
+from ..training.trainer import make_trainer
 from .grouped_folds import FOLDS
 from .network_comparison import KINDS, Comparison, compare_networks
 from .ranking_influence import ranks_within

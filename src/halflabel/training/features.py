@@ -1,34 +1,274 @@
-"""Backbone features: each picture goes through the frozen network once, and none again that did in an earlier run."""
+"""Pictures through the backbone: as fast as the machine allows, each once, and none again that went in an earlier run.
 
+A network that only infers runs in threads, decoding and arithmetic side by side. On the CPU each thread has a core of
+its own: a network that runs on all cores at once waits for the slowest of them at every layer. On an accelerator the
+threads take turns at it, and while one has its turn the others decode, transfer and fetch.
+"""
+
+import ctypes
 import logging
+import math
+import os
+import platform
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..data.pixels import PixelDataset
+from ..data.draws import draw_seed, drawing
+from ..data.pixels import FeatureDataset, PixelDataset
 from ..model.errors import HalflabelError
+from ..model.image_processing_timm_multilabel import decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .extraction import run_backbone
-from .feature_cache import FeatureFolder
-from .feature_keys import backbone_parts, hash_parts
-from .feature_shards import FeatureDataset, MappedRows
-from .feature_views import Views
-from .processes import process_state
+from .cache import FeatureFolder, MappedRows, backbone_parts, hash_parts, row_keys
+from .folding import fold_batch_norms
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 1024
 """The most rows of a shard. What a killed run loses is the shard it was at."""
 
-_SHARD_BYTES = 64 << 20
-_SHARD_SECONDS = 60.0
+_SHARD_BYTES, _SHARD_SECONDS = 64 << 20, 60.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
+_MOST_THREADS = 16  # beyond, they mostly wait for Python's lock
+_CPU_BATCH = 4  # on a core: activations of more leave its cache, and its share of memory that is kept for reuse
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def process_state() -> PartialState:
+    """Return accelerate's state of this process.
+
+    Processes that a launcher started on CPUs are told that they are on CPUs: without, accelerate takes each for the
+    only one, and all would do the whole work.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc not to return freed tensors to the kernel, which would fault every page in again at the next step.
+
+    The command line calls this for its own process; importing the package does not. Set `HALFLABEL_KEEP_MEMORY=0`
+    to switch it off.
+
+    Returns:
+        Whether it was set; False off Linux, without glibc, and where it is switched off.
+    """
+    if os.environ.get("HALFLABEL_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    size = ctypes.c_int(1 << 30)
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, size)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, size))
+
+
+def count_threads(device: torch.device) -> int:
+    """Return how many threads `run_in_threads` starts."""
+    if device.type == "cpu":
+        return min(_MOST_THREADS, torch.get_num_threads())
+    return min(_MOST_THREADS, max(2, (os.cpu_count() or 1) // _processes_here()))
+
+
+def batch_limit(device: torch.device, batch_size: int) -> int:
+    """Return how many pictures a thread takes at once where `batch_size` are allowed: on the CPU no more than 4."""
+    return min(batch_size, _CPU_BATCH) if device.type == "cpu" else batch_size
+
+
+class Network:
+    """A model in evaluation mode that several threads may call."""
+
+    def __init__(
+        self,
+        model: TimmMultiLabelForImageClassification,
+        some_pixels: Tensor,
+        run: Callable[[TimmMultiLabelForImageClassification, Tensor], Tensor],
+    ) -> None:
+        """Fold what can be folded, see `fold_batch_norms`.
+
+        Args:
+            model: In evaluation mode, on its device and in its precision.
+            some_pixels: A few pictures to try the folded model on.
+            run: What is computed: a function of the model and pixels of shape (batch, channels, height, width).
+        """
+        self.device, self.dtype, self.run = model.device, model.dtype, run
+        self.turn = threading.Semaphore(_MOST_THREADS if self.device.type == "cpu" else 1)
+        self.model = fold_batch_norms(model, self._on_device(some_pixels))
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return what the network makes of a batch of pixels, float32 on the CPU."""
+        pixels = self._on_device(pixels)
+        with self.turn:  # on an accelerator the activations of one batch at a time
+            made = self.run(self.model, pixels)
+        return made.float().cpu()
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
+        pixels = pixels.to(memory_format=torch.channels_last)
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            pixels = pixels.pin_memory()  # from pinned memory a copy runs beside the network
+        return pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+
+
+def run_in_threads(call: Callable[[Item], Made], source: Iterable[Item], device: torch.device) -> Iterator[Made]:
+    """Yield what `call` makes of each item, in order, with at most two items a thread under way.
+
+    Args:
+        call: Decodes and runs a `Network`.
+        source: Items, like the numbers of batches.
+        device: The network's.
+    """
+    cores, threads = torch.get_num_threads(), count_threads(device)
+    share = max(1, cores // threads)
+    pool = ThreadPoolExecutor(threads, initializer=_start_thread, initargs=(device, share))
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in source:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)  # the threads have set it for every thread that starts later, too
+
+
+def _start_thread(device: torch.device, cores: int) -> None:
+    torch.set_num_threads(cores)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # every thread starts at the first one, and would pin memory for that
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many processes share this machine
+
+
+class Views:
+    """Pictures in one or several views: view 0 by the evaluation transform, the others by the training transform.
+
+    What a view draws at random follows from a seed, the view's number and the picture's name, so that it is the same
+    in every run, whatever the order and the number of workers. View 0 is part of every number of views, so that
+    features of fewer views are of use to a run with more.
+    """
+
+    def __init__(
+        self, pixels: PixelDataset, augmented: PixelDataset | None = None, views: int = 1, seed: int = 0
+    ) -> None:
+        """Decode nothing yet.
+
+        Args:
+            pixels: The pictures with the evaluation transform.
+            augmented: The same pictures with the training transform; needed for more than one view.
+            views: How many, at least 1.
+            seed: Of the random draws.
+
+        Raises:
+            HalflabelError: If `views` is below 1, or above 1 without `augmented`.
+        """
+        if views < 1:
+            raise HalflabelError(f"views is {views}, expected at least 1")
+        if views > 1 and augmented is None:
+            raise HalflabelError(f"views is {views}, but there is no training transform to make them")
+        self.sources = (pixels, augmented or pixels)
+        self.views = views
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of images times views."""
+        return len(self.sources[0]) * self.views
+
+    def keys(self) -> list[bytes]:
+        """Return the key of each row, see `feature_keys.row_keys`: all views of the first image, then of the next."""
+        plain = row_keys(self.sources[0])
+        if self.views == 1:
+            return [key for keys in plain for key in keys]
+        others = row_keys(self.sources[1], range(1, self.views), self.seed)
+        return [key for both in zip(plain, others, strict=True) for keys in both for key in keys]
+
+    def load(self, rows: Sequence[int]) -> Tensor:
+        """Return the pixels of some rows, float32 of shape (rows, channels, height, width)."""
+        made, decoded, picture = [], None, None
+        for row in rows:
+            image, view = divmod(row, self.views)
+            source = self.sources[view > 0]
+            if decoded != (image, view > 0):  # all drawn views of a picture need it decoded once
+                record = source.dataset[image]
+                picture = decode_image(record["image"], record["file_name"], source.shortest_side)
+                decoded = (image, view > 0)
+            assert picture is not None
+            if view:
+                with drawing(draw_seed(self.seed, view, record["file_name"])):
+                    made.append(source.transform(picture))
+            else:
+                made.append(source.transform(picture))
+        return torch.stack(made)
+
+
+class _Batches(Dataset[Tensor]):
+    """The pixels of rows, a batch an item."""
+
+    def __init__(self, views: Views, rows: Sequence[int], size: int) -> None:
+        self.views = views
+        self.batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.views.load(self.batches[number])
+
+
+def run_backbone(
+    model: TimmMultiLabelForImageClassification,
+    views: Views,
+    rows: Sequence[int],
+    batch_size: int = 32,
+    workers: int = 0,
+    title: str = "features",
+    quiet: bool = False,
+) -> Iterator[Tensor]:
+    """Yield the features of rows in their order, a batch at a time: float32 on the CPU, shape (batch, ...).
+
+    Args:
+        model: Put in evaluation mode; run on its own device, in its own precision.
+        views: The pictures.
+        rows: Which of them, at least one.
+        batch_size: Pictures at once; on the CPU no more than 4 in each thread, which is faster there.
+        workers: Processes that decode and transform in the place of the threads; worth their start where random
+            transforms, of which threads make one at a time, are slower than the network.
+        title: Shown at the progress bar.
+        quiet: Show no progress bar.
+
+    Raises:
+        HalflabelError: If a picture cannot be read.
+    """
+    model.train(False)
+    size = min(batch_limit(model.device, batch_size), math.ceil(len(rows) / count_threads(model.device)))
+    batches = _Batches(views, rows, size)
+    network = Network(model, views.load(rows[:2]), lambda run, pixels: run.extract_features(pixels))
+    source: Iterable[Any] = range(len(batches))
+    if workers:
+        # With a generator of its own the loader draws nothing from the one that training draws from.
+        source = DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+    call = network if workers else lambda number: network(batches[number])
+    with tqdm(total=len(rows), desc=title, unit="image", disable=quiet) as progress:
+        for features in run_in_threads(call, source, model.device):
+            yield features
+            progress.update(len(features))
 
 
 def extract_features(

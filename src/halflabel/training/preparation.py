@@ -1,11 +1,12 @@
-"""What a recipe trains on: its pictures, their known labels, and the data set of each split."""
+"""What a recipe trains on: its pictures, their known labels made into targets, and the data set of each split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import IterableDataset
@@ -15,27 +16,165 @@ from torch import Tensor
 from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
 from ..data.loading import load_source, parse_sources
-from ..data.pixels import PixelDataset, inspect_pictures
+from ..data.pixels import FeatureDataset, PixelDataset, inspect_pictures
 from ..data.splitting import assign_splits
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.labels import LabelCounts, count_labels, evaluation_labels
+from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
+from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .arguments import Recipe
-from .feature_cache import DEFAULT_FOLDER
-from .feature_shards import FeatureDataset, MappedRows
-from .feature_views import Views
-from .features import cached_features
-from .objective import TargetCounts, prior_counts, training_targets
-from .processes import process_state
-from .settings import RecipeArguments
+from .cache import DEFAULT_FOLDER, MappedRows
+from .features import Views, cached_features, process_state
+from .recipe import Policy, Recipe, parse_policy
 
 log = logging.getLogger(__name__)
 
-
 SKIPPED = "skipped_images.txt"
 """The file in the output folder that lists the pictures that were left out, a line each."""
+
+POS_WEIGHT_RANGE = (0.05, 20.0)
+"""What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""
+
+
+def apply_policies(
+    labels: IntMatrix,
+    label_names: Sequence[str],
+    unknown: Policy = "ignore",
+    uncertain: Policy = "ignore",
+    keep_uncertain: bool = False,
+) -> IntMatrix | NDArray[np.float32]:
+    """Return the labels to train on.
+
+    Args:
+        labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX` and `UNCERTAIN`.
+        label_names: The labels.
+        unknown: The policy for unknown entries (nobody looked); see `parse_policy`.
+        uncertain: The policy for uncertain entries (somebody looked and could not tell).
+        keep_uncertain: Leave ignored uncertain entries as `UNCERTAIN`: a loss that learns from unknown entries would
+            otherwise learn from these as well.
+
+    Returns:
+        int8 of the same shape, or float32 where a target is neither 0 nor 1.
+    """
+    policies = {
+        IGNORE_INDEX: parse_policy("unknown", unknown, label_names),
+        UNCERTAIN: parse_policy("uncertain", uncertain, label_names),
+    }
+    ignored = {IGNORE_INDEX: IGNORE_INDEX, UNCERTAIN: UNCERTAIN if keep_uncertain else IGNORE_INDEX}
+    soft = any(target not in (None, 0.0, 1.0) for targets in policies.values() for target in targets)
+    result: NDArray[Any] = labels.astype(np.float32 if soft else np.int8)
+    for code, targets in policies.items():
+        values = np.array([ignored[code] if target is None else target for target in targets], dtype=result.dtype)
+        result = np.where(labels == code, values, result)
+    return result
+
+
+def training_targets(labels: NDArray[np.int8], label_names: Sequence[str], recipe: Recipe) -> NDArray[Any]:
+    """Return the labels to train on under the recipe's two policies; shape (n, num_labels), see `apply_policies`."""
+    keep = find_loss(recipe.model.loss).uses_unknown
+    return apply_policies(labels, label_names, recipe.data.unknown, recipe.data.uncertain, keep_uncertain=keep)
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """What the training targets add up to; arrays of shape (num_labels,).
+
+    Attributes:
+        positive: The sum of the targets; a soft target counts by its value.
+        answered: How many entries have a target.
+        asked: How many entries are not `UNCERTAIN`.
+        images: How many images there are.
+    """
+
+    positive: NDArray[np.float64]
+    answered: NDArray[np.int64]
+    asked: NDArray[np.int64]
+    images: int
+
+    @classmethod
+    def of(cls, targets: NDArray[Any]) -> "TargetCounts":
+        """Count targets of shape (n, num_labels)."""
+        known = targets >= 0
+        positive = np.where(known, targets, 0).sum(axis=0, dtype=np.float64)
+        return cls(positive, known.sum(axis=0), (targets != UNCERTAIN).sum(axis=0), len(targets))
+
+    @classmethod
+    def from_labels(cls, counts: LabelCounts, label_names: Sequence[str], recipe: Recipe) -> "TargetCounts":
+        """Count the targets that `training_targets` gives for labels of which only the counts are known."""
+        codes = np.array([1, 0, UNCERTAIN, IGNORE_INDEX], dtype=np.int8)
+        unknown = counts.images - counts.known - counts.uncertain
+        times = np.stack([counts.positive, counts.negative, counts.uncertain, unknown])
+        targets = training_targets(np.repeat(codes[:, None], len(label_names), axis=1), label_names, recipe)
+        known = targets >= 0
+        return cls(
+            (np.where(known, targets, 0).astype(np.float64) * times).sum(axis=0),
+            (known * times).sum(axis=0),
+            ((targets != UNCERTAIN) * times).sum(axis=0),
+            counts.images,
+        )
+
+
+def loss_configuration(recipe: Recipe, counts: TargetCounts, label_names: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of `TimmMultiLabelConfig` that make up the objective.
+
+    `pos_weight: auto` becomes each label's negatives over positives among its targets, clipped to `POS_WEIGHT_RANGE`
+    (1 where either is missing). The `prior` of the selective loss, where none is given, becomes the share of positives
+    among a label's targets, or among all images where no negative is known.
+
+    Raises:
+        HalflabelError: On a weight that is no number, or a label that does not exist.
+    """
+    model = recipe.model
+    loss_args = dict(model.loss_args or {})
+    if model.loss == "selective" and "prior" not in loss_args:
+        images = np.where(counts.answered > counts.positive, counts.answered, counts.images)
+        loss_args["prior"] = (counts.positive / np.maximum(images, 1)).tolist()
+    return {
+        "loss": model.loss,
+        "loss_args": loss_args or None,
+        "normalizer": model.normalizer,
+        "pos_weight": _pos_weight(model.pos_weight, counts.positive, counts.answered - counts.positive, label_names),
+        "label_weight": _by_label("label_weight", model.label_weight, label_names),
+    }
+
+
+def prior_counts(counts: TargetCounts, loss: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
+    return counts.positive, counts.asked if find_loss(loss).assumes_negative else counts.answered
+
+
+def _pos_weight(
+    given: Any,  # noqa: ANN401 - from a file
+    positive: NDArray[np.float64],
+    negative: NDArray[np.float64],
+    label_names: Sequence[str],
+) -> list[float] | None:
+    if given != "auto":
+        return _by_label("pos_weight", given, label_names)
+    defined = (positive > 0) & (negative > 0)
+    ratio = np.where(defined, negative / np.maximum(positive, 1e-9), 1.0)
+    return [float(value) for value in ratio.clip(*POS_WEIGHT_RANGE)]
+
+
+def _by_label(key: str, given: Any, label_names: Sequence[str]) -> list[float] | None:  # noqa: ANN401 - from a file
+    """Spread a number, or a mapping of label names to numbers, over the labels; a label not named gets 1."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        space, weights = LabelSpace(label_names), [1.0] * len(label_names)
+        for name, value in given.items():
+            weights[space.index(name)] = _number(f"{key}, label {name!r}", value)
+        return weights
+    return [_number(key, given)] * len(label_names)
+
+
+def _number(key: str, value: Any) -> float:  # noqa: ANN401 - from a file
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        auto = "'auto', " if key.startswith("pos_weight") else ""
+        raise HalflabelError(f"{key}: {value!r} is not {auto}a number or a mapping of labels to numbers") from error
 
 
 @dataclass(frozen=True)
@@ -59,31 +198,24 @@ class TrainingData:
         """The label names."""
         return self.images.label_space.names
 
-    def target_counts(self, settings: RecipeArguments) -> TargetCounts:
+    def target_counts(self, recipe: Recipe) -> TargetCounts:
         """Count the targets of the training split under the recipe's policies."""
-        return TargetCounts.from_labels(self.counts, self.names, settings)
+        return TargetCounts.from_labels(self.counts, self.names, recipe)
 
 
 def prepare_data(recipe: Recipe) -> TrainingData:
     """Load what the recipe trains on; see `load_data`, and `streaming.open_stream` for a recipe that streams."""
-    settings, seed = recipe.settings, recipe.training.seed
-    if settings.streaming:
-        return _open_stream(settings)
-    images = load_data(settings, seed)
+    data, stream = recipe.data, None
+    if data.streaming:
+        stream = open_stream(parse_sources(data.data, None, data.uncertain_values or ()), data.labels)
+        images = stream.collect({"train": EXAMPLES, "validation": None, "test": data.max_test_images})
+    else:
+        images = load_data(recipe)
     skipped: tuple[str, ...] = ()
-    if settings.bad_images == "skip":
-        images, skipped = leave_out_unreadable(images, quiet=bool(recipe.training.disable_tqdm))
-    return TrainingData(images, count_labels(images.of_split("train").labels), None, skipped)
-
-
-def _open_stream(settings: RecipeArguments) -> TrainingData:
-    sources = parse_sources(settings.data, None, settings.uncertain_values or ())
-    stream = open_stream(sources, settings.labels)
-    images = stream.collect({"train": EXAMPLES, "validation": None, "test": settings.max_test_images})
-    skipped: tuple[str, ...] = ()
-    if settings.bad_images == "skip":
-        images, skipped = leave_out_unreadable(images, quiet=True)
-    return TrainingData(images, stream.counts["train"], stream, skipped)
+    if data.bad_images == "skip":
+        images, skipped = leave_out_unreadable(images, quiet=bool(stream or recipe.arguments.disable_tqdm))
+    counts = count_labels(images.of_split("train").labels) if stream is None else stream.counts["train"]
+    return TrainingData(images, counts, stream, skipped)
 
 
 def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> tuple[AnnotatedImages, tuple[str, ...]]:
@@ -109,31 +241,31 @@ def count_skipped(path: Path) -> int:
     return len(lines)
 
 
-def load_data(settings: RecipeArguments, seed: int) -> AnnotatedImages:
+def load_data(recipe: Recipe) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
+    data, seed = recipe.data, recipe.arguments.seed
     images = load_source(
-        settings.data,
-        settings.image_folder,
-        settings.labels,
-        settings.max_train_images,
-        settings.max_test_images,
-        settings.uncertain_values or (),
-        settings.contradictions,
+        data.data,
+        data.image_folder,
+        data.labels,
+        data.max_train_images,
+        data.max_test_images,
+        data.uncertain_values or (),
+        data.contradictions,
     )
-    images = assign_splits(images, settings.validation_share, settings.test_share, seed)
-    asked = (settings.keep_labels, settings.hide_per_label, settings.hide_groups)
-    if settings.hide_protocol == "random" and asked == (None, None, None):
+    images = assign_splits(images, data.validation_share, data.test_share, seed)
+    if data.hide_protocol == "random" and (data.keep_labels, data.hide_per_label, data.hide_groups) == (None,) * 3:
         return images
     # Test entries are neither hidden nor drawn for: the draw depends on the other images alone.
     rows, labels = images.column("split") != "test", images.labels.copy()
     labels[rows] = hide_labels(
         labels[rows],
-        settings.hide_protocol,
-        keep=settings.keep_labels,
-        per_label=settings.hide_per_label,
-        groups=settings.hide_groups,  # type: ignore[arg-type]
+        data.hide_protocol,
+        keep=data.keep_labels,
+        per_label=data.hide_per_label,
+        groups=data.hide_groups,
         label_space=images.label_space,
-        seed=seed if settings.hide_seed is None else settings.hide_seed,
+        seed=seed if data.hide_seed is None else data.hide_seed,
     )
     return images.with_labels(labels)
 
@@ -170,7 +302,6 @@ def make_datasets(
         processor: The model's.
         data: What the recipe trains on.
     """
-    settings = recipe.settings
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         train = split == "train"
@@ -180,10 +311,10 @@ def make_datasets(
         part = data.images.of_split(split)
         if not len(part):
             continue
-        labels = training_targets(part.labels, data.names, settings) if train else evaluation_labels(part.labels)
+        labels = training_targets(part.labels, data.names, recipe) if train else evaluation_labels(part.labels)
         plain, augmented = (_pixels(recipe, part, labels, processor, training) for training in (False, True))
-        if settings.cache_features:
-            views = Views(plain, augmented, settings.views if train else 1, recipe.training.seed)
+        if recipe.training.cache_features:
+            views = Views(plain, augmented, recipe.training.views if train else 1, recipe.arguments.seed)
             features = _extract(recipe, model, views, f"features of {split}")
             made[split] = FeatureDataset(features, labels, views.views)
         else:
@@ -200,7 +331,7 @@ def training_features(
     """Return the features of the training pictures by the backbone as it is, from the cache where they are there."""
     part = data.images.of_split("train")
     plain = _pixels(recipe, part, part.labels, processor, training=False)
-    return _extract(recipe, model, Views(plain, seed=recipe.training.seed), "features of train")
+    return _extract(recipe, model, Views(plain, seed=recipe.arguments.seed), "features of train")
 
 
 def _pixels(
@@ -210,37 +341,41 @@ def _pixels(
     processor: TimmMultiLabelImageProcessor,
     training: bool,
 ) -> PixelDataset:
-    transform = processor.train_transform() if training else processor.eval_transform()
-    side = processor.needed_side(training) if recipe.settings.fast_decode else None
-    return PixelDataset(part, transform, labels, side, recipe.training.seed if training else None)
+    transform = _train_transform(recipe, processor) if training else processor.eval_transform()
+    side = processor.needed_side(training) if recipe.data.fast_decode else None
+    return PixelDataset(part, transform, labels, side, recipe.arguments.seed if training else None)
 
 
 def _extract(
     recipe: Recipe, model: TimmMultiLabelForImageClassification, views: Views, title: str
 ) -> Tensor | MappedRows:
-    training, folder = recipe.training, recipe.settings.feature_cache
-    torch.nn.Module.to(model, training.device)
+    arguments, folder = recipe.arguments, recipe.training.feature_cache
+    torch.nn.Module.to(model, arguments.device)
     return cached_features(
         model,
         views,
         None if folder == "none" else folder or DEFAULT_FOLDER,
-        batch_size=training.per_device_eval_batch_size,
-        workers=training.dataloader_num_workers,
+        batch_size=arguments.per_device_eval_batch_size,
+        workers=arguments.dataloader_num_workers,
         title=title,
-        quiet=bool(training.disable_tqdm),
+        quiet=bool(arguments.disable_tqdm),
     )
+
+
+def _train_transform(recipe: Recipe, processor: TimmMultiLabelImageProcessor) -> ImageTransform:
+    own: ImageTransform | None = recipe.training.train_transform
+    return processor.train_transform() if own is None else own
 
 
 def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLabelImageProcessor) -> IterableDataset:
-    settings, names = recipe.settings, stream.label_space.names
-    transform = processor.train_transform()
-    side = processor.needed_side(training=True) if settings.fast_decode else None
-    skipped = recipe.folder / SKIPPED if settings.bad_images == "skip" else None
-    seed = recipe.training.seed
+    data, names, seed = recipe.data, stream.label_space.names, recipe.arguments.seed
+    side = processor.needed_side(training=True) if data.fast_decode else None
+    skipped = recipe.folder / SKIPPED if data.bad_images == "skip" else None
     prepare = PrepareRows(
-        stream, transform, lambda codes: training_targets(codes, names, settings), side, skipped, seed
-    )
-    return stream.training_rows(prepare, seed, settings.shuffle_buffer)
+        stream, _train_transform(recipe, processor), lambda codes: training_targets(codes, names, recipe), side,
+        skipped, seed,
+    )  # fmt: skip
+    return stream.training_rows(prepare, seed, data.shuffle_buffer)
 
 
 def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401

@@ -1,51 +1,63 @@
 """A recipe's run: data, model, Trainer, test, and the output folder."""
 
-import copy
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
+from ..data.pixels import FeatureDataset
 from ..decide.decision_fitting import fit_decisions
 from ..decide.decision_report import decision_notes, measure_rule
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
-from ..model.errors import HalflabelError
+from ..model.errors import HalflabelError, shortlist
+from ..model.heads import raise_features
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .arguments import INFORMATION, Recipe
-from .building import make_trainer
-from .checkpoint_checks import check_checkpoint
-from .feature_shards import FeatureDataset
-from .lora import merge_lora
-from .objective import loss_configuration, training_targets
-from .preparation import SKIPPED, TrainingData, count_skipped, prepare_data, report_labels, start_head
-from .probing import PROBE, prepare_training
-from .resuming import UNFINISHED, find_fault, full_disk_told, last_checkpoint
-from .settings import RecipeArguments
+from .checkpoints import UNFINISHED, check_checkpoint, disk_faults_told, find_fault, last_checkpoint
+from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
+from .keys import TrainingKeys
+from .preparation import (
+    SKIPPED,
+    TrainingData,
+    count_skipped,
+    make_datasets,
+    prepare_data,
+    report_labels,
+    start_head,
+    training_features,
+)
+from .recipe import INFORMATION, Recipe, parse_recipe
+from .trainer import build_model, choose_trained, make_trainer, use_fast_layout
+from .transfer import merge_lora
 
 log = logging.getLogger(__name__)
-TRAINING_LOG = "training_log.json"
-"""The file in the output folder with what the Trainer logged: losses, rates, and the measures on validation."""
+
+METRICS, RECIPE, TRAINING_LOG, PLOTS = "metrics.json", "recipe.yaml", "training_log.json", "plots"
+"""What lies in the output folder: what was measured, the resolved recipe, what the Trainer logged (losses, rates, and
+the measures on validation), and the folder of pictures."""
+
+PROBE = "probe"
+"""The folder in the output folder in which the head is fitted; a run that is killed goes on from it."""
 
 UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
-"""The folder in the output folder for the training that it is compared with; removed at the end."""
+"""The folder in the output folder for the run that it is compared with; removed at the end."""
 
 LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
-
-
-METRICS, RECIPE, PLOTS = "metrics.json", "recipe.yaml", "plots"
-"""The files in the output folder with what was measured and with the resolved recipe, and the folder of pictures."""
+_OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
+               "per_device_eval_batch_size")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def library_versions() -> dict[str, str]:
 
 
 def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda trained: None) -> Result:
-    """Run a recipe from data to the saved, tested model.
+    """Run a recipe from data to the saved, tested model. A run that goes on and is finished already is left as it is.
 
     Args:
         recipe: Nothing is pushed, whatever it says.
@@ -96,16 +108,18 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     Raises:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
-    settings, folder = recipe.settings, recipe.folder
-    workers, cores = recipe.training.dataloader_num_workers, os.cpu_count() or 1
+    folder = recipe.folder
+    if recipe.resumes and (folder / METRICS).is_file():
+        log.warning("%s holds a finished run: nothing to go on with", folder)
+        return Result(json.loads((folder / METRICS).read_text(encoding="utf-8")), folder)
+    workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
-    report_labels(data.counts, data.names, settings.strict)
-    set_seed(recipe.training.seed)
+    report_labels(data.counts, data.names, recipe.data.strict)
+    set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
-    start = copy.deepcopy(model.head.state_dict())
     if checkpoint is not None:
         check_checkpoint(Path(checkpoint), model)
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
@@ -115,28 +129,26 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
             folder.mkdir(parents=True, exist_ok=True)
             (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
-    if settings.lora_rank is not None:
+    if recipe.training.lora_rank is not None:
         merge_lora(model)
-    _fit_rule(trainer, model.config, datasets, settings)
-    metrics, logits = _test(trainer, model.config, datasets, settings)
-    if settings.compare_unknown_as_negative:
-        metrics["unknown_as_negative"] = _train_unknown_as_negative(recipe, model, start, datasets, data)
-    if settings.pseudo_labels is not None:
+    _fit_rule(trainer, model.config, datasets, recipe)
+    metrics, logits = _test(trainer, model.config, datasets, recipe)
+    if recipe.training.pseudo_labels is not None:
         metrics["pseudo_labels"] = datasets["train"].pseudo_labels
-    if settings.bad_images == "skip":
+    if recipe.data.bad_images == "skip":
         metrics["skipped_images"] = count_skipped(folder / SKIPPED)
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, metrics)
         test_labels = None if logits is None else datasets["test"].labels
-        history = trainer.state.log_history
-        present(Trained(recipe, model, processor, data, test_labels, logits, metrics, history))
-        _tidy(folder, trainer)
+        present(Trained(recipe, model, processor, data, test_labels, logits, metrics, trainer.state.log_history))
+        _tidy(recipe, trainer)
+    trainer.accelerator.wait_for_everyone()
     return Result(metrics, folder)
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
-    asked = recipe.training.resume_from_checkpoint
+    asked = recipe.arguments.resume_from_checkpoint
     if asked in (None, "false", "False"):
         if any(folder.glob("checkpoint-*")) and not (folder / METRICS).is_file():
             raise HalflabelError(
@@ -172,28 +184,30 @@ def _clear(folder: Path, checkpoint: str | None) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _tidy(folder: Path, trainer: Trainer) -> None:
-    """Remove, now that nothing is left to do, what a run goes on from that is killed before; the best one stays."""
-    for name in (PROBE, UNKNOWN_AS_NEGATIVE):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _tidy(recipe: Recipe, trainer: Trainer) -> None:
+    """Remove, now that nothing is left to do, what a run goes on from that is killed before.
+
+    Checkpoints stay where `save_total_limit` was asked for; of one, the best.
+    """
+    folder = recipe.folder
+    shutil.rmtree(folder / PROBE, ignore_errors=True)
     best = folder / Path(trainer.state.best_model_checkpoint or "none").name
-    if trainer.args.save_total_limit == 1 and best.is_dir():
-        for path in folder.glob("checkpoint-*"):
-            if path != best:
-                shutil.rmtree(path)
+    asked = "save_total_limit" in recipe.said
+    for path in folder.glob("checkpoint-*"):
+        if not asked or (trainer.args.save_total_limit == 1 and best.is_dir() and path != best):
+            shutil.rmtree(path)
 
 
-def _fit_rule(
-    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], settings: RecipeArguments
-) -> None:
+def _fit_rule(trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], recipe: Recipe) -> None:
     """Fit calibration and thresholds on the validation split, and store them in the model's configuration."""
-    if settings.decide is None:
+    keys = recipe.decisions
+    if keys.decide is None:
         return
     if trainer.eval_dataset is None:
         log.warning("decide: no validation split to fit thresholds on, so yes is a score of at least 0.5")
         return
     logits = np.asarray(trainer.predict(datasets["validation"]).predictions)
-    rule = fit_decisions(logits, datasets["validation"].labels, settings.decide, settings.calibration)
+    rule = fit_decisions(logits, datasets["validation"].labels, keys.decide, keys.calibration)
     config.decisions = rule.to_dict()
     if trainer.is_world_process_zero():
         for note in decision_notes(rule, config.label_space.names):
@@ -201,56 +215,17 @@ def _fit_rule(
 
 
 def _test(
-    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], settings: RecipeArguments
+    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], recipe: Recipe
 ) -> tuple[dict[str, Any], Any]:
     """Touch the test split, once, at the end; return its measures and its logits."""
     if "test" not in datasets:
         log.warning("there is no test split: metrics.json holds no result")
         return {"split": None}, None
     logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), config.decision_rule
-    ci = settings.ci if trainer.is_world_process_zero() else None  # resampling takes its time; one process is enough
+    main = trainer.is_world_process_zero()  # resampling takes its time; one process is enough
+    ci = recipe.decisions.ci if main else None
     labels, names = datasets["test"].labels, config.label_space.names
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
-
-
-def _train_unknown_as_negative(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    start: Mapping[str, Any],
-    datasets: dict[str, Any],
-    data: TrainingData,
-) -> dict[str, Any]:
-    """Train the same recipe on the same budget with unknown taken as negative, and return its test metrics."""
-    log.info("once more, with unknown taken as negative")
-    settings = replace(
-        recipe.settings, compare_unknown_as_negative=False, unknown="negative", pseudo_labels=None, pseudo_args=None
-    )
-    training = copy.copy(recipe.training)
-    training.output_dir = str(recipe.folder / UNKNOWN_AS_NEGATIVE)
-    other = replace(recipe, settings=settings, training=training)
-    checkpoint = last_checkpoint(other.folder) if recipe.resumes else None
-    set_seed(training.seed)
-    if settings.cache_features:
-        counts = data.target_counts(settings)
-        objective = loss_configuration(settings, counts, data.names)
-        config = TimmMultiLabelConfig(**{**model.config.to_dict(), **objective, "decisions": None})
-        rival = TimmMultiLabelForImageClassification(config, backbone=model.backbone)
-        rival.freeze_backbone()
-        rival.head.load_state_dict(start)
-        targets = training_targets(data.images.of_split("train").labels, data.names, settings)
-        sets = {**datasets, "train": FeatureDataset(datasets["train"].features, targets, settings.views)}
-        start_head(rival, sets["train"], counts)
-    else:
-        rival, _, sets = prepare_training(other, data, checkpoint)
-    trainer = make_trainer(other, rival, sets, data, checkpoint)
-    if trainer.is_world_process_zero():
-        _clear(other.folder, checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if settings.lora_rank is not None:
-        merge_lora(rival)
-    _fit_rule(trainer, rival.config, sets, settings)
-    metrics, _ = _test(trainer, rival.config, sets, settings)
-    return metrics
 
 
 def _save(
@@ -260,10 +235,10 @@ def _save(
     metrics: dict[str, Any],
 ) -> None:
     folder = recipe.folder
-    with full_disk_told(folder):
+    with disk_faults_told(folder):
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
-    resolved = {**recipe.given, INFORMATION: library_versions()}
+    resolved = {**recipe.plain(), INFORMATION: library_versions()}
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     entries = [{key: _or_none(value) for key, value in entry.items()} for entry in trainer.state.log_history]
     history = json.dumps(entries, indent=1)
@@ -274,3 +249,142 @@ def _save(
 def _or_none(value: Any) -> Any:  # noqa: ANN401 - whatever the Trainer logs
     """Return None for NaN and infinity, which JSON cannot hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def prepare_training(
+    recipe: Recipe, data: TrainingData, checkpoint: str | None = None
+) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, dict[str, Any]]:
+    """Return the model as training finds it, its image processor, and the data set of each split.
+
+    The head starts from what is known of each label; or, where the recipe says `probe_first`, from a probe's solution.
+    Where it says `pseudo_labels`, unknown training entries have got theirs.
+
+    Args:
+        recipe: The recipe.
+        data: What it trains on.
+        checkpoint: Where training goes on from; the head then comes from there, and no probe is needed.
+
+    Raises:
+        HalflabelError: On any fault of the recipe that only the model or the data show.
+    """
+    probe = recipe.training.probe_first
+    model, processor = build_model(recipe, data)
+    if probe is not None and checkpoint is None:
+        _fit_head(recipe, probe, model, processor, data)
+    choose_trained(model, recipe.training)
+    use_fast_layout(model, recipe)
+    datasets = make_datasets(recipe, model, processor, data)
+    datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets)
+    if probe is None:
+        start_head(model, datasets["train"], data.target_counts(recipe))
+    return model, processor, datasets
+
+
+def _fit_head(
+    recipe: Recipe,
+    name: str,
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    data: TrainingData,
+) -> None:
+    """Train the head on cached features of the backbone as it is; see LP-FT (Kumar et al. 2022, arXiv 2202.10054)."""
+    log.info("first the head alone, as %s trains it", name)
+    folder = recipe.folder / PROBE
+    probe = _probe_recipe(recipe, name, folder)
+    model.freeze_backbone()
+    datasets = make_datasets(probe, model, processor, data)
+    start_head(model, datasets["train"], data.target_counts(probe))
+    trainer = make_trainer(probe, model, datasets, data)
+    checkpoint = last_checkpoint(folder) if recipe.resumes else None
+    if checkpoint is None and trainer.is_world_process_zero():
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    set_seed(recipe.arguments.seed)  # what is drawn from here on is the same when the probe was done before a break
+    model.unfreeze_backbone()
+
+
+def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
+    """Return a recipe that trains as the named one does, with this one's data, model, seed and device."""
+    run = {key: getattr(recipe.arguments, key) for key in _OF_THE_RUN}
+    same = {key: getattr(value, "value", value) for key, value in run.items() if value is not None}
+    probe = parse_recipe(name, {"output_dir": str(folder), "report_to": "none", **same})
+    if not probe.training.cache_features or probe.model.head != recipe.model.head:
+        raise HalflabelError(
+            f"probe_first: {name!r} must be a recipe with cache_features: true and head: {recipe.model.head}"
+        )
+    training = TrainingKeys(
+        freeze_backbone=True, cache_features=True, views=probe.training.views,
+        feature_cache=recipe.training.feature_cache, channels_last=recipe.training.channels_last,
+        train_transform=recipe.training.train_transform, log_epochs=recipe.training.log_epochs,
+    )  # fmt: skip
+    return replace(probe, data=recipe.data, model=recipe.model, decisions=recipe.decisions, training=training)
+
+
+def add_pseudo_labels(
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    processor: TimmMultiLabelImageProcessor,
+    data: TrainingData,
+    datasets: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Fill unknown entries of the training split with pseudo-labels, in place.
+
+    The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
+
+    Args:
+        recipe: Its `pseudo_labels` and `pseudo_args` say how.
+        model: Untrained.
+        processor: The model's.
+        data: What the recipe trains on.
+        datasets: See `preparation.make_datasets`; the labels of `train` are replaced.
+
+    Returns:
+        The report, see `PseudoLabels.to_dict`; None where the recipe wants none, or nothing is unknown.
+    """
+    keys, train = recipe.training, datasets["train"]
+    if keys.pseudo_labels is None:
+        return None
+    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
+    labels = data.images.of_split("train").labels
+    if not (labels == IGNORE_INDEX).any():
+        log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
+        return None
+    features = train.features if isinstance(train, FeatureDataset) else None
+    views = keys.views if isinstance(train, FeatureDataset) else 1
+    if features is None:
+        features = training_features(recipe, model, processor, data)
+    pooled = _pool(features, model.head.power)
+    found = make_pseudo_labels(
+        pooled, labels, PseudoLabelOptions.of(keys.pseudo_args), views, recipe.arguments.seed
+    )  # fmt: skip
+    _report(found, data.names)
+    guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
+    if guessed.any():
+        train.labels = np.where(guessed, found.targets, train.labels).astype(np.float32)
+    return found.to_dict(data.names)
+
+
+def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 - a tensor, or rows on disk
+    """Return one vector per row: the mean over positions where the head consumes these."""
+    if isinstance(features, torch.Tensor) and features.ndim == 2:
+        pooled = features.float()
+    else:
+        pooled = torch.stack([features[row].float().mean(dim=0) for row in range(len(features))])
+    return np.asarray(raise_features(pooled, power))
+
+
+def _report(found: PseudoLabels, names: tuple[str, ...]) -> None:
+    """Log what each round found, and what was decided."""
+    for number, one in enumerate(found.rounds, start=1):
+        right = "undefined" if one.precision is None else f"{one.precision:.3f}"
+        log.info(
+            "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries",
+            number, one.yes, one.no, right, one.hidden,
+        )  # fmt: skip
+    if found.without:
+        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist([names[j] for j in found.without]))
+    if found.rounds and not found.kept:
+        log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
+    elif found.kept < len(found.rounds):
+        log.warning("round %d of the pseudo-labels was best and is kept", found.kept)

@@ -1,25 +1,47 @@
-"""The Trainer with exact counts: what a loss is divided by is counted over the whole optimizer step on all devices."""
+"""The Trainer with exact counts, and how a recipe's is made.
 
+What a loss is divided by is counted over the whole optimizer step on all devices.
+"""
+
+import copy
 import logging
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..model.errors import HalflabelError
-from ..model.labels import IGNORE_INDEX, UNCERTAIN
+from ..data.pixels import collate
+from ..metrics.measures import trainer_metrics
+from ..model.errors import HalflabelError, shortlist
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels
 from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
 from ..model.objective import count_items
-from .resuming import UNFINISHED, KeepTrainingWeights, full_disk_told, move_to_its_place
+from .checkpoints import (
+    TRAINING_WEIGHTS,
+    UNFINISHED,
+    AverageWeights,
+    KeepTrainingWeights,
+    disk_faults_told,
+    move_to_its_place,
+)
+from .features import ChangeViews
+from .keys import TrainingKeys
+from .preparation import TrainingData, loss_configuration
+from .recipe import Recipe
+from .transfer import add_lora, freeze, optimizer_cls_and_kwargs
 
 log = logging.getLogger(__name__)
+_REPEATED = "repeated_images"
 
 
 class TellEpoch(TrainerCallback):
@@ -100,7 +122,7 @@ class MultiLabelTrainer(Trainer):
         unfinished = place.parent / UNFINISHED / place.name
         self._saving = True
         try:
-            with full_disk_told(place):
+            with disk_faults_told(place):
                 self._write_whole(model, trial, unfinished, place)
         except HalflabelError:
             shutil.rmtree(unfinished.parent, ignore_errors=True)  # half of one only fills the disk
@@ -218,4 +240,202 @@ class MultiLabelTrainer(Trainer):
         return counts
 
 
-_REPEATED = "repeated_images"
+class Progress(ProgressCallback):
+    """The Trainer's progress bar as one live line: what was logged last stands behind it.
+
+    With `lines` every log is a line above the bar instead; evaluation has no bar of its own.
+    """
+
+    def __init__(self, lines: bool = False) -> None:
+        """Say whether logs are lines."""
+        super().__init__()
+        self.lines = lines
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Show what was logged."""
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            if self.lines:
+                self.training_bar.write(describe_log(logs))
+            else:
+                self.training_bar.set_postfix_str(describe_log(logs))
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, *_: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Show nothing."""
+
+
+class Printer(PrinterCallback):
+    """The same where `disable_tqdm` is set: lines, or nothing."""
+
+    def __init__(self, lines: bool = False) -> None:
+        """Say whether logs are lines."""
+        self.lines = lines
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Print a line."""
+        if self.lines and state.is_local_process_zero and logs:
+            print(describe_log(logs), flush=True)
+
+
+_WORDS = {
+    "loss": "training loss",
+    "learning_rate": "learning rate",
+    "eval_mAP": "validation mAP",
+    "eval_mAUROC": "mAUROC",
+    "eval_known_loss": "loss",
+    "eval_undefined_labels": "undefined labels",
+    "train_runtime": "seconds of training",
+}
+_OTHERS = ("grad_norm", "total_flos", "epoch", "step", "eval_CF1", "eval_OF1", "train_loss")
+"""Left out of the line, with all that ends in runtime or per_second; `training_log.json` holds everything."""
+
+
+def describe_log(logs: Mapping[str, Any]) -> str:
+    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at.
+
+    Args:
+        logs: As `TrainerCallback.on_log` gets them; a number that is NaN is undefined, and said to be.
+    """
+    parts = []
+    for key, value in logs.items():
+        if key in _WORDS or not (key in _OTHERS or key.endswith(("runtime", "per_second"))):
+            if key == "eval_undefined_labels" and not value:
+                continue
+            parts.append(f"{_WORDS.get(key, key)} {_show(value)}")
+    start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
+    return start + ", ".join(parts)
+
+
+def _show(value: Any) -> str:  # noqa: ANN401 - whatever is logged
+    if not isinstance(value, float):
+        return str(value)
+    return "undefined" if math.isnan(value) else f"{value:.3g}"
+
+
+class DropBatchMeanLoss(TrainerCallback):
+    """Leave `eval_loss` out of the log: it is a mean of batch means, not the mean over known entries."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Remove it; `eval_known_loss` stands there instead."""
+        for entry in (logs, state.log_history[-1] if state.log_history else None):
+            if entry is not None:
+                entry.pop("eval_loss", None)
+
+
+def build_model(
+    recipe: Recipe, data: TrainingData
+) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
+    """Return the recipe's model, all of it trainable, and its image processor.
+
+    Raises:
+        HalflabelError: On a backbone, head or loss that does not fit, or weights that cannot be had.
+    """
+    keys = recipe.model
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        keys.backbone,
+        data.names,
+        weights=keys.weights,
+        head=keys.head,
+        head_args=dict(keys.head_args or {}) or None,
+        backbone_args=dict(keys.backbone_args or {}) or None,
+        **loss_configuration(recipe, data.target_counts(recipe), data.names),
+    )
+    return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+
+
+def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKeys) -> None:
+    """Freeze what the recipe freezes, or put in the adapters that it trains instead.
+
+    Raises:
+        HalflabelError: If a pattern matches nothing, or peft is missing.
+    """
+    if keys.freeze_backbone:
+        model.freeze_backbone()
+    if keys.freeze:
+        freeze(model, keys.freeze)
+    if keys.lora_rank is not None:
+        adapted = add_lora(model, keys.lora_rank, keys.lora_alpha, keys.lora_targets)
+        log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
+
+
+def use_fast_layout(model: TimmMultiLabelForImageClassification, recipe: Recipe) -> None:
+    """Put the weights of convolutions into the memory layout in which they are faster, unless that is switched off."""
+    arguments = recipe.arguments
+    if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
+        torch.nn.Module.to(model, memory_format=torch.channels_last)
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: TimmMultiLabelForImageClassification,
+    datasets: dict[str, Any],
+    data: TrainingData,
+    checkpoint: str | None = None,
+) -> MultiLabelTrainer:
+    """Return the Trainer of a recipe.
+
+    Args:
+        recipe: Its arguments say whether and when to validate, if there is a validation split that can be measured.
+        model: See `build_model` and `choose_trained`.
+        datasets: See `preparation.make_datasets`.
+        data: What they were made of.
+        checkpoint: Where training goes on from; None: a fresh start.
+
+    Raises:
+        HalflabelError: On settings that contradict the data or the checkpoint.
+    """
+    arguments, keys, train = copy.copy(recipe.arguments), recipe.training, datasets["train"]
+    validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
+    if "validation" in datasets and not validated:
+        log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
+    if not validated:
+        arguments.eval_strategy = arguments.eval_strategy.__class__("no")
+        arguments.load_best_model_at_end = False
+    elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
+        arguments.load_best_model_at_end = True
+    callbacks = _transfer_callbacks(keys, checkpoint)
+    if data.stream is None:
+        callbacks.append(ChangeViews(train))
+    else:
+        arguments.accelerator_config = copy.copy(arguments.accelerator_config)
+        if arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
+            arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
+    if keys.early_stopping_patience is not None:
+        if not validated:
+            raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=keys.early_stopping_patience))
+    trainer = MultiLabelTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=train,
+        eval_dataset=datasets["validation"] if validated else None,
+        compute_metrics=trainer_metrics,
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
+        images_in_stream=None if data.stream is None else data.counts.images,
+    )
+    listed = trainer.callback_handler.callbacks
+    ours = {ProgressCallback: Progress(keys.log_epochs), PrinterCallback: Printer(keys.log_epochs)}
+    listed[:] = [
+        DropBatchMeanLoss(),
+        *(ours.get(type(one), one) for one in listed),
+    ]  # before those that print or report
+    return trainer
+
+
+def _transfer_callbacks(keys: TrainingKeys, checkpoint: str | None) -> list[TrainerCallback]:
+    """Return what happens to the weights during training."""
+    callbacks: list[TrainerCallback] = []
+    if keys.ema_decay is not None:
+        callbacks.append(AverageWeights(keys.ema_decay, checkpoint))
+    elif keys.lora_rank is not None:
+        callbacks.append(KeepTrainingWeights(checkpoint))
+    elif checkpoint is not None and (Path(checkpoint) / TRAINING_WEIGHTS).is_file():
+        raise HalflabelError(f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same")
+    return callbacks
+
+
+def _is_measurable(labels: IntMatrix) -> bool:
+    """Tell whether mAP is defined: an epoch cannot be the best by a measure that is not."""
+    counts = count_labels(labels)
+    return bool(((counts.positive > 0) & (counts.negative > 0)).any())

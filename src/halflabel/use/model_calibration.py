@@ -13,7 +13,7 @@ from ..decide.decision_fitting import check_fitting, fit_decisions
 from ..decide.decision_report import describe_decisions
 from ..model.decisions import DecisionRule
 from ..model.errors import HalflabelError
-from ..training.processes import process_state
+from ..training.features import process_state
 from .inference import choose_split, load_model, split_logits
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from ..model.errors import HalflabelError, nearest_file
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
-from ..training.network_threads import Network, batch_limit, run_in_threads
-from ..training.processes import process_state
+from ..training.features import Network, batch_limit, process_state, run_in_threads
 from .inference import load_model
 
 YES = "answered_yes"

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError, shortlist
-from ..training.processes import process_state
+from ..training.features import process_state
 from .prediction import YES, Scorer
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@ import torch
 import yaml
 
 from halflabel import HalflabelError
-from halflabel.training.arguments import parse_recipe
+from halflabel.training.recipe import parse_recipe
 
 BASE = {"data": "labels.csv", "backbone": "test_resnet"}
 
@@ -16,36 +16,36 @@ def write(tmp_path, **keys):
 
 def test_default_then_file_then_command_line(tmp_path):
     path = write(tmp_path, validation_share=0.3)
-    assert parse_recipe(path).settings.validation_share == 0.3
-    assert parse_recipe(path, ["--validation_share", "0.4"]).settings.validation_share == 0.4
-    assert parse_recipe(path, ["--validation_share=0.4"]).settings.validation_share == 0.4
-    assert parse_recipe(write(tmp_path)).settings.validation_share == 0.15
+    assert parse_recipe(path).data.validation_share == 0.3
+    assert parse_recipe(path, ["--validation_share", "0.4"]).data.validation_share == 0.4
+    assert parse_recipe(path, ["--validation_share=0.4"]).data.validation_share == 0.4
+    assert parse_recipe(write(tmp_path)).data.validation_share == 0.15
 
 
 def test_a_float_that_yaml_reads_as_text_is_a_number(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text(f"data: a.csv\nbackbone: b\noutput_dir: {tmp_path}/out\nlearning_rate: 1e-3\n")
-    assert parse_recipe(str(path), ["--report_to", "tensorboard,wandb"]).training.report_to == ["tensorboard", "wandb"]
+    assert parse_recipe(str(path), ["--report_to", "tensorboard,wandb"]).arguments.report_to == ["tensorboard", "wandb"]
     assert isinstance(yaml.safe_load(path.read_text())["learning_rate"], str)  # what would go wrong
-    assert parse_recipe(str(path)).training.learning_rate == 0.001
+    assert parse_recipe(str(path)).arguments.learning_rate == 0.001
 
 
 def test_training_arguments_lists_booleans_and_mappings(tmp_path):
     path = write(tmp_path, seed=5, report_to=["none"], freeze_backbone=True, labels=["a", "b"],
                  backbone_args={"drop_path_rate": 0.1}, lr_scheduler_type="cosine")  # fmt: skip
     recipe = parse_recipe(path, ["--hide_groups", '{"x": ["a"]}'])
-    assert recipe.training.seed == 5
-    assert recipe.training.lr_scheduler_type == "cosine"
-    assert recipe.settings.freeze_backbone is True
-    assert recipe.settings.labels == ["a", "b"]
-    assert recipe.settings.backbone_args == {"drop_path_rate": 0.1}
-    assert recipe.settings.hide_groups == {"x": ["a"]}
+    assert recipe.arguments.seed == 5
+    assert recipe.arguments.lr_scheduler_type == "cosine"
+    assert recipe.training.freeze_backbone is True
+    assert recipe.data.labels == ["a", "b"]
+    assert recipe.model.backbone_args == {"drop_path_rate": 0.1}
+    assert recipe.data.hide_groups == {"x": ["a"]}
 
 
 def test_null_means_the_default_and_weights_may_be_none(tmp_path):
     recipe = parse_recipe(write(tmp_path, labels=None, weights=None))
-    assert recipe.settings.labels is None
-    assert recipe.settings.weights == "none"  # never the default, which would be a download
+    assert recipe.data.labels is None
+    assert recipe.model.weights is None  # never the default, which would be a download
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_a_required_key_that_is_missing(tmp_path):
 
 
 def test_resume_without_a_value_means_the_last_checkpoint(tmp_path):
-    assert parse_recipe(write(tmp_path), ["--resume_from_checkpoint"]).training.resume_from_checkpoint == "true"
+    assert parse_recipe(write(tmp_path), ["--resume_from_checkpoint"]).arguments.resume_from_checkpoint == "true"
     given = parse_recipe(write(tmp_path), ["--resume_from_checkpoint", "x", "--seed", "1"])
-    assert (given.training.resume_from_checkpoint, given.training.seed) == ("x", 1)
+    assert (given.arguments.resume_from_checkpoint, given.arguments.seed) == ("x", 1)
 
 
 def test_processes_without_an_accelerator_know_that_they_are_on_cpus(monkeypatch):
     recipe = parse_recipe("quickstart")
-    assert recipe.training.use_cpu is not torch.accelerator.is_available()
-    assert "use_cpu" not in recipe.given  # a recipe written here is also run where there is one
+    assert recipe.arguments.use_cpu is not torch.accelerator.is_available()
+    assert "use_cpu" not in recipe.said  # a recipe written here is also run where there is one
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert not parse_recipe("quickstart").training.use_cpu
+    assert not parse_recipe("quickstart").arguments.use_cpu
 
 
 def test_a_key_that_is_gone_is_passed_over_where_it_said_nothing_and_refused_where_it_did(tmp_path):
-    assert parse_recipe(write(tmp_path, teacher_weight=None, teacher_ramp=0.3)).settings.backbone == "test_resnet"
+    assert parse_recipe(write(tmp_path, teacher_weight=None, teacher_ramp=0.3)).model.backbone == "test_resnet"
     with pytest.raises(HalflabelError, match=r"my.yaml: teacher_weight is gone since version 0\.2: .* leave it out$"):
         parse_recipe(write(tmp_path, teacher_weight=1.0))

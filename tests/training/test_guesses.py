@@ -3,8 +3,7 @@ import pytest
 
 from halflabel import HalflabelError
 from halflabel.data.hiding import hide_labels
-from halflabel.training.pseudo_labels import make_pseudo_labels
-from halflabel.training.pseudo_options import PseudoLabelOptions
+from halflabel.training.guesses import PseudoLabelOptions, make_pseudo_labels
 
 U, UNSURE = -100, -101
 

@@ -1,0 +1,333 @@
+"""Checkpoints that are whole or not there, and that resume exactly: what they hold, and which is the last one.
+
+Also what lies beside a model in a checkpoint where the model is not what the optimizer works on: a moving average.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..model.errors import HalflabelError, reason_of, shortlist
+
+log = logging.getLogger(__name__)
+TRAINING_WEIGHTS = "training_weights.safetensors"
+UNFINISHED = ".unfinished"
+"""The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
+
+_FAILED_WRITES = ("iostream", "inline_container")  # what torch.save says where it cannot write
+_TRAINED = "trained."
+_NEEDED = {
+    "model.safetensors": ("model*.safetensors", "pytorch_model_fsdp*"),
+    "optimizer.pt": ("optimizer*",),
+    "scheduler.pt": ("scheduler.pt",),
+    "rng_state.pth": ("rng_state*.pth",),
+    "trainer_state.json": ("trainer_state.json",),
+}
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Say why a run cannot go on from a checkpoint; None: it can."""
+    for name, patterns in _NEEDED.items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"it holds no {name}"
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and not _is_whole(path):
+            return f"its {path.name} is cut off or damaged"
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Read what stands last in a file of a checkpoint, or how long it should be."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        return path.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
+    except (SafetensorError, ValueError):
+        return False
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the last checkpoint in an output folder that is whole; None where there is none at all.
+
+    What was not finished, and what is damaged, is named in a warning.
+
+    Raises:
+        HalflabelError: If every checkpoint is damaged.
+    """
+    for path in sorted((folder / UNFINISHED).glob("checkpoint-*")):
+        log.warning("%s was not written to its end when the run stopped, and is left out", path.name)
+    faults = []
+    numbers = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
+    for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
+        path = folder / f"checkpoint-{number}"
+        fault = find_fault(path)
+        if fault is None:
+            log.info("going on from %s", path)
+            return str(path)
+        log.warning("%s is left out: %s", path, fault)
+        faults.append(fault)
+    if faults:
+        raise HalflabelError(f"no checkpoint in {folder} is whole: of the last, {faults[0]}; start in another folder")
+    return None
+
+
+@contextlib.contextmanager
+def disk_faults_told(what: Path) -> Iterator[None]:
+    """Turn what is raised where a file cannot be written into one line.
+
+    Raises:
+        HalflabelError: On a full disk, or a folder that cannot be written to.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = reason_of(error, first_line=True)
+        if isinstance(error, RuntimeError) and not any(word in reason for word in _FAILED_WRITES):
+            raise
+        raise HalflabelError(
+            f"{what} cannot be written ({reason}); is the disk full? What was written earlier is there: "
+            "make room, and go on with --resume_from_checkpoint"
+        ) from error
+
+
+def move_to_its_place(unfinished: Path, place: Path) -> None:
+    """Give a whole checkpoint its name; one that has the name already makes way."""
+    replaced = unfinished.with_name("replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if place.exists():
+        place.rename(replaced)
+    unfinished.rename(place)
+    shutil.rmtree(unfinished.parent)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's parameters and buffers by name: the tensors themselves, whatever `state_dict` makes of them."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def copy_weights(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Copy each tensor of `target` from the one of that name in `source`, in place."""
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+class KeepTrainingWeights(TrainerCallback):
+    """Write the weights as they are trained into every checkpoint, and go on from them.
+
+    `model.safetensors` in a checkpoint is a whole model for use. Where that is not what the optimizer works on
+    (`averaging`, `lora`), this callback of a `MultiLabelTrainer` keeps the latter beside it, in safetensors, so that a
+    resumed run equals one without a break.
+    """
+
+    def __init__(self, checkpoint: str | Path | None = None) -> None:
+        """Say where the run goes on from.
+
+        Args:
+            checkpoint: What `Trainer.train(resume_from_checkpoint=...)` gets; None: a fresh run, or the checkpoint
+                of the step that the run resumes at, in `output_dir`.
+        """
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+
+    def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return what is written, by name."""
+        return {f"{_TRAINED}{name}": tensor for name, tensor in weights_of(model).items()}
+
+    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
+        """Take back what was written; the model holds the weights of `model.safetensors` at that time."""
+        trained = {name.removeprefix(_TRAINED): stored[name] for name in stored if name.startswith(_TRAINED)}
+        copy_weights(trained, weights_of(model))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take the weights of the checkpoint that the run resumes from.
+
+        Raises:
+            HalflabelError: If it was not written with this callback, or by a run with other settings.
+        """
+        if not state.global_step:
+            return
+        folder = self.checkpoint or Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        path = folder / TRAINING_WEIGHTS
+        if not path.is_file():
+            raise HalflabelError(f"{path}: no such file, and this run cannot resume without it; start it afresh")
+        try:
+            self.restore(model, load_file(path, device=str(model.device)))
+        except (KeyError, RuntimeError) as error:
+            raise HalflabelError(f"{path} is of a run with another model or other settings: {error}") from error
+
+    def write(self, model: nn.Module, folder: Path) -> None:
+        """Write a checkpoint's part; `MultiLabelTrainer` asks for it where it writes the rest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.training_weights(model).items()
+        }
+        save_file(weights, folder / TRAINING_WEIGHTS)
+
+
+_PICKLED = ("optimizer*.pt", "scheduler*.pt", "rng_state*.pth")
+
+
+def check_checkpoint(folder: Path, model: nn.Module) -> None:
+    """Refuse a checkpoint of another model, or one that is not whole, before training is set up.
+
+    The Trainer would load weights by the names that happen to fit, and leave the others random. The pickled parts are
+    read as the Trainer reads them: their tensors and plain values, and nothing that could run.
+
+    Args:
+        folder: What `Trainer.train(resume_from_checkpoint=...)` gets.
+        model: What is trained.
+
+    Raises:
+        HalflabelError: With the file and what is wrong.
+    """
+    name = TRAINER_STATE_NAME
+    try:
+        TrainerState.load_from_json(str(folder / name))
+        for path in sorted(path for pattern in _PICKLED for path in folder.glob(pattern) if path.is_file()):
+            name = path.name
+            with safe_globals():
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        name = SAFE_WEIGHTS_NAME
+        if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():  # in pieces: transformers compares these itself
+            return
+        with safe_open(folder / name, framework="pt") as stored:
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else "it is cut off or damaged"
+        raise HalflabelError(f"{folder} is no checkpoint to resume from: {name}: {reason}") from error
+    except Exception as error:  # UnpicklingError, and whatever else a pickle makes of being refused
+        raise HalflabelError(f"{folder} is not resumed from: {name} is damaged, or would run code") from error
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    differing = sorted(key for key in shapes.keys() | expected.keys() if shapes.get(key) != expected.get(key))
+    if differing:
+        raise HalflabelError(f"{folder} is of another network or of other labels: {shortlist(differing, 3)} differ")
+
+
+_AVERAGE = "average."
+
+
+def averaging_decay(decay: float, steps: int) -> float:
+    """Return the share of the old average that is kept: min(decay, (1 + steps) / (10 + steps)).
+
+    The second term (TensorFlow's ExponentialMovingAverage) makes the average forget the first weights soon.
+
+    Args:
+        decay: The largest share.
+        steps: How often was averaged before.
+    """
+    return min(decay, (1 + steps) / (10 + steps))
+
+
+class AverageWeights(KeepTrainingWeights):
+    """Average the weights over the optimizer steps, and show the average to everything but training.
+
+    average <- d * average + (1 - d) * weights after each optimizer step, with d of `averaging_decay` (Polyak &
+    Juditsky 1992; Tarvainen & Valpola, arXiv 1703.01780). The average starts as the first weights. While the Trainer
+    evaluates or saves, and when training ends, the model holds the average: the best epoch is the average's best, and
+    each checkpoint and the final folder are models of averaged weights. What is trained lies beside them in
+    `training_weights.safetensors`, for resuming.
+
+    Floating-point buffers are averaged too, as timm's ModelEmaV3 does: BatchNorm's running statistics belong to the
+    weights they were measured with, and so lag as much as the averaged weights do. Integers stay those of the training.
+
+    The average lies where the model does, and takes as much memory; while it is shown, twice as much.
+    """
+
+    def __init__(self, decay: float, checkpoint: str | Path | None = None) -> None:
+        """Set what is kept of the average at each step.
+
+        Args:
+            decay: In (0, 1), like 0.999: the average is then over about the last 1000 steps.
+            checkpoint: See `resuming.KeepTrainingWeights`.
+
+        Raises:
+            HalflabelError: If the decay is out of range.
+        """
+        if not 0 < decay < 1:
+            raise HalflabelError(f"ema_decay is {decay}, expected between 0 and 1, like 0.999")
+        super().__init__(checkpoint)
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.hidden: dict[str, Tensor] | None = None  # the trained weights, while the model holds the average
+
+    def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the trained and the averaged weights."""
+        trained = weights_of(model) | (self.hidden or {})
+        average = {f"{_AVERAGE}{name}": tensor for name, tensor in self.average.items()}
+        return {f"trained.{name}": tensor for name, tensor in trained.items()} | average
+
+    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
+        """Take back both."""
+        super().restore(model, stored)
+        copy_weights({name.removeprefix(_AVERAGE): tensor for name, tensor in stored.items()}, self.average)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Start the average, or go on with that of the checkpoint.
+
+        Raises:
+            HalflabelError: If the weights are not of float32 or float64, which a small step would not change.
+        """
+        weights = weights_of(model)
+        coarse = [name for name, w in weights.items() if w.is_floating_point() and torch.finfo(w.dtype).bits < 32]
+        if coarse:
+            raise HalflabelError(f"averaging needs float32 weights; {coarse[0]} is {weights[coarse[0]].dtype}")
+        self.hidden = None
+        self.average = {name: tensor.clone() for name, tensor in weights.items() if tensor.is_floating_point()}
+        super().on_train_begin(args, state, control, model=model)
+        self._show(model)  # for an evaluation at the start
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Go on with training."""
+        self._hide(model)
+
+    on_step_begin = on_epoch_begin
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Average; show the average where the Trainer evaluates or saves next."""
+        self._update(weights_of(model), state.global_step - 1)
+        if control.should_evaluate or control.should_save:
+            self._show(model)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Show the average: the Trainer evaluates or saves next, or training is over."""
+        self._show(model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leave the model with what it holds, the average or the best one, and free the rest."""
+        self.hidden, self.average = None, {}
+
+    @torch.no_grad()
+    def _update(self, weights: dict[str, Tensor], steps: int) -> None:
+        update = get_ema_multi_avg_fn(averaging_decay(self.decay, steps))
+        update(list(self.average.values()), [weights[name] for name in self.average], None)
+
+    def _show(self, model: nn.Module) -> None:
+        if self.hidden is None:
+            weights = weights_of(model)
+            self.hidden = {name: weights[name].clone() for name in self.average}
+            copy_weights(self.average, {name: weights[name] for name in self.average})
+
+    def _hide(self, model: nn.Module) -> None:
+        if self.hidden is not None:
+            weights = weights_of(model)
+            copy_weights(self.hidden, {name: weights[name] for name in self.hidden})
+            self.hidden = None
