@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from halflabel import HalflabelError
 from halflabel.decide import relation_fitting
 from halflabel.decide.relation_fitting import calibrate_logits, fit_relations, relation_notes, relation_targets
-from halflabel.metrics.measures import log_loss
+from halflabel.metrics.calibration import log_loss
 from halflabel.model.relations import Relations
 
 

@@ -8,11 +8,10 @@ from scipy.optimize import minimize
 from scipy.sparse import csc_array, csr_array
 from scipy.sparse.linalg import LinearOperator
 
-from ..metrics.known_scores import Floats, check_pair
+from ..metrics.entries import Floats, check_pair
 from ..model.decisions import sigmoid
 from ..model.errors import shortlist
 from ..model.relations import Relations
-from .calibration import by_columns
 from .decision_fitting import fit_decisions
 
 MIN_TOGETHER = 5
@@ -27,6 +26,7 @@ LEAST_PROBABLE = 0.05
 _MOST_IN_DESIGN = 20_000_000  # of its entries; beyond, products of whole matrices are as fast
 _DENSE = 0.1  # share of known entries from which products of whole matrices are faster
 _TO_SAY = 0.1  # log odds; a weaker relation changes next to nothing
+_CHUNK_ENTRIES = 2_000_000  # of a matrix of pairs, worked on at once
 
 
 def calibrate_logits(logits: ArrayLike, labels: ArrayLike) -> Floats:
@@ -122,7 +122,7 @@ def _find_pairs(surprise: csc_array, min_together: int) -> tuple[NDArray[np.intp
     if surprise.nnz > _DENSE * surprise.shape[0] * count:
         tables = [table.toarray() for table in tables]
     pairs, sums = [np.empty((2, 0), dtype=np.intp)], [np.empty((3, 0))]
-    for part in by_columns(count, count):
+    for part in _by_columns(count):
         products = [table.T @ table[:, part] for table in tables]  # each of shape (num_labels, labels of this part)
         together, product, squares = (one if isinstance(one, np.ndarray) else one.toarray() for one in products)
         above = np.arange(count)[:, None] < np.arange(count)[part]
@@ -130,6 +130,11 @@ def _find_pairs(surprise: csc_array, min_together: int) -> tuple[NDArray[np.intp
         pairs.append(np.array(found) + [[0], [part.start]])
         sums.append(np.array([together[found], product[found], squares[found]]))
     return np.concatenate(pairs, axis=1), *np.concatenate(sums, axis=1)
+
+
+def _by_columns(count: int) -> list[slice]:
+    width = max(1, _CHUNK_ENTRIES // max(count, 1))
+    return [slice(start, start + width) for start in range(0, count, width)]
 
 
 def _probabilities(slope: Floats, curvature: Floats) -> Floats:
