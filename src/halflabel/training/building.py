@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..data.pixels import PixelDataset, collate
-from ..metrics.measures import trainer_metrics
+from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
@@ -137,7 +137,7 @@ def make_trainer(
         train_collator=_mixing_collator(recipe),
         train_dataset=train,
         eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=trainer_metrics,
+        compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(
             arguments, recipe.settings.layer_decay, recipe.settings.head_lr_multiplier
