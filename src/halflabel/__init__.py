@@ -11,7 +11,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .data.hiding import hide_labels
 from .decide.decision_fitting import fit_decisions
-from .metrics.measures import average_precision, evaluate_scores, roc_auc, trainer_metrics
+from .metrics.ranking import average_precision, roc_auc
+from .metrics.report import evaluate_scores
+from .metrics.trainer import trainer_metrics
 from .model.configuration_timm_multilabel import TimmMultiLabelConfig
 from .model.decisions import DecisionRule
 from .model.errors import HalflabelError

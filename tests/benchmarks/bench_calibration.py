@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from synthetic_scores import CHOSEN_ON, UNSEEN, synthetic
 
 from halflabel import fit_decisions
-from halflabel.metrics.measures import calibration_error, f_score, log_loss, precision, recall
+from halflabel.metrics.answers import f_score, precision, recall
+from halflabel.metrics.calibration import calibration_error, log_loss
 
 PRECISION, REACHED, MIN_POSITIVES = 0.9, 0.85, 200
 SETS = (("scaled", "temperature", 0), ("scaled", "platt", 0), ("shifted", "platt", 1.5))

@@ -17,7 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
 from transformers import EvalPrediction
 
-from halflabel.metrics.measures import average_precision, evaluate_scores, roc_auc, trainer_metrics
+from halflabel.metrics.ranking import average_precision, roc_auc
+from halflabel.metrics.report import evaluate_scores
+from halflabel.metrics.trainer import trainer_metrics
 
 
 def data(images, labels, known):

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
 from halflabel.data.pixels import FeatureDataset, collate
-from halflabel.metrics.measures import mean_defined
+from halflabel.metrics.entries import mean_defined
 from halflabel.training.preparation import (
     TargetCounts,
     loss_configuration,

@@ -12,7 +12,7 @@ from halflabel.data.hiding import hide_labels
 from halflabel.data.images import from_records
 from halflabel.data.merging import merge
 from halflabel.decide.thresholds import fit_thresholds
-from halflabel.metrics.measures import evaluate_scores
+from halflabel.metrics.report import evaluate_scores
 
 UNKNOWN, UNCERTAIN = -100, -101
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)

@@ -1,22 +1,16 @@
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_scores import CHOSEN_ON, UNSEEN, synthetic
 
 from halflabel import DecisionRule, HalflabelError, fit_decisions
 from halflabel.decide.calibration import fit_platt, fit_temperature
 from halflabel.decide.thresholds import fit_thresholds
-from halflabel.metrics.measures import calibration_error, precision
-
-SPEC = importlib.util.spec_from_file_location(
-    "synthetic_scores", Path(__file__).parents[1] / "helpers" / "synthetic_scores.py"
-)
-worlds = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(worlds)
+from halflabel.metrics.answers import precision
+from halflabel.metrics.calibration import calibration_error
 
 
 def draw(seed=0, rows=600, columns=5):
@@ -24,6 +18,12 @@ def draw(seed=0, rows=600, columns=5):
     true = rng.normal(-0.5, 2, (rows, columns))
     labels = (rng.random(true.shape) < 1 / (1 + np.exp(-true))).astype(int)
     return 2.5 * true + 1, np.where(rng.random(true.shape) < 0.5, labels, -100)
+
+
+def fit_each(fit, logits, labels):
+    """Scale and shift of each label's known entries, (2, num_labels)."""
+    pairs = zip(logits.T, labels.T, strict=True)
+    return np.array([fit(z[y >= 0], y[y >= 0]) for z, y in pairs]).T
 
 
 def keep(labels, column, answer, count):
@@ -34,21 +34,19 @@ def keep(labels, column, answer, count):
 def test_each_label_gets_its_own_numbers_where_enough_is_known():
     logits, labels = draw()
     rule = fit_decisions(logits, labels, "f2")
-    scale, shift = fit_platt(logits, labels)
-    np.testing.assert_array_equal(rule.scale, scale)
-    np.testing.assert_array_equal(rule.shift, shift)
+    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(fit_platt, logits, labels))
     np.testing.assert_array_equal(rule.thresholds, fit_thresholds(rule.scores(logits), labels, "f2").values)
     assert (rule.calibration, rule.objective, rule.min_known) == ("platt", "f2", 10)
     assert rule.known == tuple((labels >= 0).sum(axis=0))
     assert rule.positives == tuple((labels == 1).sum(axis=0))
     assert not any(rule.pooled_calibration + rule.pooled_threshold + rule.unmet)
+    assert fit_decisions(np.where(labels < 0, 1e9, logits), labels, "f2") == rule
 
 
 def test_temperature_has_no_shift_and_none_is_the_plain_sigmoid():
     logits, labels = draw()
     rule = fit_decisions(logits, labels, "f1", "temperature")
-    np.testing.assert_array_equal(rule.scale, fit_temperature(logits, labels))
-    assert set(rule.shift) == {0.0}
+    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(fit_temperature, logits, labels))
     rule = fit_decisions(logits, labels, "f1", "none")
     assert (set(rule.scale), set(rule.shift)) == ({1.0}, {0.0})
     assert rule.thresholds != DecisionRule.plain(5).thresholds
@@ -70,17 +68,16 @@ def test_a_label_short_of_known_yes_takes_the_scale_of_its_pool_and_keeps_its_ow
     labels[:, 4] = -100
     rule = fit_decisions(logits, labels)
     assert rule.pooled_calibration == rule.pooled_threshold == (False, True, False, True, True)
-    few = [1, 3]
-    known = labels[:, few] >= 0
-    pooled = fit_platt(logits[:, few][known][:, None], labels[:, few][known][:, None])
-    assert rule.scale[1] == rule.scale[3] == rule.scale[4] == pytest.approx(pooled[0][0])
-    assert rule.shift[4] == pytest.approx(pooled[1][0])  # nothing known: the pool's
+    known = labels[:, [1, 3]] >= 0
+    scale, shift = fit_platt(logits[:, [1, 3]][known], labels[:, [1, 3]][known])
+    assert rule.scale[1] == rule.scale[3] == rule.scale[4] == pytest.approx(scale)
+    assert rule.shift[4] == pytest.approx(shift)  # nothing known: the pool's
     scores = rule.scores(logits)
     for j, positives in ((1, 4), (3, 7)):
         answers = labels[labels[:, j] >= 0, j]
         targets = np.where(answers == 1, (positives + 1) / (positives + 2), 1 / ((answers == 0).sum() + 2))
         assert scores[labels[:, j] >= 0, j].mean() == pytest.approx(targets.mean(), rel=1e-6)
-    np.testing.assert_array_equal(rule.scale[0], fit_platt(logits, labels)[0][0])
+    assert rule.scale[0] == fit_each(fit_platt, logits[:, :1], labels[:, :1])[0, 0]
     assert fit_decisions(logits, labels, min_known=1).pooled_calibration == (False, False, False, False, True)
 
 
@@ -138,9 +135,9 @@ def test_wrong_arguments_are_named(arguments, message):
 
 @pytest.mark.parametrize("name", ["medium overlap", "easy and hard", "Laplace logits"])
 def test_on_entries_held_out_scores_are_calibrated_and_the_precision_is_kept(name):
-    design = (worlds.CHOSEN_ON | worlds.UNSEEN)[name]
+    design = (CHOSEN_ON | UNSEEN)[name]
     for seed in (1, 2):
-        logits, labels, _ = worlds.synthetic(design, seed, shift=1.5)
+        logits, labels, _ = synthetic(design, seed, shift=1.5)
         fit, test = slice(0, 10_000), slice(10_000, None)
         rule = fit_decisions(logits[fit], labels[fit], "precision>=0.9")
         scores = rule.scores(logits[test])
@@ -154,7 +151,7 @@ def test_on_entries_held_out_scores_are_calibrated_and_the_precision_is_kept(nam
 
 
 def test_a_temperature_is_enough_where_only_the_scale_is_wrong():
-    logits, labels, _ = worlds.synthetic(worlds.CHOSEN_ON["medium overlap"], 3)
+    logits, labels, _ = synthetic(CHOSEN_ON["medium overlap"], 3)
     rule = fit_decisions(logits[:10_000], labels[:10_000], calibration="temperature")
     assert calibration_error(rule.scores(logits[10_000:]), labels[10_000:]).mean() < 0.02
     assert math.isclose(1 / np.median(rule.scale), 2.5, rel_tol=0.1)

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 import halflabel.training.trainer
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import collate
-from halflabel.metrics.measures import trainer_metrics
+from halflabel.metrics.trainer import trainer_metrics
 from halflabel.training.checkpoints import AverageWeights, weights_of
 from halflabel.training.transfer import add_lora, freeze, optimizer_cls_and_kwargs
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 import halflabel.data.streaming
-from halflabel.metrics.measures import trainer_metrics
+from halflabel.metrics.trainer import trainer_metrics
 from halflabel.model.objective import count_items
 from halflabel.share.trained import train
 from halflabel.training.preparation import prepare_data

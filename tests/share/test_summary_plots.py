@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from halflabel import HalflabelError, MultiLabelTrainer
 from halflabel.data.pixels import FeatureDataset, collate
-from halflabel.metrics.measures import trainer_metrics
+from halflabel.metrics.trainer import trainer_metrics
 from halflabel.model.labels import count_labels
 from halflabel.share.summary_plots import draw_average_precision, draw_coverage, draw_learning_curve, draw_metrics
 

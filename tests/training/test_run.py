@@ -18,7 +18,7 @@ import halflabel.training.run
 import halflabel.training.trainer
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.readers.table import read_table
-from halflabel.metrics.measures import trainer_metrics
+from halflabel.metrics.trainer import trainer_metrics
 from halflabel.model.labels import IGNORE_INDEX, UNCERTAIN
 from halflabel.model.losses import LOSSES
 from halflabel.share.trained import train
@@ -56,6 +56,18 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     again = evaluate_model(str(tmp_path / "out"), read_table(colour_table), "test").metrics
     assert again["mAP"] == pytest.approx(saved["mAP"], abs=1e-6)
     assert "mAP" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_validation_batch_by_batch_tells_the_same(colour_table, tmp_path):
+    histories = []
+    for keys in ({}, {"batch_eval_metrics": True, "per_device_eval_batch_size": 3}):
+        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / f"out {len(histories)}"), **keys))
+        log = json.loads((tmp_path / f"out {len(histories)}" / "training_log.json").read_text())
+        histories.append(
+            [{key: entry[key] for key in entry if re.fullmatch("eval_(m|known|und|CF|OF).*", key)} for entry in log]
+        )
+    assert sum("eval_mAP" in entry for entry in histories[0]) == 4
+    assert histories[1] == [pytest.approx(entry, abs=1e-6) for entry in histories[0]]
 
 
 def test_the_resolved_recipe_runs_again_to_the_same_weights(colour_table, tmp_path):

@@ -192,8 +192,14 @@ COMMANDS = [
     (f"{TRAIN} --max_steps -7", "max_steps is -7, expected a number of at least -1"),
     (f"{TRAIN} --learning_rate nan", "learning_rate is nan, expected a number of at least 0"),
     (f"{TRAIN} --learning_rate inf", "learning_rate is inf, expected a number of at least 0"),
-    (f"{TRAIN} --per_device_train_batch_size 0", "per_device_train_batch_size is 0, expected a whole number of at least 1"),
-    (f"{TRAIN} --gradient_accumulation_steps 0", "gradient_accumulation_steps is 0, expected a whole number of at least 1"),
+    (
+        f"{TRAIN} --per_device_train_batch_size 0",
+        "per_device_train_batch_size is 0, expected a whole number of at least 1",
+    ),
+    (
+        f"{TRAIN} --gradient_accumulation_steps 0",
+        "gradient_accumulation_steps is 0, expected a whole number of at least 1",
+    ),
     (f"{TRAIN} --dataloader_num_workers -1", "dataloader_num_workers is -1, expected a number of at least 0"),
     (f"{TRAIN} --seed -1", "seed is -1, expected a number of at least 0"),
     (f"{TRAIN} --early_stopping_patience -1", "early_stopping_patience is -1, expected a number of at least 1"),

@@ -47,7 +47,7 @@ def run_train(options: argparse.Namespace) -> int:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    from ..decide.metric_table import render_metrics
+    from ..decide.report import render_metrics
     from ..share.trained import train
     from ..training.features import keep_freed_memory
     from ..training.recipe import parse_recipe
@@ -105,7 +105,7 @@ def run_data(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
     from ..data.images import check_split
-    from ..decide.metric_table import render_metrics
+    from ..decide.report import render_metrics
     from ..share.figures import check_drawing
     from ..share.summary_plots import draw_measured
     from ..use.evaluation import evaluate_model
@@ -130,7 +130,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Fit calibration and thresholds, store them in the model, print what they do, and bring the card up to date."""
     from ..data.images import check_split
-    from ..decide.decision_report import render_decisions
+    from ..decide.report import render_decisions
     from ..share.card_files import is_rendered, write_card
     from ..use.model_calibration import calibrate_model
 

@@ -1,1 +1,1 @@
-"""From logits to calibrated scores and thresholds."""
+"""From logits to calibrated scores and thresholds: `fit_decisions`, and what is said of the result in `report`."""

@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..metrics.known_scores import Floats, check_pair
+from ..metrics.entries import Floats, check_pair
 from ..model.decisions import DecisionRule, sigmoid
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.labels import count_labels
-from .calibration import fit_platt, fit_shift, fit_temperature, pool_entries, scarce_groups
-from .thresholds import MIN_KNOWN, fit_thresholds, parse_objective
+from .calibration import fit_platt, fit_shift, fit_temperature
+from .pooling import MIN_KNOWN, fit_labels, known_entries, scarce_groups
+from .thresholds import fit_thresholds, parse_objective
 
-CALIBRATIONS = ("platt", "temperature", "none")
+CALIBRATIONS = {"platt": fit_platt, "temperature": fit_temperature, "none": None}
 _FLAT = 1e-3
 """The spread of the scaled logits of a label whose logits say nothing."""
 
@@ -49,22 +50,22 @@ def fit_decisions(
     for answer, count in (("yes", counts.positive), ("no", counts.negative)):
         if not count.any():
             raise HalflabelError(f"no entry is known to be {answer}: decisions are fitted on known yes and known no")
-    fitted = _calibrate(given, matrix, calibration, min_known)
-    scores = sigmoid(given * fitted[0] + fitted[1])
-    # What the thresholds promise must not depend on the calibration that is stored.
-    best = fitted if calibration == "platt" else _calibrate(given, matrix, "platt", min_known)
-    probabilities = scores if calibration == "platt" else sigmoid(given * best[0] + best[1])
+    scale, shift, pooled = _calibrate(given, matrix, calibration, min_known)
+    scores, probabilities = sigmoid(given * scale + shift), None
+    if calibration != "platt":  # what the thresholds promise must not depend on the calibration that is stored
+        best = _calibrate(given, matrix, "platt", min_known)
+        probabilities = sigmoid(given * best[0] + best[1])
     thresholds = fit_thresholds(scores, matrix, objective, min_known, probabilities)
     return DecisionRule(
-        scale=tuple(fitted[0].tolist()),
-        shift=tuple(fitted[1].tolist()),
+        scale=tuple(scale.tolist()),
+        shift=tuple(shift.tolist()),
         thresholds=tuple(thresholds.values.tolist()),
         calibration=calibration,
         objective=objective,
         min_known=min_known,
         known=tuple(counts.known.tolist()),
         positives=tuple(counts.positive.tolist()),
-        pooled_calibration=tuple((fitted[2] > 0).tolist()),
+        pooled_calibration=tuple((pooled > 0).tolist()),
         pooled_threshold=tuple(thresholds.pooled.tolist()),
         unmet=tuple(thresholds.unmet.tolist()),
     )
@@ -82,36 +83,15 @@ def check_fitting(objective: str, calibration: str, min_known: int = MIN_KNOWN) 
 
 def _calibrate(logits: NDArray[Any], labels: NDArray[Any], calibration: str, min_known: int) -> Floats:
     """Return scale, shift and whether they are pooled, shape (3, num_labels)."""
-    columns = labels.shape[1]
-    if calibration == "none":
-        return np.array([np.ones(columns), np.zeros(columns), np.zeros(columns)])
-    scale, shift = _fit(logits, labels, calibration)
-    pooled = np.zeros(columns, dtype=bool)
-    for group in scarce_groups((labels == 1).sum(axis=0), (labels == 0).sum(axis=0), min_known):
-        entries = pool_entries((logits, labels), labels, group, min_known)
-        scale[group], shift[group] = _fit(entries[0], entries[1], calibration)
-        pooled[group] = True
-    if (contrary := scale <= 0).any():
-        scale[contrary] = _FLAT / np.maximum(_spread(logits, labels)[contrary], _FLAT)
-        pooled |= contrary
-    if calibration == "platt" and pooled.any():
-        own = fit_shift(logits[:, pooled] * scale[pooled], labels[:, pooled])
-        shift[pooled] = np.where(np.isnan(own), shift[pooled], own)
+    fit = CALIBRATIONS[calibration]
+    if fit is None:
+        return np.repeat([[1.0], [0.0], [0.0]], labels.shape[1], axis=1)
+    (scale, shift), pooled = fit_labels(fit, labels, scarce_groups(labels, min_known), min_known, logits)
+    contrary = scale <= 0
+    pooled |= contrary
+    for label, (known, answers) in known_entries(np.flatnonzero(pooled), labels, logits):
+        if contrary[label]:
+            scale[label] = _FLAT / max(known.std() if len(known) else 0, _FLAT)
+        if calibration == "platt" and len(known):
+            shift[label] = fit_shift(scale[label] * known, answers)
     return np.array([scale, shift, pooled])
-
-
-def _spread(logits: NDArray[Any], labels: NDArray[Any]) -> Floats:
-    """Return the standard deviation of each label's known logits; 0 where none is known."""
-    known = labels >= 0
-    count = np.maximum(known.sum(axis=0), 1)
-    values = np.where(known, logits, 0.0)
-    mean = values.sum(axis=0) / count
-    spread: Floats = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / count)
-    return spread
-
-
-def _fit(logits: NDArray[Any], labels: NDArray[Any], calibration: str) -> tuple[Floats, Floats]:
-    if calibration == "platt":
-        return fit_platt(logits, labels)
-    scale = fit_temperature(logits, labels)
-    return scale, np.zeros_like(scale)

@@ -2,31 +2,26 @@
 
 import math
 import re
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..metrics.known_scores import Floats, check_pair
+from ..metrics.entries import Floats, check_pair
 from ..model.decisions import NEVER
 from ..model.errors import HalflabelError
-from .calibration import by_columns, pool_entries, scarce_groups
+from .pooling import MIN_KNOWN, fit_labels, scarce_groups
 
-MIN_KNOWN = 10
-"""Known positives, and known negatives, from which a label's own numbers are better on new images than pooled ones."""
 _QUANTILE = 0.8416  # of the normal distribution at 80 %
 _PRIOR_ENTRIES = 20
 
 
-@dataclass(frozen=True)
-class Objective:
+class Objective(NamedTuple):
     """What thresholds are fitted for.
 
-    Args:
-        kind: `"f"` (the best F-beta), `"precision"` or `"recall"` (the other one as high as possible while this one is
-            at least `value`), or `"rate"` (a share of yes).
-        value: Beta, or the precision, recall or rate.
+    The kind is `"f"` (the best F-beta), `"precision"` or `"recall"` (the other one as high as possible while this one
+    is at least `value`), or `"rate"` (a share of yes); the value is beta, or the precision, recall or rate.
     """
 
     kind: str
@@ -103,61 +98,42 @@ def fit_thresholds(
         groups = [few] if len(few) else []
         empty = not known.any()
     else:
-        groups = scarce_groups(positive, known - positive, min_known)
+        groups = scarce_groups(matrix, min_known)
         empty = not positive.any() or not (known - positive).any()
     if empty:
         raise HalflabelError("thresholds need known entries, a yes and a no among them")
-    threshold, unmet = np.empty(len(known)), np.zeros(len(known), dtype=bool)
-    for part in by_columns(*matrix.shape):
-        threshold[part], unmet[part] = _fit(values[:, part], matrix[:, part], expected[:, part], goal)
-    pooled = np.zeros(len(known), dtype=bool)
-    for group in groups:
-        pool = pool_entries((values, matrix, expected), matrix, group, min_known)
-        threshold[group], unmet[group] = _fit(pool[0], pool[1], pool[2], goal)
-        pooled[group] = True
-    return Thresholds(threshold, pooled, unmet)
+    (threshold, unmet), pooled = fit_labels(partial(_fit, goal), matrix, groups, min_known, values, expected)
+    return Thresholds(threshold, pooled, unmet > 0)
 
 
-def _fit(
-    scores: NDArray[Any], labels: NDArray[Any], expected: NDArray[Any], goal: Objective
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return each column's threshold and whether none meets the objective; columns are sorted by falling score."""
-    known = labels >= 0
-    count = known.sum(axis=0)
-    keys = np.where(known, -scores.astype(np.float64), np.inf)
-    order = np.argsort(keys, axis=0, kind="stable")[: max(1, count.max(initial=0))]
-    keys = np.take_along_axis(keys, order, axis=0)
-    positive = np.take_along_axis(labels == 1, order, axis=0)
-    hits, seen = np.cumsum(positive, axis=0), np.arange(1, len(keys) + 1)[:, None]
-    expected = np.where(np.isfinite(keys), np.take_along_axis(expected, order, axis=0), 0.0)
-    mass = np.cumsum(expected, axis=0, dtype=np.float64)
-    below = np.zeros(keys.shape)
-    below[:-1] = np.where(np.isfinite(keys[1:]), -keys[1:], 0.0)
-    end = np.isfinite(keys)
-    end[:-1] &= keys[1:] != keys[:-1]  # a threshold can only be put after the last of several equal scores
-    worth = np.where(end, _worth(goal, hits, seen, mass, count), -np.inf)
-    place = worth.argmax(axis=0)[None]
-    above, below = (np.take_along_axis(array, place, axis=0)[0] for array in (-keys, below))
-    middle = below + (above - below) / 2
-    threshold = np.where(middle > below, middle, above)  # between neighbouring floats there is no middle
-    unmet = ~np.isfinite(worth.max(axis=0))
-    return np.where(unmet, 0.0 if goal.kind == "recall" else NEVER, threshold), unmet
+def _fit(goal: Objective, scores: Floats, expected: Floats, answers: NDArray[Any]) -> tuple[float, bool]:
+    """Return the threshold of known entries, each array (entries,), and whether none meets the objective."""
+    order = np.argsort(-scores, kind="stable")
+    scores, hits, mass = scores[order], np.cumsum(answers[order] == 1), np.cumsum(expected[order])
+    below = np.append(scores[1:], 0.0)
+    worth = _worth(goal, hits, np.arange(1, len(scores) + 1), mass)
+    worth[:-1][np.diff(scores) == 0] = -np.inf  # a threshold can only be put after the last of several equal scores
+    place = worth.argmax()
+    if worth[place] == -np.inf:
+        return 0.0 if goal.kind == "recall" else NEVER, True
+    middle = below[place] + (scores[place] - below[place]) / 2
+    return float(middle if middle > below[place] else scores[place]), False  # between neighbouring floats is no middle
 
 
-def _worth(goal: Objective, hits: NDArray[Any], seen: NDArray[Any], mass: Floats, count: NDArray[Any]) -> Floats:
+def _worth(goal: Objective, hits: NDArray[Any], seen: NDArray[Any], mass: Floats) -> Floats:
     """Return what is to be as large as possible, for a threshold after each place; -inf where it is not allowed."""
     if goal.kind == "rate":
-        return -np.abs(np.asarray(seen - goal.value * count, dtype=np.float64))
-    total = np.maximum(hits[-1], 1)
+        return -np.abs(seen - goal.value * len(seen))
+    total = max(int(hits[-1]), 1)
     if goal.kind == "f":
-        return np.asarray((1 + goal.value**2) * hits / (goal.value**2 * total + seen), dtype=np.float64)
+        return np.asarray((1 + goal.value**2) * hits / (goal.value**2 * total + seen))
     if goal.kind == "precision":
         return np.where(_holds(hits, seen, mass / seen, goal.value), seen, -np.inf)
-    expected = mass / np.maximum(mass[-1], np.finfo(np.float64).tiny)
+    expected = mass / max(mass[-1], np.finfo(np.float64).tiny)
     return np.where(_holds(hits, total, expected, goal.value), hits / seen, -np.inf)
 
 
-def _holds(hits: NDArray[Any], tries: NDArray[Any], expected: Floats, share: float) -> NDArray[np.bool_]:
+def _holds(hits: NDArray[Any], tries: NDArray[Any] | int, expected: Floats, share: float) -> NDArray[np.bool_]:
     """Tell where Wilson's lower bound of hits / tries, with the expected share as a prior, is at least `share`."""
     surplus = hits - share * tries + _PRIOR_ENTRIES * (expected - share)
     return np.asarray(surplus >= _QUANTILE * np.sqrt(share * (1 - share) * (tries + _PRIOR_ENTRIES)))

@@ -1,14 +1,16 @@
 """What known entries tell of scores: ranking, decisions, calibration, intervals and paired comparison."""
 
-from .calibration_metrics import brier_score, calibration_error, log_loss
-from .known_scores import mean_defined
-from .measures import evaluate_scores, known_loss, trainer_metrics
-from .paired_comparison import Comparison, compare_scores
-from .ranking_metrics import average_precision, micro_average_precision, roc_auc
-from .streaming_metrics import MetricAccumulator
-from .threshold_metrics import decision_summary, f_score, precision, recall
+from .answers import decision_summary, f_score, precision, recall
+from .calibration import brier_score, calibration_error, log_loss
+from .comparison import Comparison, compare_scores
+from .entries import mean_defined
+from .intervals import mean_interval, percentile_interval, resample_ranking, wilson_interval
+from .ranking import average_precision, micro_average_precision, roc_auc
+from .report import MetricAccumulator, evaluate_scores
+from .trainer import BatchMetrics, known_loss, trainer_metrics
 
 __all__ = [
+    "BatchMetrics",
     "Comparison",
     "MetricAccumulator",
     "average_precision",
@@ -21,9 +23,13 @@ __all__ = [
     "known_loss",
     "log_loss",
     "mean_defined",
+    "mean_interval",
     "micro_average_precision",
+    "percentile_interval",
     "precision",
     "recall",
+    "resample_ranking",
     "roc_auc",
     "trainer_metrics",
+    "wilson_interval",
 ]

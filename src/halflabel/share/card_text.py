@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..decide.decision_report import number
-from ..decide.thresholds import MIN_KNOWN
-from ..metrics.known_scores import Floats, ratio
+from ..decide.pooling import MIN_KNOWN
+from ..decide.report import number
+from ..metrics.entries import Floats, ratio
 from ..model.backbones import INSTALLED
 from ..model.losses import find_loss
 from ..training.keys import DEFAULTS

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_curve
 
-from ..metrics.calibration_metrics import BINS, calibration_error
-from ..metrics.contingency import wilson_interval
-from ..metrics.known_scores import Floats, check_pair
-from ..metrics.metric_report import check_names
-from ..metrics.ranking_metrics import average_precision
-from ..metrics.threshold_metrics import check_thresholds, precision, recall
+from ..metrics.answers import check_thresholds, precision, recall
+from ..metrics.calibration import BINS, calibration_error
+from ..metrics.entries import Floats, check_pair
+from ..metrics.intervals import wilson_interval
+from ..metrics.ranking import average_precision
+from ..metrics.report import check_names
 from ..model.decisions import say_threshold
 from ..model.labels import LabelCounts, count_labels
 from .figures import NO, PALE, QUIET, YES, choose_labels, finish, grid, plain, why_undefined

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from ..decide.decision_report import decision_notes, number
+from ..decide.report import decision_notes, number
 from ..model.decisions import yes_from
 from .card_metadata import MOST_LABELS, card_metadata
 from .card_record import RunRecord, escape

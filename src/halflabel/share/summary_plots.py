@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..metrics.known_scores import Floats, check_pair, mean_defined, ratio
-from ..metrics.metric_report import check_names
-from ..metrics.ranking_metrics import average_precision
+from ..metrics.entries import Floats, check_pair, mean_defined, ratio
+from ..metrics.ranking import average_precision
+from ..metrics.report import check_names
 from ..model.labels import LabelCounts, count_labels
 from ..use.evaluation import Measured
 from .figures import BASE, NO, PALE, QUIET, YES, choose_labels, finish, new_figure, plain, save, why_undefined

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
 from ..data.images import AnnotatedImages
-from ..metrics.contingency import phi, wilson_interval
-from ..metrics.metric_report import json_number
+from ..metrics.answers import phi
+from ..metrics.intervals import wilson_interval
+from ..metrics.report import json_ready
 from ..model.errors import shortlist
 from ..model.labels import IntMatrix, count_labels
 from .grouped_folds import number_groups
@@ -194,7 +195,7 @@ def _describe_pair(a: str, b: str, counts: list[float]) -> dict[str, Any]:
         "b": b,
         "both_known": int(sum(counts)),
         "both_yes": both,
-        "phi": json_number(float(phi(counts))),
+        "phi": json_ready(float(phi(counts))),
         "b_given_a": with_a,
         "b_given_not_a": without_a,
         "relation": relation,
@@ -202,5 +203,5 @@ def _describe_pair(a: str, b: str, counts: list[float]) -> dict[str, Any]:
 
 
 def _rate(yes: int, of: int) -> dict[str, Any]:
-    low, high = (json_number(float(end)) for end in wilson_interval(yes, of))
+    low, high = (json_ready(float(end)) for end in wilson_interval(yes, of))
     return {"yes": yes, "of": of, "rate": yes / of if of else None, "low": low, "high": high}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import t as student_t
 
-from ..metrics.known_scores import Floats, ratio
+from ..metrics.entries import Floats, ratio
 
 WIDTHS, RANK = (2, 4, 8, 16), 256
 _PCA_IMAGES = 4096  # enough to find the components; more would cost as much as the rest

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
 from ..data.splitting import assign_splits
-from ..metrics.metric_report import json_number
-from ..metrics.ranking_metrics import average_precision
+from ..metrics.ranking import average_precision
+from ..metrics.report import json_ready
 from ..model.errors import HalflabelError
 from ..model.labels import count_labels, evaluation_labels
 from ..training.preparation import TrainingData, make_datasets
@@ -222,9 +222,9 @@ def _run_cell(entrants: Sequence[Entrant], setting: Setting, seed: int, images: 
         judged, resampled = judge(held_out, train.labels)
         yield Run(
             setting.name, seed, one.name, float((known >= 0).sum() / known.shape[1]), test_ap,
-            _plain(average_precision(held_out, known)), json_number(judged), _plain(resampled),
+            _plain(average_precision(held_out, known)), json_ready(judged), _plain(resampled),
         )  # fmt: skip
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [json_number(value) for value in values.tolist()]
+    return [json_ready(value) for value in values.tolist()]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.bootstrap import mean_over_labels, percentile_interval, resample_ranking
-from ..metrics.known_scores import mean_defined
-from ..metrics.ranking_metrics import roc_auc
+from ..metrics.entries import mean_defined
+from ..metrics.intervals import mean_over_labels, percentile_interval, resample_ranking
+from ..metrics.ranking import roc_auc
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix
 from .compare_settings import Entrant
 

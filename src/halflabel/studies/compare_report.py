@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ..decide.decision_report import number
-from ..metrics.bootstrap import mean_over_labels, percentile_interval
-from ..metrics.known_scores import mean_defined
-from ..metrics.metric_report import json_number
+from ..decide.report import number
+from ..metrics.entries import mean_defined
+from ..metrics.intervals import mean_over_labels, percentile_interval
+from ..metrics.report import json_ready
 from ..model.errors import shortlist
 from .compare import FOLDS, Run
 from .compare_choice import BY_AUROC, choose
@@ -70,7 +70,7 @@ def _report_setting(
             rows[name]["test_minus_first"] = _t_interval(test[name] - test[first])
         low, high = percentile_interval(mean_over_labels((resampled[name] - resampled[first]).T))
         difference = mean_defined(judged[name] - judged[first])
-        rows[name]["judged_minus_first"] = {"mean": json_number(difference), "interval": _pair(low, high)}
+        rows[name]["judged_minus_first"] = {"mean": json_ready(difference), "interval": _pair(low, high)}
     verdict = choose(entrants, known, judged, resampled)
     recommended: dict[str, Any] = {"recipe": verdict.recipe, "by": verdict.by, "reason": verdict.reason}
     if setting.hiding is not None:
@@ -95,9 +95,9 @@ def _spread(values: Floats) -> dict[str, Any]:
     defined = values[~np.isnan(values)]
     sd = float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
     return {
-        "mean": json_number(mean_defined(values)),
-        "sd": json_number(sd),
-        "values": [json_number(v) for v in values],
+        "mean": json_ready(mean_defined(values)),
+        "sd": json_ready(sd),
+        "values": [json_ready(v) for v in values],
     }
 
 
@@ -106,11 +106,11 @@ def _t_interval(differences: Floats) -> dict[str, Any]:
     count = len(differences)
     half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / count**0.5) if count > 1 else float("nan")
     mean = float(differences.mean())
-    return {"mean": json_number(mean), "interval": _pair(mean - half, mean + half)}
+    return {"mean": json_ready(mean), "interval": _pair(mean - half, mean + half)}
 
 
 def _pair(low: float, high: float) -> list[float | None]:
-    return [json_number(float(low)), json_number(float(high))]
+    return [json_ready(float(low)), json_ready(float(high))]
 
 
 def _check_on_test(test: Mapping[str, float], recipe: str) -> dict[str, Any]:

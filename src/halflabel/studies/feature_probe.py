@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.labels import IntMatrix
 from .grouped_folds import FOLDS
 from .transferability import LinearEvidence, contrasts, same_known

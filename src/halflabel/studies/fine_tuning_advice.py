@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.labels import IntMatrix, count_labels
 from ..training.preparation import TrainingData
 from ..training.recipe import parse_recipe

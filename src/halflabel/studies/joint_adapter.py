@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from .affinity import Trunk, fit_heads, mean_known_loss
 
 _STEPS, _RATE, _RIDGE = 150, 0.02, 0.1

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 
 MOST_EXACT = 8
 """Up to so many labels all partitions are looked at: 4,140 of 8 labels, but 115,975 of 10."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.labels import IGNORE_INDEX, IntMatrix
 from .feature_probe import probe_few
 from .grouped_folds import FOLDS

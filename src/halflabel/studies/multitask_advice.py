@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.images import AnnotatedImages
-from ..metrics.known_scores import Floats
-from ..metrics.metric_report import json_number
+from ..metrics.entries import Floats
+from ..metrics.report import json_ready
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
 from .advice_data import MIN_IMAGES, NOT_ENOUGH, enough_answers
@@ -120,10 +120,10 @@ def _describe_affinity(affinity: Affinity, names: Sequence[str]) -> tuple[dict[s
         rows.append(
             {
                 "a": names[a], "b": names[b], "verdict": verdict,
-                "affinity": json_number(affinity.pair[a, b]),
-                "low": json_number(low[a, b]), "high": json_number(high[a, b]),
-                "a_to_b": json_number(affinity.of[a, b]), "b_to_a": json_number(affinity.of[b, a]),
-                "cosine": json_number(affinity.cosine[a, b]),
+                "affinity": json_ready(affinity.pair[a, b]),
+                "low": json_ready(low[a, b]), "high": json_ready(high[a, b]),
+                "a_to_b": json_ready(affinity.of[a, b]), "b_to_a": json_ready(affinity.of[b, a]),
+                "cosine": json_ready(affinity.cosine[a, b]),
             }
         )  # fmt: skip
     rows.sort(key=lambda row: (row["verdict"] == NO_EVIDENCE, -abs(row["affinity"] or 0.0)))
@@ -137,7 +137,7 @@ def _describe_affinity(affinity: Affinity, names: Sequence[str]) -> tuple[dict[s
     return {
         "verdict": verdict, "sentence": "; ".join([sentence, *strongest]), "ci": CI, "tests": count, "pairs": rows,
         "labels": list(names), "groups": affinity.groups,
-        "affinity": [[json_number(value) for value in row] for row in affinity.of],
+        "affinity": [[json_ready(value) for value in row] for row in affinity.of],
     }, worth  # fmt: skip
 
 

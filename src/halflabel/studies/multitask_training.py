@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.images import AnnotatedImages
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix
 from .advice_data import NOT_ENOUGH

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.errors import shortlist
 from ..model.labels import IntMatrix
 from .advice_data import MIN_GROUPS, NOT_ENOUGH

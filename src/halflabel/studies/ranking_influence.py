@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 
 Measure = Callable[[Floats, NDArray[np.bool_]], tuple[float, Floats]]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from ..metrics.known_scores import Floats
+from ..metrics.entries import Floats
 from ..model.errors import HalflabelError
 from ..model.labels import IntMatrix
 

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.strict_yaml import read_yaml
 from ..decide.decision_fitting import check_fitting
-from ..metrics.bootstrap import check_confidence
+from ..metrics.intervals import check_confidence
 from ..model.errors import HalflabelError, did_you_mean, number, one_of, reason_of
 from ..model.heads import check_head
 from ..model.labels import LabelSpace

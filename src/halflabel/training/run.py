@@ -19,7 +19,7 @@ from transformers import Trainer, set_seed
 
 from ..data.pixels import FeatureDataset
 from ..decide.decision_fitting import fit_decisions
-from ..decide.decision_report import decision_notes, measure_rule
+from ..decide.report import decision_notes, measure_rule
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, shortlist
 from ..model.heads import raise_features

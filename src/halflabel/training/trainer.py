@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.pixels import collate
-from ..metrics.measures import trainer_metrics
+from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels
@@ -409,7 +409,7 @@ def make_trainer(
         data_collator=collate,
         train_dataset=train,
         eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=trainer_metrics,
+        compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
         images_in_stream=None if data.stream is None else data.counts.images,

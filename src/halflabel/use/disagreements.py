@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..metrics.known_scores import Floats, check_pair
-from ..metrics.threshold_metrics import check_thresholds
+from ..metrics.answers import check_thresholds
+from ..metrics.entries import Floats, check_pair
 from ..model.errors import HalflabelError
 from ..model.labels import UNCERTAIN
 

@@ -8,9 +8,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..data.images import AnnotatedImages
-from ..decide.decision_report import measure_rule
-from ..metrics.bootstrap import check_confidence
-from ..metrics.measures import compare_scores
+from ..decide.report import measure_rule
+from ..metrics.comparison import compare_scores
+from ..metrics.intervals import check_confidence
 from ..model.decisions import DecisionRule
 from ..model.errors import HalflabelError, shortlist
 from .disagreements import about_splits, find_disagreements

@@ -14,7 +14,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset, collate
-from ..metrics.measures import Floats
+from ..metrics.entries import Floats
 from ..model.errors import HalflabelError, did_you_mean, nearest_file, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification

@@ -10,7 +10,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.images import AnnotatedImages
 from ..decide.decision_fitting import check_fitting, fit_decisions
-from ..decide.decision_report import describe_decisions
+from ..decide.report import describe_decisions
 from ..model.decisions import DecisionRule
 from ..model.errors import HalflabelError
 from ..training.features import process_state

@@ -1,10 +1,13 @@
-"""What the modules share. A class is not shared: evaluate takes the first one that it sees in a module."""
+"""What the modules share. They hold `common` and not its class: evaluate takes the first class that a module holds."""
+
+from typing import Any
 
 import datasets
 import evaluate
+import numpy as np
 
-from ..known_scores import Floats
-from ..metric_report import json_number
+from ..entries import Floats, mean_defined
+from ..report import json_ready
 
 _INPUTS = """
 Args:
@@ -13,21 +16,21 @@ Args:
 """
 
 
-def metric_info(description: str, more_inputs: str) -> evaluate.MetricInfo:
-    """Describe a module of lists of scores and lists of answers."""
-    return evaluate.MetricInfo(
-        description=description,
-        citation="",
-        inputs_description=_INPUTS + more_inputs,
-        features=datasets.Features(
-            {
-                "predictions": datasets.Sequence(datasets.Value("float64")),
-                "references": datasets.Sequence(datasets.Value("int8")),
-            }
-        ),
-    )
+class KnownEntryMetric(evaluate.Metric):  # type: ignore[misc]
+    """A measure of lists of scores and lists of answers; the first line of a subclass's docstring describes it."""
+
+    inputs_and_results: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        rows = {"predictions": "float64", "references": "int8"}
+        return evaluate.MetricInfo(
+            description=str(self.__doc__),
+            citation="",
+            inputs_description=_INPUTS + self.inputs_and_results,
+            features=datasets.Features({name: datasets.Sequence(datasets.Value(kind)) for name, kind in rows.items()}),
+        )
 
 
-def as_list(values: Floats) -> list[float | None]:
-    """Return numbers that JSON can hold, None for NaN."""
-    return [json_number(value) for value in values]
+def summary(mean: str, name: str, values: Floats) -> dict[str, Any]:
+    """Return the mean of the labels' values, the values, None for an undefined one, and the number of these."""
+    return {mean: mean_defined(values), name: json_ready(values), f"undefined_{name}": int(np.isnan(values).sum())}

@@ -1,15 +1,15 @@
 """F1 of decisions on known entries, for Hugging Face evaluate."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import evaluate
-import numpy as np
+from halflabel.metrics import decision_summary, f_score
+from halflabel.metrics.evaluate_modules import common
 
-from halflabel.metrics.evaluate_modules.common import as_list, metric_info
-from halflabel.metrics.measures import decision_summary, f_score
 
-_MORE = """\
+class MultilabelF1(common.KnownEntryMetric):
+    """Precision, recall and F1 of decisions on known entries, per label and averaged."""
+
+    inputs_and_results = """\
     thresholds: a number, or one per label; decided yes is score >= threshold. Left out: those that the module was
         loaded with, evaluate.load(path, thresholds=0.4), or 0.5. For evaluate.combine, load the module with them:
         what the combination's compute is given goes to every module.
@@ -21,28 +21,11 @@ Returns:
     undefined_f1: how many labels that are.
 """
 
-
-class MultilabelF1(evaluate.Metric):  # type: ignore[misc]
-    """`halflabel.metrics.f_score` and `decision_summary`."""
-
-    def __init__(self, *args: Any, thresholds: float | Sequence[float] = 0.5, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, thresholds: Any = 0.5, **kwargs: Any) -> None:  # noqa: ANN401
         """Keep the thresholds; the rest is evaluate's."""
         super().__init__(*args, **kwargs)
         self.thresholds = thresholds
 
-    def _info(self) -> evaluate.MetricInfo:
-        return metric_info("Precision, recall and F1 of decisions on known entries, per label and averaged.", _MORE)
-
-    def _compute(
-        self,
-        predictions: Any,  # noqa: ANN401 - lists
-        references: Any,  # noqa: ANN401
-        thresholds: float | Sequence[float] | None = None,
-    ) -> dict[str, Any]:
-        chosen = self.thresholds if thresholds is None else thresholds
-        values = f_score(predictions, references, chosen)
-        return {
-            **decision_summary(predictions, references, chosen),
-            "f1": as_list(values),
-            "undefined_f1": int(np.isnan(values).sum()),
-        }
+    def _compute(self, predictions: Any, references: Any, thresholds: Any = None) -> dict[str, Any]:  # noqa: ANN401
+        given = (predictions, references, self.thresholds if thresholds is None else thresholds)
+        return {**decision_summary(*given), **common.summary("macro_F1", "f1", f_score(*given))}

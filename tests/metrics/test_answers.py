@@ -5,52 +5,38 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import fbeta_score, precision_score, recall_score
+from known_rows import of_known_rows, random_case
+from sklearn.metrics import fbeta_score, matthews_corrcoef, precision_score, recall_score
 
 from halflabel import HalflabelError
-from halflabel.metrics.measures import decision_summary, f_score, precision, recall
-
-UNDEFINED = {"zero_division": np.nan}
-
-
-def oracle(metric, scores, labels, thresholds):
-    """scikit-learn's decisions on the known rows of each label, which says itself what is undefined."""
-    out = []
-    for j, threshold in enumerate(thresholds):
-        known = labels[:, j] >= 0
-        out.append(metric(labels[known, j], (scores[known, j] >= threshold).astype(int)) if known.any() else math.nan)
-    return np.array(out)
-
-
-def random_case(seed, rows, columns, levels):
-    rng = np.random.default_rng(seed)
-    labels = rng.choice([0, 1, -100, -101], (rows, columns), p=rng.dirichlet([1, 1, 0.5, 0.5]))
-    return rng.integers(0, levels, (rows, columns)) / levels, labels, rng.integers(0, levels + 2, columns) / levels
-
+from halflabel.metrics.answers import decision_summary, f_score, phi, precision, recall
 
 CASES = (st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.integers(1, 12))
+
+
+def with_thresholds(seed, rows, columns, levels):
+    scores, labels = random_case(seed, rows, columns, levels)
+    return scores, labels, np.random.default_rng(seed).integers(0, levels + 2, columns) / levels
 
 
 @given(*CASES, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 @settings(max_examples=100, deadline=None)
 def test_equal_to_scikit_learn_on_known_rows_undefined_ones_too(seed, rows, columns, levels, beta):
-    scores, labels, thresholds = random_case(seed, rows, columns, levels)
-
-    def f_oracle(y, decided):
-        return fbeta_score(y, decided, beta=beta, **UNDEFINED)
-
-    for ours, theirs in (
-        (precision(scores, labels, thresholds), lambda y, decided: precision_score(y, decided, **UNDEFINED)),
-        (recall(scores, labels, thresholds), lambda y, decided: recall_score(y, decided, **UNDEFINED)),
-        (f_score(scores, labels, thresholds, beta), f_oracle),
+    scores, labels, thresholds = with_thresholds(seed, rows, columns, levels)
+    for ours, theirs, how in (
+        (precision(scores, labels, thresholds), precision_score, {}),
+        (recall(scores, labels, thresholds), recall_score, {}),
+        (f_score(scores, labels, thresholds, beta), fbeta_score, {"beta": beta}),
     ):
-        np.testing.assert_allclose(ours, oracle(theirs, scores, labels, thresholds), atol=1e-12)
+        decided = (scores >= thresholds).astype(int)
+        expected = of_known_rows(lambda y, d, f=theirs, k=how: f(y, d, zero_division=np.nan, **k), decided, labels)
+        np.testing.assert_allclose(ours, expected, atol=1e-12)
 
 
 @given(*CASES)
 @settings(max_examples=50, deadline=None)
 def test_averages_over_labels_and_over_all_entries(seed, rows, columns, levels):
-    scores, labels, thresholds = random_case(seed, rows, columns, levels)
+    scores, labels, thresholds = with_thresholds(seed, rows, columns, levels)
     each = [metric(scores, labels, thresholds) for metric in (precision, recall, f_score)]
     cp, cr, macro_f1 = (values[~np.isnan(values)].mean() if (~np.isnan(values)).any() else math.nan for values in each)
     known = labels >= 0
@@ -113,3 +99,11 @@ def test_thresholds_that_do_not_fit(thresholds, message):
 def test_a_beta_that_is_none(beta):
     with pytest.raises(HalflabelError, match="beta is .*, expected a number of at least 0"):
         f_score([[0.1]], [[1]], 0.5, beta)
+
+
+def test_phi_is_the_correlation_of_the_answers():
+    a, b = np.random.default_rng(0).integers(0, 2, (2, 50))
+    counts = [((a == first) & (b == second)).sum() for first in (1, 0) for second in (1, 0)]
+    assert phi(counts) == pytest.approx(matthews_corrcoef(a, b))
+    np.testing.assert_allclose(phi([counts, [4, 0, 0, 6], [0, 4, 6, 0]]), [phi(counts), 1, -1])
+    assert np.isnan(phi([5, 0, 3, 0]))  # one answer never varies

@@ -1,13 +1,13 @@
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
+from known_rows import of_known_rows
 from sklearn.metrics import average_precision_score
 
 from halflabel import HalflabelError
-from halflabel.metrics.measures import compare_scores
+from halflabel.metrics.comparison import compare_scores
 
 
 def scores_of(labels, noise, seed):
@@ -27,18 +27,15 @@ def test_equal_to_scikit_learn_on_the_same_drawn_rows_for_both(labels):
     a, b = scores_of(labels, 0.8, 1), scores_of(labels, 0.6, 2)
     found = compare_scores(a, b, labels, ci=0.9, samples=60, seed=3)
 
-    def measure(scores, rows, j):
-        y = labels[rows, j]
-        return average_precision_score(y[y >= 0], scores[rows, j][y >= 0]) if {0, 1} <= set(y) else math.nan
+    def measure(scores, rows=slice(None)):
+        return of_known_rows(average_precision_score, scores[rows], labels[rows], both=True)
 
     rng = np.random.default_rng(3)
-    difference = np.full((60, 3), math.nan)
-    for sample in range(60):
-        rows = rng.integers(0, 80, 80)
-        difference[sample] = [measure(b, rows, j) - measure(a, rows, j) for j in range(3)]
+    draws = [rng.integers(0, 80, 80) for _ in range(60)]
+    difference = np.array([measure(b, rows) - measure(a, rows) for rows in draws])
     defined = [column[~np.isnan(column)] for column in difference.T]
-    np.testing.assert_allclose(found.ap_a, [measure(a, slice(None), j) for j in range(3)], atol=1e-12)
-    np.testing.assert_allclose(found.ap_b, [measure(b, slice(None), j) for j in range(3)], atol=1e-12)
+    np.testing.assert_allclose(found.ap_a, measure(a), atol=1e-12)
+    np.testing.assert_allclose(found.ap_b, measure(b), atol=1e-12)
     assert found.undefined_resamples.tolist() == [60 - len(values) for values in defined]
     assert found.undefined_resamples.tolist()[::2] == [0, 60]
     for j in (0, 1):

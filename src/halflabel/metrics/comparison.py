@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import check_confidence, mean_over_labels, percentile_interval, resample_ranking
-from .known_scores import Floats, mean_defined
-from .metric_report import check_names, json_number
-from .ranking_metrics import average_precision
+from .entries import Floats, check_pair, mean_defined
+from .intervals import check_confidence, mean_over_labels, percentile_interval, resample_ranking
+from .ranking import average_precision
+from .report import check_names, json_ready
 
 
 @dataclass(frozen=True)
@@ -69,26 +69,29 @@ class Comparison:
 
     def to_dict(self, label_names: Sequence[str]) -> dict[str, Any]:
         """Return all of it for JSON; None stands for what is undefined."""
-        names = check_names(label_names, len(self.ap_a))
-        return {
-            "mAP_A": json_number(self.map_a),
-            "mAP_B": json_number(self.map_b),
-            "mAP_difference": json_number(self.map_b - self.map_a),
-            "mAP_interval": [json_number(bound) for bound in self.map_interval],
-            "ci": self.ci,
-            "samples": self.samples,
-            "images": self.images,
-            "labels": {
-                name: {
-                    "AP_A": json_number(self.ap_a[i]),
-                    "AP_B": json_number(self.ap_b[i]),
-                    "AP_difference": json_number(self.ap_b[i] - self.ap_a[i]),
-                    "AP_interval": [json_number(bound) for bound in self.ap_interval[:, i]],
-                    "undefined_resamples": int(self.undefined_resamples[i]),
-                }
-                for i, name in enumerate(names)
-            },
+        labels = {
+            name: {
+                "AP_A": self.ap_a[i],
+                "AP_B": self.ap_b[i],
+                "AP_difference": self.ap_b[i] - self.ap_a[i],
+                "AP_interval": self.ap_interval[:, i],
+                "undefined_resamples": self.undefined_resamples[i],
+            }
+            for i, name in enumerate(check_names(label_names, len(self.ap_a)))
         }
+        found: dict[str, Any] = json_ready(
+            {
+                "mAP_A": self.map_a,
+                "mAP_B": self.map_b,
+                "mAP_difference": self.map_b - self.map_a,
+                "mAP_interval": self.map_interval,
+                "ci": self.ci,
+                "samples": self.samples,
+                "images": self.images,
+                "labels": labels,
+            }
+        )
+        return found
 
 
 def compare_scores(
@@ -112,15 +115,16 @@ def compare_scores(
         HalflabelError: On shapes that differ, other label values, a score that is not finite, or another ci or samples.
     """
     check_confidence(ci)
-    a, b = (resample_ranking(scores, labels, samples, seed).average_precision for scores in (scores_a, scores_b))
-    difference = b - a
+    (a, matrix), (b, _) = check_pair(scores_a, labels), check_pair(scores_b, labels)
+    resampled = [resample_ranking(scores, matrix, samples, seed).average_precision for scores in (a, b)]
+    difference = resampled[1] - resampled[0]
     return Comparison(
-        ap_a=average_precision(scores_a, labels),
-        ap_b=average_precision(scores_b, labels),
+        ap_a=average_precision(a, matrix),
+        ap_b=average_precision(b, matrix),
         ap_interval=percentile_interval(difference, ci),
         undefined_resamples=np.isnan(difference).sum(axis=0),
         map_interval=percentile_interval(mean_over_labels(difference), ci),
         ci=ci,
         samples=samples,
-        images=len(scores_a),  # type: ignore[arg-type]
+        images=len(matrix),
     )

@@ -1,11 +1,14 @@
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from halflabel import HalflabelError
-from halflabel.metrics.measures import average_precision, brier_score, calibration_error, log_loss, precision, roc_auc
+from halflabel.metrics.answers import precision
+from halflabel.metrics.calibration import brier_score, calibration_error, log_loss
+from halflabel.metrics.ranking import average_precision, roc_auc
 
 
 def precision_at_varied_thresholds(scores, labels):
@@ -24,8 +27,11 @@ def test_a_score_of_an_unknown_entry_does_not_count(measure, value):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_tensors_and_lists_are_taken_as_arrays_are(measure):
-    expected = measure(SCORES, LABELS)
+def test_tensors_and_lists_are_taken_as_arrays_are_which_stay_as_they_are(measure):
+    given = np.asfortranarray(SCORES), np.asfortranarray(LABELS)
+    expected = measure(*given)
+    for array, before in zip(given, (SCORES, LABELS), strict=True):
+        np.testing.assert_array_equal(array, before)
     np.testing.assert_array_equal(measure(SCORES.tolist(), LABELS.tolist()), expected)
     scores = torch.tensor(SCORES, requires_grad=True)
     np.testing.assert_array_equal(measure(scores, torch.from_numpy(LABELS).float()), expected)
@@ -38,8 +44,8 @@ def test_chunks_of_labels_do_not_change_the_result(measure, monkeypatch):
     rng = np.random.default_rng(1)
     scores, labels = rng.random((50, 40)), rng.choice([0, 1, -100], (50, 40))
     whole = measure(scores, labels)
-    monkeypatch.setattr("halflabel.metrics.known_scores._CHUNK_ENTRIES", 100)
-    monkeypatch.setattr("halflabel.metrics.known_scores._CHECKED", 100)
+    monkeypatch.setattr("halflabel.metrics.entries._CHUNK_ENTRIES", 100)
+    monkeypatch.setattr("halflabel.metrics.entries._CHECKED", 100)
     np.testing.assert_array_equal(measure(scores, labels), whole)
 
 
@@ -50,14 +56,6 @@ def test_nothing_known_is_nan_and_no_label_gives_no_value(measure):
     assert measure(np.zeros((3, 0)), np.zeros((3, 0), int)).shape == (0,)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_the_given_arrays_are_left_as_they_are(measure):
-    scores, labels = np.asfortranarray(SCORES), np.asfortranarray(LABELS)
-    measure(scores, labels)
-    np.testing.assert_array_equal(scores, SCORES)
-    np.testing.assert_array_equal(labels, LABELS)
-
-
 @pytest.mark.parametrize(
     ("measure", "scores", "labels", "message"),
     [
@@ -65,28 +63,12 @@ def test_the_given_arrays_are_left_as_they_are(measure):
         (roc_auc, [0.5], [1], "labels have shape (1,), expected (images, num_labels)"),
         (roc_auc, [[0.5]], [[2]], "label value 2 at row 0, column 0 is not 1, 0, -100 or -101"),
         (roc_auc, [["a"]], [[1]], "scores hold values of type <U1, expected real numbers"),
-        (
-            average_precision,
-            [[0.1, 0.1], [0.2, math.nan]],
-            [[1, 1], [0, 0]],
-            "the score of a known entry, at row 1, column 1, is NaN or infinite",
-        ),
-        (
-            brier_score,
-            [[0.1, 0.2], [0.3, -math.inf]],
-            [[1, 1], [0, 0]],
-            "the score of a known entry, at row 1, column 1, is NaN or infinite",
-        ),
-        (
-            log_loss,
-            [[0.1, 0.2], [2.5, -1.0]],
-            [[1, 1], [0, 0]],
-            "scores must be probabilities in 0..1; that of a known entry, at row 1, column 0, is 2.5: "
-            "apply the sigmoid to logits",
-        ),
+        (average_precision, [[0.1], [math.nan]], [[1], [0]], "the score of a known entry, at row 1, column 0, is NaN"),
+        (brier_score, [[0, -math.inf]], [[1, 1]], "the score of a known entry, at row 0, column 1, is NaN or infinite"),
+        (log_loss, [[0.1, 0.2], [2.5, -1.0]], [[1, 1], [0, 0]], "scores must be probabilities in 0..1; that of a known "
+         "entry, at row 1, column 0, is 2.5: apply the sigmoid to logits"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_gets_one_clear_line(measure, scores, labels, message):
-    with pytest.raises(HalflabelError) as error:
+    with pytest.raises(HalflabelError, match=re.escape(message)):
         measure(scores, labels)
-    assert str(error.value) == message

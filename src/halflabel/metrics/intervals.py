@@ -1,4 +1,9 @@
-"""How sure average precision and AUROC are: the percentile bootstrap over images (Efron and Tibshirani, 1993).
+"""How sure a number is: the interval of a rate, of a mean of repeated runs, and of what images tell of a model.
+
+- A rate, so many of so many: `wilson_interval`.
+- The mean of a few runs, or of the differences of paired runs: `mean_interval`.
+- A measure of scores, or the difference of two models' on the same images: `resample_ranking`, the percentile bootstrap
+  over images (Efron and Tibshirani, 1993), and `percentile_interval` of the resamples or of their differences.
 
 A resample draws as many images as there are, with replacement; drawing an image k times weighs its entries by k. So the
 images of each label are put in order once, and all resamples are sums of weights along that order.
@@ -10,13 +15,40 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from scipy.sparse import csr_array
 
 from ..model.errors import HalflabelError
-from .known_scores import Floats, check_pair, ratio
+from .entries import Floats, check_pair, ratio
 
 _WEIGHTS = 20_000_000  # image weights held at once
 _EXACT = 2**23  # sums of two whole numbers up to here are exact in float32
+
+
+def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> Floats:
+    """95 % interval of a rate (Wilson 1927), shape (2, ...): within 0..1 also for few trials; NaN without any."""
+    n, z2 = np.asarray(trials, dtype=np.float64), 1.959964**2
+    rate, spread = ratio(successes, n), ratio(z2, n)
+    middle, half = rate + spread / 2, np.sqrt(spread * (rate * (1 - rate) + spread / 4))
+    return np.clip(np.stack([middle - half, middle + half]) / (1 + spread), 0, 1)
+
+
+def mean_interval(values: ArrayLike, ci: float = 0.95) -> Floats:
+    """Interval of the mean of values that vary by chance, like those of runs with several seeds, by Student's t.
+
+    Args:
+        values: Shape (runs,), of independent runs; where runs are paired by their seed, the differences.
+        ci: The interval's confidence, above 0 and below 1.
+
+    Returns:
+        float64 of shape (2,); NaN for fewer than two runs, or where one is undefined.
+    """
+    check_confidence(ci)
+    runs = np.asarray(values, dtype=np.float64)
+    if len(runs) < 2:
+        return np.full(2, np.nan)
+    half = stats.t.ppf((1 + ci) / 2, len(runs) - 1) * runs.std(ddof=1) / np.sqrt(len(runs))
+    return np.array([runs.mean() - half, runs.mean() + half])
 
 
 @dataclass(frozen=True)
@@ -66,13 +98,8 @@ def percentile_interval(values: Floats, ci: float = 0.95) -> Floats:
         float64 of shape (2,) or (2, columns); NaN where no resample is defined.
     """
     check_confidence(ci)
-    ordered = np.sort(values, axis=0)  # NaN last
-    defined = len(values) - np.isnan(values).sum(axis=0)
-    places = np.multiply.outer([(1 - ci) / 2, (1 + ci) / 2], np.maximum(defined - 1, 0))
-    below = np.floor(places).astype(np.intp)
-    above = np.minimum(below + 1, np.maximum(defined - 1, 0))
-    low, high = (np.take_along_axis(ordered, place, axis=0) for place in (below, above))
-    interval: Floats = low + (high - low) * (places - below)
+    tails = np.reshape([(1 - ci) / 2, (1 + ci) / 2], (2, *(1,) * (values.ndim - 1)))
+    interval: Floats = stats.quantile(values, tails, axis=0, nan_policy="omit")
     return interval
 
 
@@ -97,22 +124,22 @@ def _draw(images: int, samples: int, seed: int) -> Iterator[tuple[slice, NDArray
 def _rank_weighted(scores: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """Average precision and area under the ROC curve of one label under weights (images, samples), each (samples,).
 
-    Distinct scores of yeses are levels. A no stands between two levels or on one; only the weights of the noes at each
-    such place, and of the yeses on each level, are needed.
+    Distinct scores of positives are levels. A negative stands between two levels or on one; only the weights of the
+    negatives at each such place, and of the positives on each level, are needed.
     """
-    noes, yeses = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    levels, level = np.unique(scores[yeses], return_inverse=True)
-    lower, upper = (np.searchsorted(levels, scores[noes], side) for side in ("left", "right"))
-    won = _pool(level, yeses, len(levels), weights)
+    negatives, positives = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    levels, level = np.unique(scores[positives], return_inverse=True)
+    lower, upper = (np.searchsorted(levels, scores[negatives], side) for side in ("left", "right"))
+    won = _pool(level, positives, len(levels), weights)
     found = _sum_from_top(won.copy())
-    lost = _sum_from_top(_pool(lower + upper, noes, 2 * len(levels) + 1, weights))
-    reached, passed = lost[1::2], lost[2::2]  # noes that score as high as a level or higher, and higher
-    positives, negatives = won.sum(axis=0, dtype=np.float64), lost[0].astype(np.float64)
-    defined = (positives > 0) & (negatives > 0)
+    lost = _sum_from_top(_pool(lower + upper, negatives, 2 * len(levels) + 1, weights))
+    reached, passed = lost[1::2], lost[2::2]  # negatives that score as high as a level or higher, and higher
+    positive, negative = won.sum(axis=0, dtype=np.float64), lost[0].astype(np.float64)
+    defined = (positive > 0) & (negative > 0)
     precision = np.divide(found, np.maximum(found + reached, 1), dtype=np.float64)
-    ap = np.einsum("ls,ls->s", won, precision) / np.where(defined, positives, np.nan)
+    ap = np.einsum("ls,ls->s", won, precision) / np.where(defined, positive, np.nan)
     beaten = np.einsum("ls,ls->s", won, reached + passed, dtype=np.float64) / 2
-    return ap, 1 - beaten / np.where(defined, positives * negatives, np.nan)
+    return ap, 1 - beaten / np.where(defined, positive * negative, np.nan)
 
 
 def _pool(place: NDArray[np.intp], images: NDArray[np.intp], places: int, weights: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What a fitted decision rule does on the entries it was fitted on, as numbers and as text."""
+"""What a decision rule does on known entries, and what was measured of a model: as numbers, and as text to read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..metrics.measures import calibration_error, evaluate_scores, mean_defined
+from ..metrics.calibration import calibration_error
+from ..metrics.entries import mean_defined
+from ..metrics.report import evaluate_scores, json_ready
 from ..model.decisions import DecisionRule, sigmoid, yes_from
 from ..model.errors import shortlist
 
-_SHOWN = 40  # labels in the table
+_SHOWN = 40  # labels in a table
 _WIDEST_NAME = 30
+_OF_DECISIONS = ("scale", "shift", "precision", "recall", "ECE_uncalibrated", "ECE")
+_MASKED, _AS_NO = "mAP, unknown entries masked", "mAP, unknown taken as no"
 
 
 def measure_rule(
@@ -39,13 +43,7 @@ def measure_rule(
 def describe_decisions(
     rule: DecisionRule, logits: ArrayLike, labels: ArrayLike, label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Measure a rule; the result can be written as JSON.
-
-    Args:
-        rule: The rule.
-        logits: Shape (n, num_labels).
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
-        label_names: The names of the columns.
+    """Measure a rule on the entries it was fitted on; arguments are those of `measure_rule`.
 
     Returns:
         What `measure_rule` says; `calibration`, `objective`, `notes` (see `decision_notes`) and `ECE_uncalibrated` (the
@@ -55,15 +53,14 @@ def describe_decisions(
     report = measure_rule(rule, logits, labels, label_names)
     plain = calibration_error(sigmoid(logits), labels)
     for i, row in enumerate(report["labels"].values()):
-        for name in ("pooled_calibration", "pooled_threshold", "unmet"):
-            row[name] = getattr(rule, name)[i]
-        row["ECE_uncalibrated"] = float(plain[i]) if row["known"] else None
+        row |= {name: getattr(rule, name)[i] for name in ("pooled_calibration", "pooled_threshold", "unmet")}
+        row["ECE_uncalibrated"] = json_ready(plain[i])
     return {
         **report,
         "calibration": rule.calibration,
         "objective": rule.objective,
         "notes": decision_notes(rule, label_names),
-        "ECE_uncalibrated": mean_defined(plain),
+        "ECE_uncalibrated": json_ready(mean_defined(plain)),
     }
 
 
@@ -91,22 +88,18 @@ def render_decisions(report: Mapping[str, Any]) -> str:
 
     Lines have fewer than 120 columns, unless a sentence names labels that are long.
     """
-    rows = list(report["labels"].items())
-    width = max(len("label"), *(min(len(name), _WIDEST_NAME) for name, _ in rows[:_SHOWN]))
-    lines = [
-        f"{'label':{width}} {'known':>7} {'yes':>7} {'scale':>8} {'shift':>8} {'threshold':>9} {'precision':>9} "
-        f"{'recall':>9} {'ECE before':>10} {'after':>9}"
-    ]
-    for name, row in rows[:_SHOWN]:
-        short = name if len(name) <= width else name[: width - 3] + "..."
-        threshold = yes_from(row["threshold"])
+    labels = report["labels"]
+    names = [name if len(name) <= _WIDEST_NAME else name[: _WIDEST_NAME - 3] + "..." for name in labels]
+    widths = (max(len("label"), *map(len, names[:_SHOWN])), 7, 7, 8, 8, 9, 9, 9, 10, 9)
+    head = ("label", "known", "yes", "scale", "shift", "threshold", "precision", "recall", "ECE before", "after")
+    lines = [_line(widths, head)]
+    for name, row in list(zip(names, labels.values(), strict=True))[:_SHOWN]:
+        scale, shift, *measured = (number(row[key]) for key in _OF_DECISIONS)
         lines.append(
-            f"{short:{width}} {row['known']:7} {row['positives']:7} {row['scale']:8.3f} {row['shift']:8.3f} "
-            f"{threshold:>9} {number(row['precision']):>9} {number(row['recall']):>9} "
-            f"{number(row['ECE_uncalibrated']):>10} {number(row['ECE']):>9}"
+            _line(widths, (name, row["known"], row["positives"], scale, shift, yes_from(row["threshold"]), *measured))
         )
-    if len(rows) > _SHOWN:
-        lines.append(f"... and {len(rows) - _SHOWN} more labels")
+    if len(labels) > _SHOWN:
+        lines.append(f"... and {len(labels) - _SHOWN} more labels")
     return "\n".join(
         [
             *lines,
@@ -117,6 +110,46 @@ def render_decisions(report: Mapping[str, Any]) -> str:
     )
 
 
+def render_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return, a line per label, known entries, positives, AP and decisions; then the means, and what is undefined.
+
+    Args:
+        metrics: The content of `metrics.json`.
+    """
+    if not metrics.get("split"):
+        return "no test split: nothing was measured"
+    of = "all images" if metrics["split"] == "all" else f"{metrics['split']} split"
+    labels, rival = metrics["labels"], metrics.get("unknown_as_negative")
+    widths = (max(len(name) for name in (*labels, _MASKED)), 7, 7, 10, 10, 10, 10, 10)
+    lines = ["", _line(widths, (of, "known", "yes", "AP", "precision", "recall", "F1", "yes from"))]
+    for name, row in list(labels.items())[:_SHOWN]:
+        measured = (number(row[measure]) for measure in ("AP", "precision", "recall", "F1"))
+        cells = (name, row["known"], row["positives"], *measured, yes_from(row["threshold"]))
+        lines.append(_line(widths, cells) + _interval("  AP ", row.get("AP_interval")))
+    if len(labels) > _SHOWN:
+        lines.append(f"... and {len(labels) - _SHOWN} more labels: metrics.json, or --output of evaluate, has all")
+    mean = _line(widths, (_MASKED if rival else "mAP", "", "", number(metrics["mAP"])))
+    lines.append(mean + _interval("  ", metrics.get("mAP_interval")))
+    if rival:
+        lines.append(_line(widths, (_AS_NO, "", "", number(rival["mAP"]))))
+    if metrics["undefined_labels"]:
+        names = shortlist(metrics["undefined_labels"])
+        lines.append(f"undefined, for want of a known yes or a known no: {names}")
+    if comparison := metrics.get("comparison"):
+        lines.append(comparison["sentence"])
+    return "\n".join(lines)
+
+
 def number(value: float | None) -> str:
     """Return three decimals, or the word for None, which stands for a measure that is not defined."""
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def _line(widths: Sequence[int], cells: Sequence[Any]) -> str:
+    """Return a line of a table, perhaps of its first columns only; all but the first are on the right of theirs."""
+    others = zip(cells[1:], widths[1:], strict=False)
+    return " ".join([f"{cells[0]:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in others)])
+
+
+def _interval(start: str, ends: Sequence[float | None] | None) -> str:
+    return "" if ends is None or None in ends else f"{start}{ends[0]:.3f} to {ends[1]:.3f}"

@@ -1,10 +1,12 @@
 """How far scores are from being the probabilities they claim to be: Brier score, log-loss, calibration error."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..model.errors import HalflabelError
-from .known_scores import Answered, Floats, KnownScores, check_pair, per_label, ratio
+from .entries import Floats, KnownScores, check_pair, per_label
 
 BINS = 15
 
@@ -42,49 +44,39 @@ def calibration_error(scores: ArrayLike, labels: ArrayLike, bins: int = BINS) ->
     sum_b n_b / n |mean score in bin b - share of yes in bin b| (Naeini et al., 2015, for a binary event), where bin b
     of B holds b / B <= score < (b + 1) / B, and the last one a score of 1 too.
 
-    Args:
-        scores: As in `brier_score`.
-        labels: As in `brier_score`.
-        bins: Number of bins of equal width, at least 1.
-
-    Returns:
-        float64 of shape (num_labels,), each in 0..1; NaN for a label without a known entry.
-
-    Raises:
-        HalflabelError: As `brier_score`, and on another number of bins.
+    Arguments, result and errors are those of `brier_score`; `bins`, the number of bins of equal width, is at least 1.
     """
     if bins < 1:
         raise HalflabelError(f"bins is {bins!r}, expected at least 1")
     return per_label(lambda known: calibration_error_of(known, bins), *check_pair(scores, labels, probabilities=True))
 
 
-def brier_of(known: KnownScores) -> Floats:
-    """`brier_score` of known entries."""
-    noes, yeses = known.noes, known.yeses
-    lost = noes.sums(np.square(noes.scores, dtype=np.float64)) + yeses.sums(np.square(1.0 - _double(yeses)))
-    return ratio(lost, known.counts)
+def brier_of(known: KnownScores) -> float:
+    """`brier_score` of a label."""
+    return _mean(np.square(_excess(known)))
 
 
-def log_loss_of(known: KnownScores) -> Floats:
-    """`log_loss` of known entries."""
-    lost = np.zeros(len(known.counts))
-    for part, is_yes in ((known.yeses, True), (known.noes, False)):
-        eps = np.finfo(part.scores.dtype).eps
-        score = np.clip(part.scores, eps, 1 - eps).astype(np.float64)
-        lost -= part.sums(np.log(score) if is_yes else np.log1p(-score))
-    return ratio(lost, known.counts)
+def log_loss_of(known: KnownScores) -> float:
+    """`log_loss` of a label."""
+    eps = np.finfo(known.positives.dtype).eps
+    likelihood = np.clip(np.concatenate(known), eps, 1 - eps).astype(np.float64)
+    likelihood[: len(known.negatives)] = 1 - likelihood[: len(known.negatives)]
+    return -_mean(np.log(likelihood))
 
 
-def calibration_error_of(known: KnownScores, bins: int = BINS) -> Floats:
-    """`calibration_error` of known entries."""
-    edges = np.arange(1, bins) / bins
-    labels = np.arange(len(known.counts))
-    excess = np.zeros(len(labels) * bins)  # sum of scores minus number of yeses, per label and bin
-    for part, answer in ((known.noes, 0.0), (known.yeses, 1.0)):
-        place = part.spread(labels * bins) + np.searchsorted(edges, part.scores, "right")
-        excess += np.bincount(place, _double(part) - answer, minlength=len(excess))
-    return ratio(np.abs(excess).reshape(-1, bins).sum(axis=1), known.counts)
+def calibration_error_of(known: KnownScores, bins: int = BINS) -> float:
+    """`calibration_error` of a label."""
+    excess = _excess(known)
+    place = np.searchsorted(np.arange(1, bins) / bins, np.concatenate(known), "right")
+    return float(np.abs(np.bincount(place, excess, bins)).sum()) / len(excess) if len(excess) else math.nan
 
 
-def _double(part: Answered) -> Floats:
-    return part.scores.astype(np.float64, copy=False)
+def _excess(known: KnownScores) -> Floats:
+    """By how much each score is above the answer: first those answered no, then those answered yes."""
+    excess = np.concatenate(known, dtype=np.float64)
+    excess[len(known.negatives) :] -= 1
+    return excess
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else math.nan

@@ -5,22 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_rows import of_known_rows, random_case
 from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from halflabel import HalflabelError
-from halflabel.metrics.measures import brier_score, calibration_error, log_loss
-
-
-def random_case(seed, rows, columns, dtype):
-    rng = np.random.default_rng(seed)
-    scores = rng.choice([rng.random((rows, columns)), rng.integers(0, 2, (rows, columns))]).astype(dtype)
-    return scores, rng.choice([0, 1, -100, -101], (rows, columns), p=rng.dirichlet([1, 1, 0.5, 0.5]))
-
-
-def of_known_rows(metric, scores, labels):
-    pairs = [(labels[labels[:, j] >= 0, j], scores[labels[:, j] >= 0, j]) for j in range(labels.shape[1])]
-    return np.array([metric(y, p) if len(y) else math.nan for y, p in pairs])
+from halflabel.metrics.calibration import brier_score, calibration_error, log_loss
 
 
 def loop_calibration_error(y, p, bins):
@@ -33,14 +23,15 @@ def loop_calibration_error(y, p, bins):
     return total
 
 
-CASES = (st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([np.float32, np.float64]))
+CASES = (st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([1, 3, 10**6]),
+         st.sampled_from("fd"))  # fmt: skip
 
 
 @given(*CASES)
 @settings(max_examples=60, deadline=None)
-def test_brier_score_and_log_loss_are_scikit_learns_on_known_rows(seed, rows, columns, dtype):
-    scores, labels = random_case(seed, rows, columns, dtype)
-    tolerance = 1e-12 if dtype == np.float64 else 2e-6  # it adds up float32
+def test_brier_score_and_log_loss_are_scikit_learns_on_known_rows(seed, rows, columns, levels, dtype):
+    scores, labels = random_case(seed, rows, columns, levels, dtype)
+    tolerance = 1e-12 if dtype == "d" else 2e-6  # it adds up float32
     brier = of_known_rows(lambda y, p: brier_score_loss(y, p, pos_label=1), scores, labels)
     loss = of_known_rows(lambda y, p: sklearn_log_loss(y, p, labels=[0, 1]), scores, labels)
     np.testing.assert_allclose(brier_score(scores, labels), brier, atol=tolerance)
@@ -49,8 +40,8 @@ def test_brier_score_and_log_loss_are_scikit_learns_on_known_rows(seed, rows, co
 
 @given(*CASES, st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
-def test_calibration_error_is_its_formula_in_a_loop(seed, rows, columns, dtype, bins):
-    scores, labels = random_case(seed, rows, columns, dtype)
+def test_calibration_error_is_its_formula_in_a_loop(seed, rows, columns, levels, dtype, bins):
+    scores, labels = random_case(seed, rows, columns, levels, dtype)
     expected = of_known_rows(lambda y, p: loop_calibration_error(y, p, bins), scores, labels)
     np.testing.assert_allclose(calibration_error(scores, labels, bins), expected, atol=1e-12)
 
@@ -72,10 +63,10 @@ def test_a_score_on_an_edge_belongs_to_the_bin_above_and_1_to_the_last():
     assert calibration_error([[0.5], [1.0]], [[0], [1]], bins=2) == pytest.approx(0.25)
 
 
-def test_a_wrong_score_of_0_or_1_costs_the_logarithm_of_the_machine_precision():
-    for dtype in (np.float32, np.float64):
-        expected = -math.log(np.finfo(dtype).eps)
-        np.testing.assert_allclose(log_loss(np.array([[0, 1]], dtype), [[1, 0]]), [expected, expected], rtol=1e-6)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_wrong_score_of_0_or_1_costs_the_logarithm_of_the_machine_precision(dtype):
+    expected = -math.log(np.finfo(dtype).eps)
+    np.testing.assert_allclose(log_loss(np.array([[0, 1]], dtype), [[1, 0]]), [expected, expected], rtol=1e-6)
 
 
 def test_a_number_of_bins_that_is_none():

@@ -1,13 +1,12 @@
 """How good the decisions are, score >= threshold: precision, recall and F-score, per label and averaged."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..model.errors import HalflabelError
-from .known_scores import Floats, KnownScores, check_pair, known_chunks, mean_defined, per_label, ratio
+from .entries import Floats, KnownScores, check_pair, known_scores, mean_defined, ratio
 
 
 def precision(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Floats:
@@ -26,36 +25,30 @@ def precision(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Fl
     Raises:
         HalflabelError: On shapes that differ, other label values, a score or a threshold that is not finite.
     """
-    return _per_label(scores, labels, thresholds, lambda tp, fp, fn: ratio(tp, tp + fp))
+    tp, fp, _ = _count(scores, labels, thresholds)
+    return ratio(tp, tp + fp)
 
 
 def recall(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Floats:
-    """Recall per label, over its known entries: the share decided yes among the known yeses, TP / (TP + FN).
+    """Recall per label, over its known entries: the share decided yes among the known positives, TP / (TP + FN).
 
     Arguments and errors are those of `precision`; NaN for a label without a known positive.
     """
-    return _per_label(scores, labels, thresholds, lambda tp, fp, fn: ratio(tp, tp + fn))
+    tp, _, fn = _count(scores, labels, thresholds)
+    return ratio(tp, tp + fn)
 
 
 def f_score(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, beta: float = 1.0) -> Floats:
     """F-score per label, over its known entries: (1 + beta^2) TP / ((1 + beta^2) TP + beta^2 FN + FP).
 
-    Args:
-        scores: As in `precision`.
-        labels: As in `precision`.
-        thresholds: As in `precision`.
-        beta: At least 0; how many times as important recall is as precision (van Rijsbergen, 1979).
-
-    Returns:
-        float64 of shape (num_labels,), each in 0..1; NaN for a label without a known yes or an entry decided yes. As
-        in scikit-learn, 0 for a label that has no known yes and entries decided yes.
-
-    Raises:
-        HalflabelError: As `precision`, and on another beta.
+    `beta`, at least 0, says how many times as important recall is as precision (van Rijsbergen, 1979). The other
+    arguments and the errors are those of `precision`; NaN for a label without a known yes or an entry decided yes. As
+    in scikit-learn, 0 for a label that has no known yes and entries decided yes.
     """
     if not (math.isfinite(beta) and beta >= 0):
         raise HalflabelError(f"beta is {beta!r}, expected a number of at least 0")
-    return _per_label(scores, labels, thresholds, lambda tp, fp, fn: f_from_counts(tp, fp, fn, beta))
+    tp, fp, fn = _count(scores, labels, thresholds)
+    return f_from_counts(tp, fp, fn, beta)
 
 
 def decision_summary(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> dict[str, float]:
@@ -68,18 +61,14 @@ def decision_summary(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike
         (macro, each over the labels where it is defined); `CF1`, their harmonic mean; `OP`, `OR` and `OF1`, precision,
         recall and F1 of the entries of all labels together (micro). `macro_F1` is the mean of the labels' F1.
     """
-    values, matrix = check_pair(scores, labels)
-    chosen = check_thresholds(thresholds, matrix.shape[1])
-    counts = [decision_counts(known, chosen) for known in known_chunks(values, matrix)]
-    return decision_means(*np.concatenate([np.empty((3, 0)), *counts], axis=1))
+    return decision_means(*_count(scores, labels, thresholds))
 
 
-def _per_label(
-    scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, measure: Callable[[Floats, Floats, Floats], Floats]
-) -> Floats:
+def _count(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> Floats:
+    """`decision_counts` of all labels, shape (3, num_labels)."""
     values, matrix = check_pair(scores, labels)
-    chosen = check_thresholds(thresholds, matrix.shape[1])
-    return per_label(lambda known: measure(*decision_counts(known, chosen)), values, matrix)
+    pairs = zip(known_scores(values, matrix), check_thresholds(thresholds, matrix.shape[1]), strict=True)
+    return np.array([decision_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 3).T
 
 
 def f_from_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, beta: float = 1.0) -> Floats:
@@ -88,11 +77,10 @@ def f_from_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, beta: float = 1.0
     return ratio(hits, hits + beta**2 * np.asarray(fn) + np.asarray(fp))
 
 
-def decision_counts(known: KnownScores, thresholds: Floats) -> Floats:
-    """True positives, false positives and false negatives of each label, shape (3, num_labels)."""
-    chosen = thresholds[known.columns]
-    tp, fp = (part.sums(part.scores >= part.spread(chosen)) for part in (known.yeses, known.noes))
-    return np.stack([tp, fp, known.yeses.sizes - tp])
+def decision_counts(known: KnownScores, threshold: np.float64) -> tuple[int, int, int]:
+    """The numbers of true positives, false positives and false negatives of a label."""
+    fp, tp = (len(scores) - int(np.searchsorted(scores, threshold)) for scores in known)
+    return tp, fp, len(known.positives) - tp
 
 
 def decision_means(tp: Floats, fp: Floats, fn: Floats) -> dict[str, float]:
@@ -124,3 +112,13 @@ def check_thresholds(thresholds: ArrayLike, num_labels: int) -> Floats:
     if not np.isfinite(values).all():
         raise HalflabelError("a threshold is NaN or infinite")
     return np.broadcast_to(values, (num_labels,))
+
+
+def phi(counts: ArrayLike) -> Floats:
+    """The correlation of two yes/no answers, -1 to 1, from counts (..., 4) of yes-yes, yes-no, no-yes, no-no.
+
+    NaN where one of them is always answered the same.
+    """
+    both, first, second, neither = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    scale = np.sqrt((both + first) * (second + neither) * (both + second) * (first + neither))
+    return ratio(both * neither - first * second, scale)

@@ -1,0 +1,83 @@
+"""What the Trainer is told of the logits of a validation split."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from transformers import EvalPrediction
+
+from .answers import decision_counts, decision_means
+from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, per_label, ratio
+from .ranking import rank
+
+
+def known_loss(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Mean binary cross-entropy over all known entries; NaN where none is known.
+
+    Args:
+        logits: Shape (n, num_labels), finite where known.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+    """
+    cost, count = per_label(_cost_and_count, *check_pair(logits, labels)).reshape(-1, 2).sum(axis=0)
+    return float(ratio(cost, count))
+
+
+def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Measure logits on known entries: a `compute_metrics` for the Trainer.
+
+    Args:
+        prediction: `predictions` are logits (n, num_labels), `label_ids` the labels.
+
+    Returns:
+        `mAP`, `mAUROC`, `known_loss`, `undefined_labels` (for how many AP is not defined), and `CF1` and `OF1` of the
+        decisions logit >= 0, which is score >= 0.5; NaN where undefined.
+    """
+    return _measure(known_scores(*check_pair(prediction.predictions, prediction.label_ids)))
+
+
+class BatchMetrics:
+    """`trainer_metrics` of a validation split whose logits do not fit in memory, batch by batch.
+
+    `Trainer(compute_metrics=BatchMetrics(), args=TrainingArguments(batch_eval_metrics=True, ...))`: where
+    `trainer_metrics` is given the logits of all images and labels at once, this keeps the known entries alone, in 4
+    bytes each, and tells the same of them. It serves one Trainer, with `batch_eval_metrics` or without. An evaluation
+    that breaks off leaves its entries here: give the Trainer a new one then.
+    """
+
+    def __init__(self) -> None:
+        """Start with no entry."""
+        self._entries: EntryStore | None = None
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """Take in a batch.
+
+        Args:
+            prediction: As for `trainer_metrics`, of some images.
+            compute_result: Whether it is the last batch: what `trainer_metrics` says of all batches is returned, and
+                the next one begins anew. Else nothing is said.
+        """
+        logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+        entries = self._entries or EntryStore(labels.shape[1])
+        entries.add(logits, labels)
+        self._entries = None if compute_result else entries
+        return _measure(entries.known_scores()) if compute_result else {}
+
+
+def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:
+    rows = [(*rank(known), *decision_counts(known, np.float64(0)), *_cost_and_count(known)) for known in labels]
+    ap, auroc, tp, fp, fn, cost, count = np.array(rows, dtype=np.float64).T
+    means = decision_means(tp, fp, fn)
+    return {
+        "mAP": mean_defined(ap),
+        "mAUROC": mean_defined(auroc),
+        "known_loss": float(ratio(cost.sum(), count.sum())),
+        "undefined_labels": int(np.isnan(ap).sum()),
+        "CF1": means["CF1"],
+        "OF1": means["OF1"],
+    }
+
+
+def _cost_and_count(known: KnownScores) -> tuple[float, int]:
+    """Return the sum of the binary cross-entropy of a label's logits, and their number."""
+    against = np.concatenate([known.negatives, -known.positives], dtype=np.float64)
+    return float(np.logaddexp(0, against).sum()), len(against)
