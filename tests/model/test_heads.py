@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from halflabel.model.errors import HalflabelError, number
-from halflabel.model.heads import CHUNK, HEADS, CsraHead, Head, LinearHead, MlDecoderHead, MlpHead, check_head
+from halflabel.model.heads import CHUNK, HEADS, CsraHead, Head, LinearHead, MlDecoderHead, MlpHead, find_head
 from halflabel.model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, take_labels
 
 SMALL = {"width": 16, "feed_forward": 32, "heads": 2}
@@ -186,8 +186,8 @@ def test_another_kind_of_head_takes_only_the_standardisation():
 
 @pytest.mark.parametrize(("name", "args"), CASES.values(), ids=CASES)
 def test_right_arguments_pass(name, args):
-    check_head(name, args)
-    check_head(name)
+    find_head(name).check_arguments(args, name)
+    find_head(name).check_arguments(None, name)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,6 @@ def test_right_arguments_pass(name, args):
         ("csra", {"temperatures": "max"}, "temperatures is 'max'"),
         ("ml_decoder", {"queries": 0}, "head 'ml_decoder': queries is 0, expected a whole number of at least 1"),
         ("ml_decoder", {"learn_queries": 1}, "learn_queries is 1, expected true or false"),
-        ("ml_decoder", {"width": 100}, "head 'ml_decoder': width is 100, expected a multiple of heads, which is 8"),
         ("ml_decoder", {"heads": 7, "width": 700, "feed_forward": 0}, "feed_forward is 0"),
         ("ml_decoder", {"in_features": 3}, "takes no argument 'in_features'"),
         ("mlp", [1], "head_args is \\[1\\], expected a mapping"),
@@ -222,7 +221,12 @@ def test_right_arguments_pass(name, args):
 )
 def test_wrong_arguments_are_named(name, args, message):
     with pytest.raises(HalflabelError, match=message):
-        check_head(name, args)
+        find_head(name).check_arguments(args, name)
+
+
+def test_a_width_that_the_heads_of_an_attention_cannot_share_is_refused():
+    with pytest.raises(HalflabelError, match="ml_decoder: width is 100, expected a multiple of heads, which is 8"):
+        MlDecoderHead(16, 2, width=100)
 
 
 @pytest.fixture
@@ -498,7 +502,7 @@ def test_a_head_of_ones_own_is_one_class(monkeypatch):
 
     monkeypatch.setitem(HEADS, "scaled", ScaledHead)
     with pytest.raises(HalflabelError, match="head 'scaled': factor is 0, expected a number above 0"):
-        check_head("scaled", {"factor": 0})
+        find_head("scaled").check_arguments({"factor": 0}, "scaled")
     model = TimmMultiLabelForImageClassification.from_backbone(
         "test_resnet", ["a", "b"], weights=None, head="scaled", head_args={"factor": 3.0}
     )

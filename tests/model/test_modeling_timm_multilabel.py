@@ -1,6 +1,7 @@
 import forked
 import numpy as np
 import pytest
+import timm
 import torch
 from rounding import assert_computed_alike
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, pipeline
@@ -13,6 +14,7 @@ from halflabel import (
     TimmMultiLabelImageProcessor,
 )
 from halflabel.data.pixels import FeatureDataset, collate
+from halflabel.model.heads import LinearHead
 from halflabel.model.objective import masked_loss
 
 FAMILIES = {
@@ -238,6 +240,52 @@ def test_gradient_checkpointing_changes_no_gradient():
         model.train()(pixels, labels=labels).loss.backward()
         gradients.append(model.backbone.patch_embed.proj.weight.grad.clone())
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-8)
+
+
+class Doubled(LinearHead):
+    def compute_logits(self, features):
+        return 2 * super().compute_logits(features)
+
+
+def squared(logits, targets, pos_weight=None, power=2.0):
+    return (logits.sigmoid() - targets).abs() ** power
+
+
+def test_parts_of_a_program_train_are_saved_and_are_given_again(tmp_path, caplog):
+    """A timm model, a head class and a function: trained by the stock Trainer to the same weights as by hand."""
+    parts = {"backbone": timm.create_model("test_resnet", num_classes=7), "head": Doubled, "loss": squared}
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        label_names=["a", "b"], loss_args={"power": 3.0}, **parts
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "backbone ResNet is not saved: load with from_pretrained(folder, backbone=ResNet)",
+        "head Doubled is not saved: load with from_pretrained(folder, head=Doubled)",
+        "loss squared is not saved: load with from_pretrained(folder, loss=squared)",
+    ]
+    labels = torch.tensor([[1.0, IGNORE_INDEX], [0.0, 1.0]])
+    features = torch.randn(2, model.head.in_features)
+    output = model(features=features, labels=labels)
+    scores = (2 * model.head.linear(features)).sigmoid()
+    expected = ((1 - scores[0, 0]) ** 3 + scores[1, 0] ** 3 + (1 - scores[1, 1]) ** 3) / 3
+    torch.testing.assert_close(output.loss, expected)
+    model.save_pretrained(tmp_path)
+    for missing, kept in (("head", "backbone"), ("backbone", "head")):
+        with pytest.raises(HalflabelError, match=f"{missing} .* is code of your own, which no file holds: give it"):
+            TimmMultiLabelForImageClassification.from_pretrained(tmp_path, **{kept: parts[kept]})
+    again = {"backbone": timm.create_model("test_resnet", num_classes=0), "head": Doubled}
+    loaded = TimmMultiLabelForImageClassification.from_pretrained(tmp_path, **again)
+    pixels = torch.randn(2, 3, 160, 160)
+    assert_computed_alike(loaded(pixels).logits, model.eval()(pixels).logits)
+    with pytest.raises(HalflabelError, match="loss squared is code of your own"):
+        loaded(pixels, labels=labels)
+    again["backbone"] = timm.create_model("test_resnet", num_classes=0)
+    loaded = TimmMultiLabelForImageClassification.from_pretrained(tmp_path, **again, loss=squared)
+    assert_computed_alike(loaded(pixels, labels=labels).loss, model(pixels, labels=labels).loss)
+
+
+def test_a_backbone_that_is_no_model_of_timm_is_refused():
+    with pytest.raises(HalflabelError, match="backbone Linear has no forward_features, .*: give a name that timm"):
+        TimmMultiLabelForImageClassification.from_backbone(torch.nn.Linear(2, 2), ["a"])
 
 
 def test_bad_requests():

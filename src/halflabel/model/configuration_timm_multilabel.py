@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig
 
 from .backbones import check_backbone, check_backbone_args
 from .decisions import DecisionRule
-from .errors import HalflabelError, did_you_mean, shortlist
-from .heads import check_head
+from .errors import HalflabelError, did_you_mean, is_own, shortlist
+from .heads import find_head
 from .labels import LabelSpace
 from .losses import find_loss
 from .objective import check_normalizer
@@ -73,7 +73,8 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     """Configuration of `TimmMultiLabelForImageClassification`.
 
     Args:
-        backbone: A timm architecture, optionally with the tag of its weights, like `"resnet50.a1_in1k"`.
+        backbone: A timm architecture, optionally with the tag of its weights, like `"resnet50.a1_in1k"`. This, the
+            head and the loss are `own:NAME` where a program gave a part of its own.
         backbone_args: Keyword arguments for `timm.create_model`, like `{"drop_path_rate": 0.1}`.
         head: A key of `heads.HEADS`.
         head_args: Keyword arguments of that head.
@@ -127,9 +128,11 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             raise HalflabelError(f"id2label is {self.id2label!r}, expected numbers from 0 and their label names")
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
-        check_backbone(self.backbone)
+        if not is_own(self.backbone):
+            check_backbone(self.backbone)
         check_backbone_args(self.backbone_args)
-        check_head(self.head, self.head_args)
+        if not is_own(self.head):
+            find_head(self.head).check_arguments(self.head_args, self.head)
         check_normalizer(self.normalizer)
         names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}
         if sorted(names) != list(range(len(names))):
@@ -137,7 +140,8 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         space = LabelSpace([names[i] for i in range(len(names))])
         self.id2label = dict(enumerate(space.names))
         self.label2id = {name: i for i, name in enumerate(space.names)}
-        find_loss(self.loss).check(self.loss, self.loss_args or {}, len(space))
+        if not is_own(self.loss):
+            find_loss(self.loss).check(self.loss, self.loss_args or {}, len(space))
         _check_weights("pos_weight", self.pos_weight, len(space), zero_allowed=False)
         _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
         if self.decisions is not None:

@@ -64,6 +64,26 @@ def shortlist(items: Iterable[object], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+OWN = "own:"
+"""A backbone, head or loss that a program gave is named so in a configuration, which cannot hold the thing itself."""
+
+
+def part_name(part: Any) -> Any:  # noqa: ANN401 - a key, a class, a function or a module
+    """Return a key (or None) as it is, and `own:NAME` for a part that a program gave."""
+    return part if part is None or isinstance(part, str) else OWN + getattr(part, "__name__", type(part).__name__)
+
+
+def is_own(name: object) -> bool:
+    """Tell whether a name stands for a part that a program gave."""
+    return isinstance(name, str) and name.startswith(OWN)
+
+
+def missing_part(key: str, name: str) -> HalflabelError:
+    """Return the error for a part that only the program that trained the model can give."""
+    part = name.removeprefix(OWN)
+    return HalflabelError(f"{key} {part} is code of your own, which no file holds: give it from Python, {key}={part}")
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a value that a person gave may be: the words for it, how to tell, and where these are few the choices."""

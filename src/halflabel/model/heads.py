@@ -4,7 +4,7 @@ A new head is a class here and its name in `HEADS`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
-from .errors import FLAG, HalflabelError, Kind, did_you_mean, list_of, number, one_of
+from .errors import FLAG, HalflabelError, Kind, did_you_mean, is_own, list_of, missing_part, number, one_of
 
 CHUNK = 1 << 21
 """How many numbers `Head.standardize_` holds at once in float64: 16 MiB."""
@@ -120,6 +120,22 @@ class Head(nn.Module, ABC):
         """
         self.label_bias.copy_(torch.logit((positive.double() + 1) / (known.double() + 2)))
 
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any] | None, name: str) -> None:
+        """Refuse what is no mapping of `arguments` to values of their kinds; `name` is what messages call the head.
+
+        Raises:
+            HalflabelError: It names the value and the allowed ones.
+        """
+        if not isinstance(given, Mapping | None):
+            raise HalflabelError(f"head_args is {given!r}, expected a mapping of names to values")
+        for key, value in (given or {}).items():
+            if key not in cls.arguments:
+                takes = ", ".join(cls.arguments) or "none"
+                nearest = did_you_mean(key, cls.arguments)
+                raise HalflabelError(f"head {name!r} takes no argument {key!r}; it takes {takes}{nearest}")
+            cls.arguments[key].check(f"head {name!r}: {key}", value)
+
     def rows_of_tensors(self, old: "Head", rows: Sequence[int | None]) -> Mapping[str, Sequence[int | None]] | None:
         """Return the rows that each tensor in `per_label` takes from the old head; None: that is not possible."""
         return dict.fromkeys(self.per_label, rows)
@@ -215,22 +231,24 @@ class MlpHead(LinearHead):
     def reset_parameters(self) -> None:
         """Draw new weights: hidden ones as He et al. 2015, those of the last layer normal, sd 0.01; biases are 0."""
         super().reset_parameters()
+        _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
         for layer in self.hidden:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.LayerNorm | _BatchNorm):
-                nn.init.ones_(layer.weight)
-                nn.init.zeros_(layer.bias)
             if isinstance(layer, _BatchNorm):
                 for name, value in layer.named_buffers():
                     nn.init.constant_(value, float(name == "running_var"))
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""
-        logits: Tensor = self.linear(self.hidden(features))
-        return logits
+        return super().compute_logits(self.hidden(features))
+
+
+def _reset_layers(layers: Iterable[nn.Module], draw: Callable[[Tensor], Tensor]) -> None:
+    """Draw the weights of linear layers, and set those of norms to 1 and all biases to 0."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.LayerNorm | _BatchNorm):
+            (draw if isinstance(layer, nn.Linear) else nn.init.ones_)(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class _BatchNorm(nn.BatchNorm1d):
@@ -349,6 +367,8 @@ class MlDecoderHead(PositionsHead):
             learn_queries: Train the queries; else they stay as drawn, and the layer that reads them is trained.
         """
         super().__init__(in_features, num_labels)
+        if width % heads:
+            raise HalflabelError(f"ml_decoder: width is {width}, expected a multiple of heads, which is {heads}")
         self.group_size = -(-num_labels // min(queries, num_labels))
         drawn = torch.empty(-(-num_labels // self.group_size), width)
         if learn_queries:
@@ -374,14 +394,7 @@ class MlDecoderHead(PositionsHead):
         """Draw new weights: queries with sd 1, the labels' vectors so that scores have sd 0.1; biases are 0."""
         super().reset_parameters()
         nn.init.normal_(self.queries)
-        for layer in self.children():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.LayerNorm):
-                nn.init.ones_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        _reset_layers(self.children(), nn.init.xavier_uniform_)
 
     def rows_of_tensors(self, old: Head, rows: Sequence[int | None]) -> Mapping[str, Sequence[int | None]] | None:
         """Let each label take along the query that answered it.
@@ -399,21 +412,14 @@ class MlDecoderHead(PositionsHead):
                 queries[group] = query
         return {"weight": rows, "bias": rows, "queries": queries}
 
-    def _split(self, values: Tensor) -> Tensor:
-        """Cut (..., length, width) into heads: (..., heads, length, width / heads)."""
-        parts: Tensor = values.unflatten(-1, (self.heads, -1))
-        return parts.transpose(-3, -2)
-
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, positions, in_features) to logits (batch, num_labels)."""
         memory = F.relu(self.embed(features))
-        images = features.shape[0]  # `len` would fix the number of images in an export
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(self.queries)).expand(images, -1, -1, -1),
-            self._split(self.key(memory)),
-            self._split(self.value(memory)),
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
+        questions = self.query(self.queries).expand(features.shape[0], -1, -1)  # `len` would be fixed in an export
+        parts = (questions, self.key(memory), self.value(memory))  # each (batch, queries or positions, width)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        dropout = self.dropout.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         attended = self.out(attended.transpose(1, 2).flatten(2))  # (batch, queries, width)
         hidden = self.attention_norm(self.queries + self.dropout(attended))
         fed = self.contract(self.dropout(F.relu(self.expand(hidden))))
@@ -428,24 +434,17 @@ class MlDecoderHead(PositionsHead):
 HEADS: dict[str, type[Head]] = {"linear": LinearHead, "mlp": MlpHead, "csra": CsraHead, "ml_decoder": MlDecoderHead}
 
 
-def check_head(head: str, head_args: Mapping[str, Any] | None = None) -> None:
-    """Refuse a head that does not exist, or arguments that are not its own.
+def find_head(head: str | type[Head]) -> type[Head]:
+    """Return a head by its key in `HEADS`; a class as it is.
 
     Raises:
-        HalflabelError: It names the value and the allowed ones.
+        HalflabelError: If there is none of that name, with the nearest, or if it is no such class.
     """
+    if isinstance(head, type) and issubclass(head, Head):
+        return head
+    if is_own(head):
+        raise missing_part("head", str(head))
     if head not in HEADS:
-        raise HalflabelError(f"unknown head {head!r}; it is one of {', '.join(HEADS)}{did_you_mean(head, HEADS)}")
-    if not isinstance(head_args, Mapping | None):
-        raise HalflabelError(f"head_args is {head_args!r}, expected a mapping of names to values")
-    takes = HEADS[head].arguments
-    for name, value in (head_args or {}).items():
-        if name not in takes:
-            raise HalflabelError(
-                f"head {head!r} takes no argument {name!r}; it takes {', '.join(takes) or 'none'}"
-                f"{did_you_mean(name, takes)}"
-            )
-        takes[name].check(f"head {head!r}: {name}", value)
-    width, heads = ({"width": 768, "heads": 8, **(head_args or {})}[name] for name in ("width", "heads"))
-    if head == "ml_decoder" and width % heads:
-        raise HalflabelError(f"head {head!r}: width is {width}, expected a multiple of heads, which is {heads}")
+        nearest = did_you_mean(str(head), HEADS)
+        raise HalflabelError(f"unknown head {head!r}; it is one of {', '.join(HEADS)}, or a subclass of Head{nearest}")
+    return HEADS[str(head)]

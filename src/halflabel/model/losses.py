@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import FLAG, HalflabelError, Kind, did_you_mean, list_of, number
+from .errors import FLAG, HalflabelError, Kind, did_you_mean, is_own, list_of, missing_part, number
 from .labels import IGNORE_INDEX
 
 TANGENT_START = 12.0
@@ -337,6 +337,8 @@ def find_loss(loss: str | Loss | Callable[..., Tensor]) -> Loss:
         return loss
     if callable(loss):
         return Loss(loss)
+    if is_own(loss):
+        raise missing_part("loss", loss)
     if loss not in LOSSES:
         raise HalflabelError(f"unknown loss {loss!r}; it is one of {', '.join(LOSSES)}{did_you_mean(loss, LOSSES)}")
     return LOSSES[loss]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .backbones import create_backbone, position_width, raise_without_safetensors, to_positions
+from .backbones import create_backbone, position_width, raise_without_safetensors, take_backbone, to_positions
 from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .errors import HalflabelError, shortlist
-from .heads import HEADS, Head
-from .losses import find_loss
+from .errors import OWN, HalflabelError, is_own, missing_part, part_name, shortlist
+from .heads import Head, find_head
+from .losses import Loss, find_loss
 from .objective import masked_loss
 
 log = logging.getLogger(__name__)
@@ -64,13 +64,29 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     _supports_sdpa = True  # timm's attention layers choose their own implementation
     model_tags = TAGS
 
-    def __init__(self, config: TimmMultiLabelConfig, backbone: nn.Module | None = None) -> None:
-        """Build the model; `backbone` is used as it is where given, else made with random weights."""
+    def __init__(
+        self,
+        config: TimmMultiLabelConfig,
+        backbone: nn.Module | None = None,
+        head: type[Head] | None = None,
+        loss: Callable[..., Tensor] | Loss | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            config: Where it says `own:NAME`, the part must be given. A loss need not be for predictions.
+            backbone: A timm model, used as it is; None: the one of the configuration, with random weights.
+            head: A class, in the place of the configuration's.
+            loss: A function of the signature of those in `LOSSES`, or a record, in the place of the configuration's.
+        """
         super().__init__(config)
         if backbone is None:
+            if is_own(config.backbone):
+                raise missing_part("backbone", config.backbone)
             backbone = create_backbone(config.backbone, None, **(config.backbone_args or {}))
         self.backbone = backbone
-        self.head = self._make_head(config)
+        self._own_head, self._own_loss = head, loss
+        self.head = self._make_head(config, head)
         self.backbone_is_frozen = False
         self.epoch: int | None = None  # epochs that are done; `trainer.TellEpoch` sets it
         self.supports_gradient_checkpointing = self._can_checkpoint()
@@ -79,37 +95,49 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        backbone: str,
+        backbone: str | nn.Module,
         label_names: Sequence[str],
         weights: str | Path | None = "hub",
-        head: str = "linear",
-        head_args: dict[str, Any] | None = None,
+        head: str | type[Head] = "linear",
+        loss: str | Callable[..., Tensor] | Loss = "bce",
         backbone_args: dict[str, Any] | None = None,
         **config_args: Any,  # noqa: ANN401 - further configuration keys
     ) -> "TimmMultiLabelForImageClassification":
         """Start a transfer: a timm backbone with its weights and a fresh head.
 
+        Parts of your own work as those of the package do. No file can hold them, and the log says how the saved model
+        is to be loaded: `from_pretrained(folder, head=MyHead)`.
+
         Args:
-            backbone: A timm name, like `"resnet50.a1_in1k"`.
+            backbone: A timm name, like `"resnet50.a1_in1k"`; or a timm model, which is used as it is.
             label_names: The yes/no questions, in the order of the logits.
-            weights: `"hub"`, `"installed"`, a path, or None for random weights; see `weights.create_backbone`.
-            head: A key of `heads.HEADS`.
-            head_args: Keyword arguments of the head.
+            weights: `"hub"`, `"installed"`, a path, or None (or `"none"`) for random weights; see
+                `backbones.create_backbone`. A model that is given keeps its own.
+            head: A key of `heads.HEADS`, or a subclass of `heads.Head`.
+            loss: A key of `losses.LOSSES`, or a function of the signature of those, or a record.
             backbone_args: Keyword arguments of `timm.create_model`.
             config_args: Further keys of `TimmMultiLabelConfig`, like `normalizer="images"`.
 
         Raises:
             HalflabelError: On names timm does not know, or weights that cannot be had.
         """
+        parts = {"backbone": backbone, "head": head, "loss": loss}
         config = TimmMultiLabelConfig(
-            backbone=backbone,
+            **{key: part_name(part) for key, part in parts.items()},
             backbone_args=backbone_args,
-            head=head,
-            head_args=head_args,
             label_names=list(label_names),  # type: ignore[call-arg]
             **config_args,
         )
-        return cls(config, backbone=create_backbone(backbone, weights, **(backbone_args or {})))
+        for key, part in parts.items():
+            if not isinstance(part, str):
+                name = part_name(part).removeprefix(OWN)
+                log.warning("%s %s is not saved: load with from_pretrained(folder, %s=%s)", key, name, key, name)
+        if isinstance(backbone, str):
+            backbone = create_backbone(backbone, weights, **(backbone_args or {}))
+        else:
+            take_backbone(backbone)
+        own_head, own_loss = None if isinstance(head, str) else head, None if isinstance(loss, str) else loss
+        return cls(config, backbone, own_head, own_loss)
 
     @classmethod
     def from_pretrained(
@@ -120,9 +148,16 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     ) -> Any:  # noqa: ANN401 - the model, or a pair with `output_loading_info`
         """Load a model as transformers does, but from safetensors only: no pickle is read.
 
+        Parts that a program gave when the model was made (see `from_backbone`) are given again: `head=MyHead`.
+
         Raises:
             HalflabelError: If a newer halflabel saved the model, or it has no safetensors.
         """
+        if not model_args:  # by keyword transformers would write them into the configuration
+            model_args = tuple(
+                None if isinstance(kwargs.get(key), str | None) else kwargs.pop(key)
+                for key in ("backbone", "head", "loss")
+            )
         try:
             return super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, **{**kwargs, "use_safetensors": True}
@@ -146,8 +181,8 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         replace_stock_card(Path(working_dir), repo_id, self.config)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def _make_head(self, config: TimmMultiLabelConfig) -> Head:
-        kind = HEADS[config.head]
+    def _make_head(self, config: TimmMultiLabelConfig, own: type[Head] | None) -> Head:
+        kind = own or find_head(config.head)
         pooled = kind.consumes == "pooled"
         width = int(self.backbone.head_hidden_size) if pooled else position_width(self.backbone)  # type: ignore[arg-type]
         return kind(width, len(config.label_space), **(config.head_args or {}))
@@ -205,7 +240,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     def replace_head(
         self,
         label_names: Sequence[str],
-        head: str | None = None,
+        head: str | type[Head] | None = None,
         *,
         keep: bool = True,
         **head_args: Any,  # noqa: ANN401
@@ -221,7 +256,8 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
 
         Args:
             label_names: The new yes/no questions.
-            head: A key of `heads.HEADS`; None keeps the kind of head (and its arguments where none are given).
+            head: A key of `heads.HEADS`, or a class; None keeps the kind of head, and its arguments where none are
+                given.
             keep: False: all labels start fresh, also those of the same name, and so do the layers they share.
             head_args: Keyword arguments of the new head.
 
@@ -229,9 +265,9 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             HalflabelError: On names that are empty or repeated, or wrong arguments; the model is then unchanged.
         """
         old, places = self.head, {name: i for i, name in enumerate(self.config.label_space.names)}
-        config = self.config.with_labels(label_names, head, head_args, keep)
-        like = old.feature_mean
-        fresh = self._make_head(config).to(like.device, like.dtype).train(self.training)
+        config = self.config.with_labels(label_names, part_name(head), head_args, keep)
+        like, kind = old.feature_mean, self._own_head if head is None else None if isinstance(head, str) else head
+        fresh = self._make_head(config, kind).to(like.device, like.dtype).train(self.training)
         rows = [places.get(name) for name in label_names]
         if keep and not take_labels(fresh, old, rows):
             names = shortlist(name for name in label_names if name in places)
@@ -240,18 +276,10 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             if config.decisions is not None:
                 config.decisions = None
                 log.warning("the decisions are dropped: they belong to the old head")
-        for key in (
-            "id2label",
-            "label2id",
-            "head",
-            "head_args",
-            "loss_args",
-            "pos_weight",
-            "label_weight",
-            "decisions",
-        ):
+        labels, factors = ("id2label", "label2id", "decisions"), ("loss_args", "pos_weight", "label_weight")
+        for key in (*labels, "head", "head_args", *factors):
             setattr(self.config, key, getattr(config, key))
-        self.head = fresh
+        self.head, self._own_head = fresh, kind
 
     def extract_features(self, pixel_values: Tensor) -> Tensor:
         """Run the backbone on pixels of shape (batch, channels, height, width).
@@ -266,9 +294,18 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         features: Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
         return features
 
-    def _loss(self, logits: Tensor, labels: Tensor, counts: Tensor | int | None) -> Tensor:
+    @property
+    def loss(self) -> Loss:
+        """The record of the loss.
+
+        Raises:
+            HalflabelError: If it is code of a program's own that was not given again.
+        """
+        return find_loss(self._own_loss or self.config.loss)
+
+    def _masked_loss(self, logits: Tensor, labels: Tensor, counts: Tensor | int | None) -> Tensor:
         config = self.config
-        if find_loss(config.loss).uses_epoch and self.training and self.epoch is None:
+        if self.loss.uses_epoch and self.training and self.epoch is None:
             raise HalflabelError(
                 f"loss {config.loss!r} depends on the epoch: train it with halflabel.MultiLabelTrainer, "
                 "or add halflabel.trainer.TellEpoch() to the Trainer's callbacks"
@@ -278,7 +315,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             for name, values in (("pos_weight", config.pos_weight), ("label_weight", config.label_weight))
         }
         return masked_loss(
-            logits, labels, config.loss, config.normalizer, counts,
+            logits, labels, self._own_loss or config.loss, config.normalizer, counts,
             **weights, epoch=self.epoch or 0, **(config.loss_args or {}),
         )  # fmt: skip
 
@@ -310,7 +347,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         logits = self.head(features)
         loss = None
         if labels is not None:
-            loss = self._loss(logits, labels, num_items_in_batch)
+            loss = self._masked_loss(logits, labels, num_items_in_batch)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)

@@ -4,13 +4,14 @@ What the sum is divided by depends on the labels alone, so a step gives the same
 in pieces, or on several devices. Arithmetic is in float32; float64 stays float64.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .errors import HalflabelError, did_you_mean
+from .errors import HalflabelError, did_you_mean, part_name
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import Loss, bce, find_loss
 
@@ -88,7 +89,7 @@ def count_items(labels: Tensor, loss: str | Loss = "bce") -> Tensor:
 def masked_loss(
     logits: Tensor,
     labels: Tensor,
-    loss: str | Loss = "bce",
+    loss: str | Loss | Callable[..., Tensor] = "bce",
     normalizer: str = "labels",
     num_items_in_batch: Tensor | int | float | None = None,
     pos_weight: Tensor | None = None,
@@ -105,7 +106,7 @@ def masked_loss(
     Args:
         logits: Shape (batch, num_labels).
         labels: Same shape, float: 0..1 where known, `IGNORE_INDEX` where unknown.
-        loss: A key of `LOSSES`, or a record.
+        loss: A key of `LOSSES`, a record, or a function of the signature of those in `LOSSES`.
         normalizer: What the sum is divided by:
             `labels`: the number of entries;
             `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
@@ -126,7 +127,7 @@ def masked_loss(
             is none (NaN included), or a single number for `num_items_in_batch` where other counts are needed.
     """
     record = find_loss(loss)
-    record.check(loss if isinstance(loss, str) else "of your own", loss_args, logits.shape[-1])
+    record.check(part_name(loss), loss_args, logits.shape[-1])
     check_normalizer(normalizer)
     _check_form(logits, labels)
     if logits.dtype in (torch.float16, torch.bfloat16):

@@ -22,7 +22,7 @@ from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
-from ..model.losses import find_loss
+from ..model.losses import Loss, find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features, process_state
@@ -139,7 +139,7 @@ def loss_configuration(recipe: Recipe, counts: TargetCounts, label_names: Sequen
     }
 
 
-def prior_counts(counts: TargetCounts, loss: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def prior_counts(counts: TargetCounts, loss: str | Loss) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
     return counts.positive, counts.asked if find_loss(loss).assumes_negative else counts.answered
 
@@ -380,7 +380,7 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLab
 
 def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
-    positive, entries = prior_counts(counts, model.config.loss)
+    positive, entries = prior_counts(counts, model.loss)
     model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.sample())

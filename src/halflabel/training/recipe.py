@@ -15,8 +15,17 @@ from transformers import HfArgumentParser, TrainingArguments
 from ..data.strict_yaml import read_yaml
 from ..decide.decision_fitting import check_fitting
 from ..metrics.intervals import check_confidence
-from ..model.errors import HalflabelError, did_you_mean, number, one_of, reason_of
-from ..model.heads import check_head
+from ..model.errors import (
+    HalflabelError,
+    did_you_mean,
+    is_own,
+    missing_part,
+    number,
+    one_of,
+    part_name,
+    reason_of,
+)
+from ..model.heads import find_head
 from ..model.labels import LabelSpace
 from ..model.losses import find_loss
 from ..model.objective import check_normalizer
@@ -171,9 +180,10 @@ def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a fil
 
 
 def _check_model(model: ModelKeys) -> None:
-    if isinstance(model.head, str):
-        check_head(model.head, model.head_args)
-    find_loss(model.loss).check(model.loss if isinstance(model.loss, str) else "of your own", model.loss_args or {})
+    find_head(model.head).check_arguments(model.head_args, part_name(model.head))
+    find_loss(model.loss).check(part_name(model.loss), model.loss_args or {})
+    if is_own(model.backbone):
+        raise missing_part("backbone", model.backbone)
     check_normalizer(model.normalizer)
 
 
@@ -425,6 +435,4 @@ def _name(value: Any) -> Any:  # noqa: ANN401 - a setting
         return {key: _name(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_name(one) for one in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return f"{type(value).__name__} {getattr(value, '__qualname__', '')}".strip()
+    return value if isinstance(value, int | float) else part_name(value)

@@ -23,7 +23,7 @@ from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels
-from ..model.losses import find_loss
+from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
 from ..model.objective import count_items
 from .checkpoints import (
@@ -182,10 +182,10 @@ class MultiLabelTrainer(Trainer):
             path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
     @property
-    def _loss_name(self) -> str:
+    def _loss(self) -> Loss:
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, TimmMultiLabelForImageClassification)
-        return model.config.loss
+        return model.loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -205,7 +205,7 @@ class MultiLabelTrainer(Trainer):
         if not bool(repeated.any()):
             return batch
         repeated = repeated.to(batch["labels"].device)
-        code = UNCERTAIN if find_loss(self._loss_name).uses_unknown else IGNORE_INDEX
+        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
         labels = batch["labels"].masked_fill(repeated[:, None], code)
         return {**batch, "labels": labels, _REPEATED: repeated}
 
@@ -233,7 +233,7 @@ class MultiLabelTrainer(Trainer):
         return self.accelerator.gather(total[None]).sum(dim=0) if self.args.world_size > 1 else total
 
     def _count(self, batch: dict[str, Any]) -> Tensor:
-        counts = count_items(batch["labels"], self._loss_name)
+        counts = count_items(batch["labels"], self._loss)
         repeated = batch.pop(_REPEATED, None)  # the model knows nothing of it
         if repeated is not None:
             counts[-1] -= repeated.sum()
