@@ -18,7 +18,7 @@ from halflabel.data.readers.table import read_table
 from halflabel.data.writing import write_shards
 from halflabel.model.objective import count_items
 from halflabel.training.checkpoints import find_fault
-from halflabel.training.recipe import recipe_folder, shipped_recipes
+from halflabel.training.keys import recipe_folder, shipped_recipes
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes.py"
 spec = importlib.util.spec_from_file_location("two_processes", SCRIPT)

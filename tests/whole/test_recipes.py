@@ -11,7 +11,8 @@ from transfer_runs import broken_off
 import halflabel.training.run
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.share.trained import train
-from halflabel.training.recipe import parse_recipe, shipped_recipes
+from halflabel.training.keys import shipped_recipes
+from halflabel.training.recipe import parse_recipe
 
 QUICK = {"num_train_epochs": 1, "max_train_images": 16, "max_test_images": 8, "per_device_train_batch_size": 8,
          "use_cpu": "true", "disable_tqdm": "true", "report_to": "none"}  # fmt: skip

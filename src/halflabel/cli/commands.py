@@ -245,7 +245,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_recipes(options: argparse.Namespace) -> int:
     """List the shipped recipes, each with the first line of its header; or print one; or list the keys of recipes."""
-    from ..training.recipe import find_recipe, shipped_recipes
+    from ..training.keys import find_recipe, shipped_recipes
 
     if options.keys:
         print("\n".join(_describe_keys()))

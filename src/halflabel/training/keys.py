@@ -1,17 +1,34 @@
-"""The keys of a recipe beside those of `transformers.TrainingArguments`: types, defaults, and what they are for.
+"""The keys of a recipe beside those of `transformers.TrainingArguments`, and how their values are read.
 
-The command line reads this file by itself, before anything heavy is imported: it needs the standard library alone.
+The command line uses this before anything heavy is imported: it needs the standard library and `model.errors` alone.
 """
 
-from collections.abc import Mapping
+import ast
+import functools
+import importlib.util
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from datetime import date
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from ..data.strict_yaml import read_yaml
+from ..model.errors import HalflabelError, did_you_mean, is_own, number, one_of
 
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
 
 
-def _key(default: Any, help: str, least: int | None = None, choices: tuple[str, ...] = ()) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"help": help, "least": least, "choices": choices})
+def _key(
+    default: Any,  # noqa: ANN401
+    help: str,
+    least: int | None = None,
+    choices: tuple[str, ...] = (),
+    table: tuple[str, str] | None = None,
+) -> Any:  # noqa: ANN401
+    """Return a field: what it is for, the least value, the words it takes; or the file and name of their table."""
+    return field(default=default, metadata={"help": help, "least": least, "choices": choices, "table": table})
 
 
 @dataclass(frozen=True)
@@ -48,13 +65,13 @@ class ModelKeys:
     backbone: Any = _key(None, "a timm name, like resnet50.a1_in1k")
     weights: str | None = _key("hub", "hub, installed, the path of a file, or none")
     backbone_args: Mapping[str, Any] | None = _key(None, "keyword arguments of timm.create_model")
-    head: Any = _key("linear", "what is put on the backbone: linear, mlp, csra, ml_decoder")
+    head: Any = _key("linear", "what is put on the backbone", table=("model/heads.py", "HEADS"))
     head_args: Mapping[str, Any] | None = _key(None, "keyword arguments of the head")
-    loss: Any = _key("bce", "the loss per entry")
+    loss: Any = _key("bce", "the loss per entry", table=("model/losses.py", "LOSSES"))
     loss_args: Mapping[str, Any] | None = _key(None, "keyword arguments of the loss")
     pos_weight: Any = _key(None, "factor of the positive term: a number, label -> number, or auto")
     label_weight: Any = _key(None, "factor of a label's loss: label -> number")
-    normalizer: str = _key("labels", "labels, images or tasks: what the loss is divided by")
+    normalizer: str = _key("labels", "what the loss is divided by", choices=("labels", "images", "tasks"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,219 @@ class DecisionKeys:
 GROUPS: dict[str, type] = {"data": DataKeys, "model": ModelKeys, "training": TrainingKeys, "decisions": DecisionKeys}
 """By the names that they have in a `Recipe`."""
 
-DEFAULTS = {key.name: key.default for group in GROUPS.values() for key in fields(group)}
+OWN_KEYS = {key.name: key for group in GROUPS.values() for key in fields(group)}
+DEFAULTS = {name: key.default for name, key in OWN_KEYS.items()}
 
 SHORT = {"epochs": "num_train_epochs", "lr": "learning_rate", "batch_size": "per_device_train_batch_size"}
 """Short names of options."""
+
+REMOVED = {
+    "teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8, "mixing": None, "mixing_args": None,
+    "unfreeze_every": None, "relations": False,
+}  # fmt: skip
+"""Keys of earlier versions, and the value that said nothing: what they did was measured not to help."""
+
+INFORMATION = "versions"  # a key of resolved recipes that is not a setting
+LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`, which are no recipes
+
+
+def recipe_folder() -> Path:
+    """Return where the shipped recipes lie: inside an installed package, or beside `src` in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "recipes" if (package / "recipes").is_dir() else package.parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name: the file name without its ending."""
+    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by path or by shipped name.
+
+    Raises:
+        HalflabelError: If there is none; the nearest shipped names are shown.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    nearest = did_you_mean(name, shipped)
+    raise HalflabelError(f"recipe {name!r} is neither a file nor a shipped recipe ({', '.join(shipped)}){nearest}")
+
+
+@functools.cache
+def trainer_keys() -> frozenset[str]:
+    """Return the fields of `transformers.TrainingArguments`, from its source: importing it takes seconds."""
+    spec = importlib.util.find_spec("transformers")
+    body = _parse(Path(str(spec and spec.origin)).with_name("training_args.py"))
+    (arguments,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
+    lines = [ast.unparse(node) for node in arguments.body if isinstance(node, ast.AnnAssign)]
+    return frozenset(line.partition(":")[0] for line in lines if "init=False" not in line)
+
+
+@functools.cache
+def choices(key: str) -> tuple[str, ...]:
+    """Return the words that a key takes; () where any value may do."""
+    found = OWN_KEYS[key].metadata
+    if found["table"] is None:
+        return tuple(found["choices"])
+    file, name = found["table"]
+    nodes = [node for node in _parse(Path(__file__).parents[1] / file) if isinstance(node, ast.AnnAssign)]
+    (table,) = (node.value for node in nodes if ast.unparse(node.target) == name)
+    assert isinstance(table, ast.Dict)
+    return tuple(ast.literal_eval(key) for key in table.keys if key is not None)
+
+
+def _parse(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding="utf-8")).body
+
+
+def check_value(key: str, value: Any) -> None:  # noqa: ANN401
+    """Refuse a value of a key of ours that is below its least or none of its words.
+
+    Raises:
+        HalflabelError: It names the value and the allowed ones.
+    """
+    least = OWN_KEYS[key].metadata["least"]
+    if isinstance(value, str) and choices(key) and not is_own(value):
+        one_of(*choices(key)).check(key, value)
+    elif least is not None and value is not None:
+        number(least).check(key, value)
+
+
+def read_keys(
+    name: str, said: Sequence[str] | Mapping[str, Any], trainer_keys: Collection[str]
+) -> tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Read a recipe, and what the caller says otherwise.
+
+    Args:
+        name: A path or a shipped name.
+        said: `["--key", "value", ...]` as typed, or keys and values.
+        trainer_keys: The keys that are not ours.
+
+    Returns:
+        The recipe's file; what it says; what the caller says; and the values of our own keys by both, the caller's
+        where there are two, each of its key's type.
+
+    Raises:
+        HalflabelError: On a file that is not a flat YAML mapping, an unknown key (with the nearest one), or a value of
+            ours that is not as its key demands.
+    """
+    path = find_recipe(name)
+    typed = _known(said, "", trainer_keys) if isinstance(said, Mapping) else _parse_flags(said, trainer_keys)
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
+    content.pop(INFORMATION, None)
+    from_file = _known(content, f"{path}: ", trainer_keys)
+    own, values = {}, {**from_file, **typed}
+    for key in values.keys() & OWN_KEYS.keys():
+        try:
+            own[key] = _convert(key, values[key])
+            check_value(key, own[key])
+        except HalflabelError as error:
+            raise HalflabelError(f"{'' if key in typed else f'{path}: '}{error}") from error
+    for key in ("data", "backbone"):
+        if key not in own:
+            raise HalflabelError(f"{path}: the key {key} is missing")
+    return path, from_file, typed, own
+
+
+def _known(values: Mapping[str, Any], origin: str, trainer_keys: Collection[str]) -> dict[str, Any]:
+    """Return the values that say something; null is the default, but of `weights`, where it is random weights."""
+    known = {}
+    for key, value in values.items():
+        key = SHORT.get(key, key)
+        if key in REMOVED:
+            if value not in (REMOVED[key], None, "none", False, 0):
+                raise HalflabelError(
+                    f"{origin}{key} is gone since version 0.2: it was measured not to help; leave it out"
+                )
+        elif key not in OWN_KEYS and key not in trainer_keys:
+            raise HalflabelError(f"{origin}unknown key {key!r}{did_you_mean(key, [*OWN_KEYS, *trainer_keys])}")
+        elif value is not None or key == "weights":
+            known[key] = value
+    return known
+
+
+def _parse_flags(flags: Sequence[str], trainer_keys: Collection[str]) -> dict[str, Any]:
+    """Read options as they are typed; one without a value is true."""
+    values: dict[str, Any] = {}
+    key = ""
+    for part in flags:
+        if part.startswith("--"):
+            key, has_value, value = part[2:].partition("=")
+            key = key.replace("-", "_")
+            if key.startswith("no_") and key[3:] in OWN_KEYS:
+                key, has_value, value = key[3:], "=", "false"
+            key = SHORT.get(key, key)
+            if key not in OWN_KEYS and key not in trainer_keys:
+                keys = [*OWN_KEYS, *trainer_keys, *SHORT]
+                nearest = did_you_mean(key, keys) or "; halflabel recipes --keys lists them"
+                raise HalflabelError(f"unknown option --{key}{nearest}")
+            values[key] = [value] if has_value else []
+        elif not key:
+            raise HalflabelError(f"unexpected {part!r}: options are --key value")
+        else:
+            values[key].append(part)
+    return {key: "true" if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
+
+
+def _convert(key: str, value: Any) -> Any:  # noqa: ANN401
+    """Turn what a file, a typed option or a program gives for a key of ours into its type."""
+    hint = OWN_KEYS[key].type
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if NoneType in options and (value is None or (value == "none" and key != "feature_cache")):
+        return None
+    if key == "data":
+        listed = value if isinstance(value, list | tuple) else [value]
+        return [_source(one) for one in listed]
+    if hint is Any:
+        if isinstance(value, list | tuple):
+            raise HalflabelError(f"{key} is a list, expected one value")
+        return _mapping(key, value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+    wanted = next(option for option in options if option is not NoneType)
+    if get_origin(wanted) is list:
+        return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+    if get_origin(wanted) is not None:
+        return _mapping(key, value)
+    if isinstance(value, list | tuple):
+        raise HalflabelError(f"{key} is a list, expected one value")
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if wanted is bool and str(value).lower() in words:
+        return words[str(value).lower()]
+    try:
+        if wanted is bool or (wanted is not str and isinstance(value, bool)):
+            raise ValueError
+        made = wanted(value)
+        if wanted is int and isinstance(value, float) and made != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(wanted, "a text")
+        raise HalflabelError(f"{key} is {value!r}, expected {expected}") from error
+    return made
+
+
+def _source(value: Any) -> Any:  # noqa: ANN401
+    """Return a source as `data.loading` takes it; YAML may have read the name of a file as a number or a date."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _mapping("data", value)
+    if isinstance(value, Mapping):
+        return {key: _source(one) if key == "path" else one for key, one in value.items()}
+    return str(value) if isinstance(value, date | int | float) else value
+
+
+def _mapping(key: str, value: Any) -> Any:  # noqa: ANN401 - JSON text or a mapping
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, str):
+        raise HalflabelError(f"{key} is {value!r}, expected a mapping")
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise HalflabelError(f"{key}: {value!r} is not a mapping in JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise HalflabelError(f"{key}: {value!r} is not a mapping")
+    return parsed

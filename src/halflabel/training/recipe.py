@@ -4,15 +4,12 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.strict_yaml import read_yaml
 from ..decide.decision_fitting import check_fitting
 from ..metrics.intervals import check_confidence
 from ..model.errors import (
@@ -21,7 +18,6 @@ from ..model.errors import (
     is_own,
     missing_part,
     number,
-    one_of,
     part_name,
     reason_of,
 )
@@ -30,15 +26,16 @@ from ..model.labels import LabelSpace
 from ..model.losses import find_loss
 from ..model.objective import check_normalizer
 from .guesses import PseudoLabelOptions
-from .keys import GROUPS, SHORT, DataKeys, DecisionKeys, ModelKeys, TrainingKeys
-
-LAUNCHERS = "accelerate"  # the folder of configurations for `accelerate launch`, which are no recipes
-INFORMATION = "versions"  # a key of resolved recipes that is not a setting
-REMOVED = {
-    "teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8, "mixing": None, "mixing_args": None,
-    "unfreeze_every": None, "relations": False,
-}  # fmt: skip
-"""Keys of earlier versions, and the value that said nothing: what they did was measured not to help."""
+from .keys import (
+    GROUPS,
+    OWN_KEYS,
+    DataKeys,
+    DecisionKeys,
+    ModelKeys,
+    TrainingKeys,
+    check_value,
+    read_keys,
+)
 
 # Where this package's defaults differ from those of TrainingArguments.
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -61,7 +58,6 @@ _ARGUMENT_RANGES = {
 
 
 _GROUP_OF = {key.name: name for name, group in GROUPS.items() for key in fields(group)}
-_OWN = {key.name: key for group in GROUPS.values() for key in fields(group)}
 _ARGUMENTS = {key.name for key in fields(TrainingArguments) if key.init}
 
 
@@ -89,11 +85,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what needs no data."""
-        for key in _OWN.values():
-            value = getattr(getattr(self, _GROUP_OF[key.name]), key.name)
-            least, choices = key.metadata["least"], key.metadata["choices"]
-            if value is not None and (least is not None or choices):
-                (one_of(*choices) if choices else number(least)).check(key.name, value)
+        for key, group in _GROUP_OF.items():
+            check_value(key, getattr(getattr(self, group), key))
         for name, kind in _ARGUMENT_RANGES.items():
             kind.check(name, getattr(self.arguments, name))
         _check_model(self.model)
@@ -198,7 +191,7 @@ def _check_data(recipe: Recipe) -> None:
     whole = ("cache_features", "max_train_images", "keep_labels", "hide_per_label", "hide_groups", "hide_protocol",
              "image_folder", "probe_first", "pseudo_labels")  # fmt: skip
     for name in whole:
-        if getattr(getattr(recipe, _GROUP_OF[name]), name) != _OWN[name].default:
+        if getattr(getattr(recipe, _GROUP_OF[name]), name) != OWN_KEYS[name].default:
             raise HalflabelError(f"{name} does not go with streaming, which never holds the whole training split")
 
 
@@ -227,32 +220,6 @@ def _check_training(recipe: Recipe) -> None:
             raise HalflabelError(f"pseudo_labels does not go with {other}, which is another use of unknown entries")
 
 
-def recipe_folder() -> Path:
-    """Return where the shipped recipes lie: inside an installed package, or beside `src` in a checkout."""
-    package = Path(__file__).parents[1]
-    return package / "recipes" if (package / "recipes").is_dir() else package.parents[1] / "recipes"
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Return the shipped recipes by name: the file name without its ending."""
-    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file of a recipe given by path or by shipped name.
-
-    Raises:
-        HalflabelError: If there is none; the nearest shipped names are shown.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    shipped = shipped_recipes()
-    if name in shipped:
-        return shipped[name]
-    nearest = did_you_mean(name, shipped)
-    raise HalflabelError(f"recipe {name!r} is neither a file nor a shipped recipe ({', '.join(shipped)}){nearest}")
-
-
 def parse_recipe(name: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """Read a recipe, and what the caller says otherwise.
 
@@ -265,20 +232,8 @@ def parse_recipe(name: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -
         HalflabelError: On a file that is not a flat YAML mapping, an unknown key (with the nearest one), or a value
             that is not as its key demands.
     """
-    path = find_recipe(name)
-    stronger = _known(overrides, "") if isinstance(overrides, Mapping) else _parse_flags(overrides)
-    from_file = _read_file(path)
+    path, from_file, stronger, own = read_keys(name, overrides, _ARGUMENTS)
     values = {"output_dir": f"outputs/{path.stem}", **TRAINING_DEFAULTS, **from_file, **stronger}
-    own = {}
-    for key in values.keys() & _OWN.keys():
-        origin = "" if key in stronger else f"{path}: "
-        try:
-            own[key] = _convert(key, values[key], _OWN[key].type)
-        except HalflabelError as error:
-            raise HalflabelError(f"{origin}{error}") from error
-    for key in ("data", "backbone"):
-        if key not in own:
-            raise HalflabelError(f"{path}: the key {key} is missing")
     arguments = _training_arguments(path, {key: values[key] for key in values.keys() & _ARGUMENTS}, stronger)
     groups = {
         name: group(**{k.name: own[k.name] for k in fields(group) if k.name in own}) for name, group in GROUPS.items()
@@ -288,111 +243,6 @@ def parse_recipe(name: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -
     except HalflabelError as error:
         typed = any(str(error).startswith((key, f"{key}:")) for key in stronger)
         raise HalflabelError(f"{'' if typed else f'{path}: '}{error}") from error
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
-    content.pop(INFORMATION, None)
-    return _known(content, f"{path}: ")
-
-
-def _known(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return the values that say something; null is the default, but of `weights`, where it is random weights."""
-    known = {}
-    for key, value in values.items():
-        key = SHORT.get(key, key)
-        if key in REMOVED:
-            if value not in (REMOVED[key], None, "none", False, 0):
-                raise HalflabelError(
-                    f"{origin}{key} is gone since version 0.2: it was measured not to help; leave it out"
-                )
-        elif key not in _OWN and key not in _ARGUMENTS:
-            raise HalflabelError(f"{origin}unknown key {key!r}{did_you_mean(key, [*_OWN, *_ARGUMENTS])}")
-        elif value is not None or key == "weights":
-            known[key] = value
-    return known
-
-
-def _parse_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """Read options as they are typed; one without a value is true."""
-    values: dict[str, Any] = {}
-    key = ""
-    for part in flags:
-        if part.startswith("--"):
-            key, has_value, value = part[2:].partition("=")
-            key = key.replace("-", "_")
-            if key.startswith("no_") and key[3:] in _OWN:
-                key, has_value, value = key[3:], "=", "false"
-            key = SHORT.get(key, key)
-            if key not in _OWN and key not in _ARGUMENTS:
-                keys = [*_OWN, *_ARGUMENTS, *SHORT]
-                nearest = did_you_mean(key, keys) or "; halflabel recipes --keys lists them"
-                raise HalflabelError(f"unknown option --{key}{nearest}")
-            values[key] = [value] if has_value else []
-        elif not key:
-            raise HalflabelError(f"unexpected {part!r}: options are --key value")
-        else:
-            values[key].append(part)
-    return {key: "true" if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:  # noqa: ANN401
-    """Turn what a file, a typed option or a program gives for a key of ours into its type."""
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if NoneType in options and (value is None or (value == "none" and key != "feature_cache")):
-        return None
-    if key == "data":
-        listed = value if isinstance(value, list | tuple) else [value]
-        return [_source(one) for one in listed]
-    if hint is Any:
-        if isinstance(value, list | tuple):
-            raise HalflabelError(f"{key} is a list, expected one value")
-        return _mapping(key, value) if isinstance(value, str) and value.lstrip().startswith("{") else value
-    wanted = next(option for option in options if option is not NoneType)
-    if get_origin(wanted) is list:
-        return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
-    if get_origin(wanted) is not None:
-        return _mapping(key, value)
-    if isinstance(value, list | tuple):
-        raise HalflabelError(f"{key} is a list, expected one value")
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if wanted is bool and str(value).lower() in words:
-        return words[str(value).lower()]
-    try:
-        if wanted is bool or (wanted is not str and isinstance(value, bool)):
-            raise ValueError
-        made = wanted(value)
-        if wanted is int and isinstance(value, float) and made != value:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        expected = {bool: "true or false", int: "a whole number", float: "a number"}.get(wanted, "a text")
-        raise HalflabelError(f"{key} is {value!r}, expected {expected}") from error
-    return made
-
-
-def _source(value: Any) -> Any:  # noqa: ANN401
-    """Return a source as `data.loading` takes it; YAML may have read the name of a file as a number or a date."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _mapping("data", value)
-    if isinstance(value, Mapping):
-        return {key: _source(one) if key == "path" else one for key, one in value.items()}
-    return str(value) if isinstance(value, date | int | float) else value
-
-
-def _mapping(key: str, value: Any) -> Any:  # noqa: ANN401 - JSON text or a mapping
-    if isinstance(value, Mapping):
-        return value
-    if not isinstance(value, str):
-        raise HalflabelError(f"{key} is {value!r}, expected a mapping")
-    try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise HalflabelError(f"{key}: {value!r} is not a mapping in JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise HalflabelError(f"{key}: {value!r} is not a mapping")
-    return parsed
 
 
 class _Parser(HfArgumentParser):

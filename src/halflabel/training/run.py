@@ -28,7 +28,7 @@ from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .checkpoints import UNFINISHED, check_checkpoint, disk_faults_told, find_fault, last_checkpoint
 from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
-from .keys import TrainingKeys
+from .keys import INFORMATION, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
@@ -39,7 +39,7 @@ from .preparation import (
     start_head,
     training_features,
 )
-from .recipe import INFORMATION, Recipe, parse_recipe
+from .recipe import Recipe, parse_recipe
 from .trainer import build_model, choose_trained, make_trainer, use_fast_layout
 from .transfer import merge_lora
 
