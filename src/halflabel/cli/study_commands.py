@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.errors import HalflabelError
-from .command_line import check_outputs, read_source
+from .light import check_outputs, read_source
 
 
 def run_advise(options: argparse.Namespace) -> int:
