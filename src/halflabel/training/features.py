@@ -33,7 +33,6 @@ from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import FeatureFolder, MappedRows, backbone_parts, hash_parts, row_keys
-from .folding import fold_batch_norms
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +91,16 @@ class Network:
     def __init__(
         self,
         model: TimmMultiLabelForImageClassification,
-        some_pixels: Tensor,
         run: Callable[[TimmMultiLabelForImageClassification, Tensor], Tensor],
     ) -> None:
-        """Fold what can be folded, see `fold_batch_norms`.
+        """Take the model.
 
         Args:
             model: In evaluation mode, on its device and in its precision.
-            some_pixels: A few pictures to try the folded model on.
             run: What is computed: a function of the model and pixels of shape (batch, channels, height, width).
         """
-        self.device, self.dtype, self.run = model.device, model.dtype, run
+        self.model, self.device, self.dtype, self.run = model, model.device, model.dtype, run
         self.turn = threading.Semaphore(_MOST_THREADS if self.device.type == "cpu" else 1)
-        self.model = fold_batch_norms(model, self._on_device(some_pixels))
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -259,7 +255,7 @@ def run_backbone(
     model.train(False)
     size = min(batch_limit(model.device, batch_size), math.ceil(len(rows) / count_threads(model.device)))
     batches = _Batches(views, rows, size)
-    network = Network(model, views.load(rows[:2]), lambda run, pixels: run.extract_features(pixels))
+    network = Network(model, lambda run, pixels: run.extract_features(pixels))
     source: Iterable[Any] = range(len(batches))
     if workers:
         # With a generator of its own the loader draws nothing from the one that training draws from.
