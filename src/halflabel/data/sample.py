@@ -66,7 +66,7 @@ class _Pen:
         self.brightness, self.sky, self.haze, self.visibility, self.lamps = rnd.choice(LIGHTS)
         self.focal, self.horizon = SIZE * rnd.uniform(1.6, 2.0), SIZE * rnd.uniform(0.8, 1.0)
         self.centre, self.height = SIZE * rnd.uniform(0.6, 1.4), rnd.uniform(1.9, 2.5)
-        self.road = rnd.uniform(-2.8, 2.8)  # where the middle of the road lies, in metres
+        self.road = rnd.uniform(-2.4, 2.4)  # where the middle of the road lies, in metres
 
     def move(self, x: float, z: float, mirror: bool = False) -> None:
         """Set the foot point; `mirror` swaps left and right."""
@@ -126,7 +126,6 @@ def _pedestrian(pen: _Pen, rnd: Random) -> None:
         pen.line(((0, hip), (0.7 * foot, 0.45 * tall), (foot, 0.06)), 0.15, trousers)
         pen.oval((foot - 0.08, 0, foot + 0.17, 0.11), DARK)
     pen.poly(((-0.22, shoulder), (0.22, shoulder), (flare, hem), (-flare, hem)), top)
-    pen.oval((-0.22, shoulder - 0.1, 0.22, shoulder + 0.09), top)
     pen.oval((-0.15, head - rnd.choice((0.1, 0.26)), 0.12, head + 0.19), hair)
     pen.oval((-0.1, head - 0.15, 0.13, head + 0.12), skin)
     pen.line(((0.19, shoulder), (0.27, 1.15 * tall), (0.2 + swing, 0.94 * tall)), 0.1, _mix(top, DARK, 0.12))
@@ -177,8 +176,7 @@ def _other_sign(pen: _Pen, rnd: Random) -> None:
 def _traffic_light(pen: _Pen, rnd: Random) -> None:
     case, lit = _pick(rnd, DARK, DARK, (46, 58, 52), (214, 164, 40)), rnd.randrange(3)
     pen.rect((-0.055, 0, 0.055, 2.3), METAL)
-    if rnd.random() < 0.35:
-        pen.rect((-0.36, 1.95, 0.36, 3.55), WHITE)
+    pen.rect((-0.33, 1.95, 0.33, 3.55), rnd.choice((WHITE, case)))
     pen.rect((-0.25, 2.03, 0.25, 3.47), case)
     for number, bright in enumerate(((255, 58, 44), (255, 196, 50), (60, 240, 150))):
         pen.disc(0, 3.2 - 0.45 * number, 0.19, _mix(case, DARK, 0.4))
@@ -195,7 +193,7 @@ def _shop_panel(pen: _Pen, rnd: Random) -> None:
 
 def _statue(pen: _Pen, rnd: Random) -> None:
     stone = _pick(rnd, (158, 158, 152), (124, 142, 130), (116, 98, 80))
-    pen.rect((-0.3, 0, 0.3, 0.5), _mix(stone, DARK, 0.15))
+    pen.rect((-0.3, 0, 0.3, 0.5), stone)
     pen.poly(((-0.17, 0.5), (0.18, 0.5), (0.25, 1.5), (-0.25, 1.5)), stone)
     pen.disc(0, 1.65, 0.16, stone)
 
@@ -209,19 +207,18 @@ def _trailer(pen: _Pen, rnd: Random) -> None:
 
 Thing: TypeAlias = tuple[Callable[[_Pen, Random], None], Box, tuple[float, float], tuple[float, float], Sequence[int]]
 THINGS: dict[str, Thing] = {
-    "sign": (_other_sign, (-0.5, 1.75, 0.5, 2.85), (4, 7), (3.7, 4.2), (0, 0, 1, 1, 2)),
-    "panel": (_shop_panel, (-0.25, 2.0, 0.25, 3.5), (4, 7), (3.7, 4.2), (0, 0, 1, 1, 2)),
-    "statue": (_statue, (-0.3, 0, 0.3, 1.8), (4, 9), (3.8, 5.6), (0, 0, 1, 1, 2)),
-    "trailer": (_trailer, (-1.1, 0, 1.1, 1.6), (8, 30), (1.2, 4.8), (0, 0, 1, 1, 2)),
-    "stop sign": (_stop_sign, (-0.5, 1.75, 0.5, 2.85), (4, 7), (3.7, 4.2), (1, 1, 2)),
-    "traffic light": (_traffic_light, (-0.25, 2.0, 0.25, 3.5), (4, 7), (3.7, 4.2), (1, 1, 2)),
-    "car": (_car, (-0.9, 0.1, 0.9, 1.4), (8, 30), (1.0, 2.4), (1, 1, 2)),
-    "pedestrian": (_pedestrian, (-0.3, 0, 0.3, 1.8), (4, 9), (3.8, 5.6), (1, 2, 3)),
+    "sign": (_other_sign, (-0.5, 1.75, 0.5, 2.85), (4, 9), (2.9, 3.5), (0, 0, 1)),
+    "panel": (_shop_panel, (-0.25, 2.0, 0.25, 3.5), (4, 9), (2.9, 3.5), (0, 0, 1)),
+    "statue": (_statue, (-0.3, 0, 0.3, 1.8), (4, 12), (3.0, 4.6), (0, 0, 1, 2)),
+    "trailer": (_trailer, (-1.1, 0, 1.1, 1.6), (8, 30), (1.0, 4.0), (0, 0, 1, 2)),
+    "stop sign": (_stop_sign, (-0.5, 1.75, 0.5, 2.85), (4, 7), (2.9, 3.5), (1, 1, 2)),
+    "traffic light": (_traffic_light, (-0.25, 2.0, 0.25, 3.5), (4, 8), (2.9, 3.5), (1, 1, 2)),
+    "car": (_car, (-0.9, 0.1, 0.9, 1.4), (8, 30), (0.8, 1.7), (1, 1, 2)),
+    "pedestrian": (_pedestrian, (-0.3, 0, 0.3, 1.8), (4, 9), (3.0, 4.6), (1, 2, 3)),
 }
 """How a thing is drawn, its box that must be seen, how far ahead and beside the road's middle it stands, how many."""
 
-Item: TypeAlias = tuple[float, float, Box, str, Random]
-"""A thing in its place: metres ahead and to the right, its box in pixels, its name, and what its looks are drawn by."""
+Item: TypeAlias = tuple[float, float, Box, str, Random]  # metres ahead, to the right, pixels, name, for its looks
 
 
 def _shared(box: Box, other: Box) -> float:
@@ -230,9 +227,9 @@ def _shared(box: Box, other: Box) -> float:
 
 
 def _is_seen(item: Item, items: Sequence[Item]) -> bool:
-    """Return whether more than half of an item lies in the picture and not behind nearer ones."""
+    """Return whether more than half of an item lies well inside the picture and not behind nearer ones."""
     covered = sum(_shared(item[2], other[2]) for other in items if other[0] < item[0])
-    return _shared(item[2], (0, 0, 2 * SIZE, 2 * SIZE)) - covered > 0.55 * _shared(item[2], item[2])
+    return _shared(item[2], (0.14 * SIZE, 0, 1.86 * SIZE, 2 * SIZE)) - covered > 0.55 * _shared(item[2], item[2])
 
 
 def _arrange(pen: _Pen, key: str, names: Sequence[str]) -> list[Item]:
@@ -257,7 +254,6 @@ def _house(pen: _Pen, rnd: Random) -> None:
     top = 3.3 + 2.9 * floors
     pen.poly(((0, 0), (0, top), (9, top), (9, 0)), _mix(wall, DARK, 0.25))
     pen.wall(0, 0, length, top, wall)
-    pen.wall(0, top - 0.4, length, top, _mix(wall, WHITE, 0.3))
     if rnd.random() < 0.6:  # a shop
         pen.wall(0.3, 0, length - 0.3, 3.1, _pick(rnd, *PAINTS))
         pen.wall(0.7, 0.6, length - 2.2, 2.3, LAMPLIT if pen.lamps else PANE, pen.lamps)
@@ -279,16 +275,16 @@ def _backdrop(pen: _Pen, rnd: Random) -> None:
     stone, crossing = _pick(rnd, (178, 172, 162)), rnd.uniform(-7, 12)
     pen.move(pen.road, 12)
     pen.ground(-4000, 4000, -10.5, 900, stone)
-    pen.ground(-3.7, 3.7, -10.5, 900, _mix(stone, WHITE, 0.3))
-    pen.ground(-3.5, 3.5, -10.5, 900, _pick(rnd, (86, 88, 94)))
+    pen.ground(-2.9, 2.9, -10.5, 900, _mix(stone, WHITE, 0.3))
+    pen.ground(-2.7, 2.7, -10.5, 900, _pick(rnd, (86, 88, 94)))
     for k in range(10):
         pen.ground(-0.08, 0.08, 3.5 * k - 10, 3.5 * k - 8.2, WHITE)
     for k in range(-3, 3):
-        pen.ground(1.15 * k + 0.2, 1.15 * k + 0.8, crossing, crossing + 2.2, WHITE)
+        pen.ground(0.9 * k + 0.2, 0.9 * k + 0.7, crossing, crossing + 2.2, WHITE)
     for side in (-1, 1):
         draw = rnd.choice((_house, _house, _house, _tree))
         for near in range(48, 2, -9):
-            pen.move(pen.road + 6.4 * side, near, mirror=side < 0)
+            pen.move(pen.road + 5.2 * side, near, mirror=side < 0)
             draw(pen, rnd)
 
 
@@ -299,14 +295,14 @@ def draw_scene(key: str, labels: Mapping[str, int] | None = None) -> tuple[Image
 
     Args:
         key: Another key, another scene.
-        labels: Which objects to show, 1 or 0 by name; drawn with `FREQUENCIES` when left out.
+        labels: Which objects to show, 1 or 0 by name; those left out are drawn with `FREQUENCIES`.
 
     Returns:
         The picture, and 1 or 0 for each label. An object is shown only where more than half of it can be seen.
     """
     rnd = Random(f"{key} street")
-    drawn = {name: rnd.random() < share for name, share in zip(LABEL_NAMES, rnd.choice(FREQUENCIES), strict=True)}
-    wanted = drawn if labels is None else labels
+    frequencies = zip(LABEL_NAMES, rnd.choice(FREQUENCIES), strict=True)
+    wanted = {name: rnd.random() < share for name, share in frequencies} | dict(labels or {})
     pen = _Pen(rnd)
     _backdrop(pen, rnd)
     items = _arrange(pen, key, [name for name in THINGS if name not in LABEL_NAMES or wanted[name]])
@@ -338,7 +334,7 @@ def render_street_scene(split: str, index: int, seed: int = 0) -> dict[str, Any]
     picture, truth = draw_scene(key)
     picture.save(content, "JPEG", quality=90)
     team = Random(f"{key} team").choice(list(TEAMS)) if split == "train" else ""
-    asked = TEAMS[team] if team else LABEL_NAMES
+    asked = TEAMS.get(team, LABEL_NAMES)
     return {
         "image": {"bytes": content.getvalue(), "path": name},
         "file_name": name,
