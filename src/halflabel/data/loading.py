@@ -147,7 +147,7 @@ def _read(source: Source, limits: Mapping[str, int | None]) -> AnnotatedImages:
 
 
 def _read_street_scenes(limits: Mapping[str, int | None]) -> AnnotatedImages:
-    from .street_scenes import LABEL_NAMES, iterate_street_scenes
+    from .sample import LABEL_NAMES, iterate_street_scenes
 
     sizes = {"train_images": limits.get("train"), "test_images": limits.get("test")}
     scenes = iterate_street_scenes(**{key: value for key, value in sizes.items() if value is not None})
