@@ -3,7 +3,7 @@ import random
 import numpy as np
 import torch
 
-from halflabel.data.draws import draw_seed, drawing
+from halflabel.data.pixels import draw_seed, drawing
 
 
 def draw():

@@ -8,9 +8,9 @@ from fuzzing import EFFORT, fuzz
 from hypothesis import strategies as st
 
 from halflabel import LabelSpace, average_precision
-from halflabel.data.hiding import hide_labels
 from halflabel.data.images import from_records
 from halflabel.data.merging import merge
+from halflabel.data.splitting import hide_labels
 from halflabel.decide.thresholds import fit_thresholds
 from halflabel.metrics.report import evaluate_scores
 

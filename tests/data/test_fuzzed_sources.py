@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
 WIDE = [["file_name", "car", "dog", "split"], ["a.png", "1", "", "train"], ["b.png", "0", "1", "test"],
@@ -99,7 +99,7 @@ def write(tmp_path):
 
 def load_or_tell(path):
     try:
-        return load_source(str(path)), ""
+        return load_images(str(path)), ""
     except HalflabelError as error:
         return None, str(error)
 

@@ -5,7 +5,7 @@ import pytest
 
 from halflabel import HalflabelError
 from halflabel.data.images import build_images, from_records
-from halflabel.data.same_images import SAMPLE, same_images
+from halflabel.data.merging import SAMPLE, same_images
 
 
 def files(*paths):

@@ -1,7 +1,8 @@
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.source import FORMATS, Source, parse_source
+from halflabel.data.loading import READERS, parse_sources
+from halflabel.data.source import Source, parse_source
 
 
 def test_a_path_alone_is_a_source():
@@ -48,12 +49,13 @@ def test_null_is_the_default():
         ({"path": "p", "image_folder": 5}, "data: image_folder of p is 5, expected a text"),
         ({"path": "p", "split": 1}, "data: split of p is 1, expected a text"),
         ({"path": "p", "split": "trian"}, "split 'trian' is none of train, validation, test; did you mean train?"),
-        ({"path": "p", "format": "tabel"}, f"source p: format 'tabel' is none of {FORMATS[0]}, "),
+        ({"path": "p", "format": "tabel"},
+         f"source p: format 'tabel' is none of street_scenes, {', '.join(READERS)}; did you mean table"),
         ({"path": "p", "absent": "no"}, "source p: absent 'no' is none of negative, unknown"),
         ({"path": "p", "absent": False}, "data: absent of p is False, expected a text"),
     ],
 )  # fmt: skip
 def test_mappings_that_are_none(given, message):
     with pytest.raises(HalflabelError) as error:
-        parse_source(given)
+        parse_sources([given])
     assert str(error.value).startswith(message)

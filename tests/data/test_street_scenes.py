@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from halflabel import IGNORE_INDEX
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.data.street_drawing import PREVALENCE, draw_scene, sample_labels
 from halflabel.data.street_scenes import LABEL_NAMES, TEAMS, iterate_street_scenes, render_street_scene
 
@@ -31,7 +31,7 @@ def test_a_team_answers_its_own_questions_and_the_test_split_is_known():
 
 def test_under_half_of_the_training_entries_are_known():
     assert sum(len(asked) for asked in TEAMS.values()) / (len(TEAMS) * len(LABEL_NAMES)) < 0.5
-    images = load_source("street_scenes", max_train_images=60, max_test_images=4)
+    images = load_images("street_scenes", max_train_images=60, max_test_images=4)
     assert 0.3 < (images.of_split("train").labels != IGNORE_INDEX).mean() < 0.5
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from halflabel.data.strict_yaml import read_yaml
+from halflabel.data.files import read_yaml
 from halflabel.model.errors import HalflabelError
 
 

@@ -6,10 +6,8 @@ import pytest
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.images import from_records
-from halflabel.data.loading import load_source
-from halflabel.data.readers.table import read_table
-from halflabel.data.writing import write_shards, write_table
+from halflabel.data.images import from_records, write_shards, write_table
+from halflabel.data.loading import load_images
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def test_a_table_holds_every_answer(images, tmp_path):
     assert root == tmp_path / "p"
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.column("b").to_pylist() == [1, -101, 0, None, 1]
-    again = read_table(tmp_path / "t.parquet", image_folder=root)
+    again = load_images(tmp_path / "t.parquet", image_folder=root)
     assert again.label_space.names == ("b", "a", "c d")
     assert (again.labels == images.labels).all()
     for name in ("split", "group"):
@@ -46,7 +44,7 @@ def test_shards_hold_pictures_and_every_answer(images, tmp_path):
     assert count == len(files) == 5
     assert files[0] == "test-00000-of-00001.parquet"
     assert files[-1] == "validation-00000-of-00001.parquet"
-    again = load_source(str(tmp_path / "s"))
+    again = load_images(str(tmp_path / "s"))
     order = [again.column("file_name").tolist().index(f"{i}.png") for i in range(5)]
     assert again.label_space.names == ("b", "a", "c d")
     assert (again.labels[order] == images.labels).all()
@@ -63,7 +61,7 @@ def test_a_folder_with_shards_is_not_written_into(images, tmp_path):
 
 def test_pictures_that_are_not_files_need_shards(images, tmp_path):
     write_shards(images, tmp_path / "s", quiet=True)
-    embedded = load_source(str(tmp_path / "s"))
+    embedded = load_images(str(tmp_path / "s"))
     with pytest.raises(HalflabelError, match="write shards instead"):
         write_table(embedded, tmp_path / "t.parquet")
     assert write_shards(embedded, tmp_path / "again", quiet=True) == 3

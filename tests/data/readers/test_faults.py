@@ -1,7 +1,7 @@
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.readers.faults import FEW, SHOWN, Faults, leaves_folder, locate_images, show
+from halflabel.data.source import FEW, SHOWN, Faults, leaves_folder, locate_images, show
 
 
 def message(faults):
@@ -106,7 +106,7 @@ def test_images_are_located_in_small_and_in_large_folders(tmp_path, count):
     for name in names[1:]:
         (tmp_path / name).touch()
     faults = Faults("t.csv")
-    paths = locate_images(tmp_path, names, [f"row {i}" for i in range(count)], faults)
+    paths = locate_images(tmp_path, names, lambda i: f"row {i}", faults)
     assert paths == [str(tmp_path / name) for name in names]
     assert message(faults) == f"t.csv, row 0: no image 'deep/0.jpg' in {tmp_path}; is image_folder right?"
 
@@ -115,7 +115,7 @@ def test_a_folder_is_no_image(tmp_path):
     (tmp_path / "a.jpg").mkdir()
     faults = Faults("t")
     locate_images(
-        tmp_path, ["a.jpg", "", "a.jpg/b.jpg", "nul\0.jpg", "x" * 5000, "y" * 5000 + "/a.jpg"], ["row"] * 6, faults
+        tmp_path, ["a.jpg", "", "a.jpg/b.jpg", "nul\0.jpg", "x" * 5000, "y" * 5000 + "/a.jpg"], lambda i: f"row {i}", faults
     )
     assert len(faults) == 6
 
@@ -125,8 +125,8 @@ def test_outside_only_where_it_is_allowed(tmp_path):
     (tmp_path / "a.jpg").touch()
     for name in ("../a.jpg", str(tmp_path / "a.jpg")):
         refused, allowed = Faults("t"), Faults("t")
-        locate_images(tmp_path / "inner", [name], ["row 2"], refused)
+        locate_images(tmp_path / "inner", [name], lambda i: "row 2", refused)
         assert f"row 2: {name!r} leaves the image folder {tmp_path / 'inner'}" in message(refused)
-        (path,) = locate_images(tmp_path / "inner", [name], ["row 2"], allowed, allow_outside=True)
+        (path,) = locate_images(tmp_path / "inner", [name], lambda i: "row 2", allowed, allow_outside=True)
         allowed.raise_any()
         assert (tmp_path / "a.jpg").samefile(path)

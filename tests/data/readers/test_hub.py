@@ -9,10 +9,9 @@ from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.images import from_records
+from halflabel.data.images import from_records, write_shards
 from halflabel.data.readers.hub import find_image_column, load, open_parts, read_datasets
 from halflabel.data.source import Source
-from halflabel.data.writing import write_shards
 
 X, U = -100, -101
 

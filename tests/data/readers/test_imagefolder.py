@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.readers.imagefolder import find_metadata, read_imagefolder
+from halflabel.data.readers.hub import find_metadata, read_imagefolder
 from halflabel.data.source import Source
 
 X = -100

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.data.readers.tabular import ENDINGS, column_names, read_columns, table_ending
+from halflabel.data.readers.tables import ENDINGS, column_names, read_columns, table_ending
+from halflabel.data.source import Source
 
 ROWS = [("a.jpg", "1"), ("b.jpg", "0"), ("ü c.jpg", "")]
 
@@ -24,6 +25,10 @@ def write(tmp_path):
     return write
 
 
+def names_of(path):
+    return column_names(Source(str(path)))
+
+
 def cells(path):
     columns = read_columns(path)
     columns.faults.raise_any()
@@ -32,7 +37,7 @@ def cells(path):
 
 def read_all(path):
     """Look at every cell, as texts and as labels; return the columns and the line that was raised."""
-    column_names(path)
+    names_of(path)
     try:
         columns = read_columns(path)
         for name in columns.names:
@@ -64,7 +69,7 @@ def test_every_ending_gives_the_same_cells(tmp_path, ending):
     else:
         text = "\n".join(("\t" if "tsv" in ending else ",").join(row) for row in [("x", "y"), *ROWS])
         path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
-    assert column_names(path) == ["x", "y"]
+    assert names_of(path) == ["x", "y"]
     assert cells(path) == ROWS
 
 
@@ -81,7 +86,7 @@ def test_every_ending_gives_the_same_cells(tmp_path, ending):
 )
 def test_line_ends_marks_quotes_and_blanks_do_not_matter(write, text):
     assert cells(write(text)) == [("a", "1"), ("b", "2")]
-    assert column_names(write(text)) == ["x", "y"]
+    assert names_of(write(text)) == ["x", "y"]
 
 
 def test_cells_are_kept_as_written(write):
@@ -194,7 +199,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for name in ("no.csv", "folder.csv", "no.parquet", "x" * 300 + ".csv", "nul\0.csv"):
         assert fault(tmp_path / name) == "PATH: no such file"
-        assert column_names(tmp_path / name) == []
+        assert names_of(tmp_path / name) == []
     assert fault(tmp_path / "t.xlsx").startswith("PATH: a table ends in .csv, .csv.gz, ")
 
 

@@ -1,5 +1,12 @@
-"""YAML as recipes and data sets need it: plain values, nothing said twice, nothing that grows as it is read."""
+"""Files as the package writes and reads them: written as a whole or not at all, and YAML of plain values.
 
+Imports nothing heavy: the command line reads recipes with it before anything else is loaded.
+"""
+
+import contextlib
+import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +14,40 @@ from typing import Any
 import yaml
 
 from ..model.errors import HalflabelError, reason_of
+
+UNFINISHED = ".*.part"
+"""What a file is called while it is written, beside its own place; one that is killed leaves such a file."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a place to write to; what was written there becomes the file if the block ends well, else it is removed.
+
+    The permissions of a file that is there already stay.
+
+    Raises:
+        OSError: If the disk is full, or the folder cannot be written to.
+    """
+    unfinished = path.with_name(UNFINISHED.replace("*", uuid.uuid4().hex))
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+        if path.exists():
+            shutil.copymode(path, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, texts as UTF-8, so that it is there as a whole or, where writing fails, as it was.
+
+    Raises:
+        OSError: As for `whole_file`.
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - what a file holds
