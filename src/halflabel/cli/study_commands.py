@@ -33,7 +33,9 @@ def run_advise(options: argparse.Namespace) -> int:
         contradictions=options.contradictions or "error",
         bad_images=options.bad_images,
     )
-    advice = advise(images, options.backbone, options.weights, options.budget, DEFAULT_FOLDER, unreadable=images.skipped)
+    advice = advise(
+        images, options.backbone, options.weights, options.budget, DEFAULT_FOLDER, unreadable=images.skipped
+    )
     print(render_advice(advice))
     print("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
     failures = advice["transfer"]["failures"]

@@ -3,6 +3,7 @@
 The files are one wide Parquet table, or Parquet shards that hold the pictures too.
 """
 
+import contextlib
 import os
 import re
 import uuid
@@ -91,14 +92,6 @@ class AnnotatedImages:
     def of_split(self, split: str) -> "AnnotatedImages":
         """Return the images of one split."""
         return self.select(np.flatnonzero(self.column("split") == split))
-
-    def to_dataset(self) -> datasets.Dataset:
-        """Return one data set that holds the labels too, as a column `labels` of num_labels codes an image."""
-        flat = pa.array(np.ascontiguousarray(self.labels).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, len(self.label_space)).cast(pa.list_(pa.int8()))
-        table = self.dataset.with_format("arrow")[:]
-        features = datasets.Features({**FEATURES, "labels": datasets.List(datasets.Value("int8"))})
-        return datasets.Dataset(table.append_column("labels", column), info=datasets.DatasetInfo(features=features))
 
 
 def add_texts(dataset: datasets.Dataset, name: str, texts: list[str]) -> datasets.Dataset:
@@ -232,13 +225,20 @@ def write_shards(images: AnnotatedImages, folder: Path, shard_bytes: int = SHARD
     return files
 
 
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HalflabelError(f"image {name} cannot be read: {error.strerror}") from error
+
+
 def _shard_rows(images: AnnotatedImages, shard_bytes: int) -> Iterator[range]:
     start = held = 0
-    for row, record in enumerate(images.dataset["image"][:]):
-        try:
+    pictures = zip(images.dataset["image"][:], images.column("file_name"), strict=True)
+    for row, (record, name) in enumerate(pictures):
+        with _readable(name):
             held += len(record["bytes"]) if record["bytes"] is not None else os.stat(record["path"]).st_size
-        except OSError as error:
-            raise HalflabelError(f"image {images.dataset[row]['file_name']} cannot be read: {error.strerror}") from error
         if held >= shard_bytes:
             yield range(start, row + 1)
             start, held = row + 1, 0
@@ -250,10 +250,8 @@ def _write_shard(images: AnnotatedImages, path: Path, quiet: bool) -> None:
     pictures = []
     for row in tqdm(images.dataset, desc=path.name.removesuffix(".part"), unit="image", disable=quiet):
         record = row["image"]
-        try:
+        with _readable(row["file_name"]):
             content = record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
-        except OSError as error:
-            raise HalflabelError(f"image {row['file_name']} cannot be read: {error.strerror}") from error
         check_format(content, row["file_name"])  # a link may lead to any file, which nobody wants in a data set
         pictures.append({"bytes": content, "path": os.path.basename(row["file_name"])})  # noqa: PTH119
     columns: dict[str, Any] = {"image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}

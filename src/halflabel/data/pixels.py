@@ -1,7 +1,6 @@
 """From annotated pictures to batches: decoding, what transforms draw, data sets and the collator."""
 
 import contextlib
-import copy
 import logging
 import random
 import threading
@@ -176,12 +175,6 @@ class PixelDataset(Dataset[dict[str, Any]]):
             with drawing(draw_seed(self.seed, int(self._epoch), position)):
                 pixels = self.transform(picture)
         return {"pixel_values": pixels, "labels": self.labels[position]}
-
-    def with_transform(self, transform: ImageTransform, shortest_side: int | None) -> "PixelDataset":
-        """Return the same pictures and labels as another transform shows them."""
-        other = copy.copy(self)
-        other.transform, other.shortest_side = transform, shortest_side
-        return other
 
 
 class Rows(Protocol):

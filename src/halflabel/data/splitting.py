@@ -179,36 +179,24 @@ def hide_labels(
         raise HalflabelError(
             f"unknown hiding protocol {protocol!r}; it is one of {', '.join(PROTOCOLS)}{did_you_mean(protocol, needs)}"
         )
-    given = {"keep": keep, "per_label": per_label, "groups": groups}
-    for name, value in given.items():
+    for name, value in (("keep", keep), ("per_label", per_label), ("groups", groups)):
         if name == needs[protocol] and value is None:
             raise HalflabelError(f"hiding protocol {protocol!r} needs {name!r}")
         if name != needs[protocol] and value is not None:
             raise HalflabelError(f"{name!r} does not belong to hiding protocol {protocol!r}")
     rng = np.random.default_rng(seed)
     if protocol == "random":
-        kept = _keep_random(matrix, keep, rng)
+        if keep is None or not 0 <= keep <= 1:
+            raise HalflabelError(f"'keep' is {keep!r}, expected a probability from 0 to 1")
+        kept = rng.random(matrix.shape) < keep
     elif protocol == "single_positive":
-        kept = _keep_single_positive(matrix, rng)
+        draw = np.where(matrix == 1, rng.random(matrix.shape), -1.0)
+        kept = (matrix == 1) & (np.arange(matrix.shape[1]) == draw.argmax(axis=1)[:, None])
     elif protocol == "per_label":
         kept = _keep_per_label(matrix, per_label, rng)
     else:
         kept = _keep_by_group(matrix, groups, label_space, rng)
     return np.where(kept, matrix, np.int8(IGNORE_INDEX)).astype(np.int8)
-
-
-def _keep_random(matrix: IntMatrix, keep: float | None, rng: np.random.Generator) -> NDArray[np.bool_]:
-    if keep is None or not 0 <= keep <= 1:
-        raise HalflabelError(f"'keep' is {keep!r}, expected a probability from 0 to 1")
-    return np.asarray(rng.random(matrix.shape) < keep)
-
-
-def _keep_single_positive(matrix: IntMatrix, rng: np.random.Generator) -> NDArray[np.bool_]:
-    draw = np.where(matrix == 1, rng.random(matrix.shape), -1.0)
-    chosen: NDArray[np.bool_] = np.zeros(matrix.shape, dtype=bool)
-    chosen[np.arange(len(matrix)), draw.argmax(axis=1)] = True
-    chosen &= matrix == 1
-    return chosen
 
 
 def _keep_per_label(matrix: IntMatrix, per_label: int | None, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from PIL import Image  # isort: skip
 def looks_like(path):
     return looks_like_coco(Source(str(path)))
 
+
 UNKNOWN = -100
 
 

@@ -17,6 +17,7 @@ from PIL import Image  # isort: skip
 def looks_like(path):
     return looks_like_voc(Source(str(path)))
 
+
 UNKNOWN = -100
 
 

@@ -16,6 +16,7 @@ from PIL import Image  # isort: skip
 def looks_like(path):
     return looks_like_yolo(Source(str(path)))
 
+
 UNKNOWN = -100
 BOX = "0.5 0.5 0.25 1"
 LABELS = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...model.errors import HalflabelError, did_you_mean, shortlist
 from ...model.labels import IGNORE_INDEX, IntMatrix, LabelSpace, uncertain_codes
 from ..images import TEXT_COLUMNS, AnnotatedImages, build_images
-from ..source import SAMPLE, Source, holds_any, image_folder, leaves_folder, locate_images
+from ..source import Source, holds_any, image_folder, leaves_folder, locate_images
 from .tables import Columns, column_names, name_labels, open_table, read_columns
 
 log = logging.getLogger(__name__)
@@ -250,16 +250,20 @@ def read_open_images(source: Source) -> AnnotatedImages:
     folders = [here, here / "images", here / split, here / "images" / split]
     if source.image_folder is not None:
         folders = [image_folder(columns.path, (), source.image_folder)]
+    folder, files = _find_pictures(images.names, folders)
+    missing = files.count("")
     if source.missing_images == "skip":
-        folder, files = _find_present(columns.path, images.names, folders)
+        if missing == len(files):
+            told = ", ".join(map(str, dict.fromkeys(folders)))
+            raise HalflabelError(f"{columns.path}: none of its {missing} pictures is in {told}; is image_folder right?")
+        if missing:
+            text = "%s: %d of %d pictures are left out, as they are not in %s"
+            log.warning(text, columns.path, missing, len(files), folder)
         images = images.only(np.array([file != "" for file in files]))
         files = [file for file in files if file]
         if not source.labels:  # labels that only left out pictures have answers for go with them
             labels = labels.only(np.isin(np.arange(len(labels.names)), labels.of_row[images.of_row >= 0]))
-    else:
-        tried = [image + ending for image in images.names[:SAMPLE] for ending in ("", *IMAGE_ENDINGS)]
-        folder = next((one for one in folders if any(holds_any(one, [file]) for file in tried)), folders[0])
-        files = _with_endings(folder, images.names)
+    files = [file or image + IMAGE_ENDINGS[0] for file, image in zip(files, images.names, strict=True)]
     described = _describe(source, columns, labels)
     paths = images.locate(source, columns, folder, files)
     matrix, names = _fill(source, columns, "Confidence", images, labels, described, codes)
@@ -291,26 +295,10 @@ def _describe(source: Source, columns: Columns, labels: _Index) -> list[str]:
     ]
 
 
-def _with_endings(folder: Path, images: Sequence[str]) -> list[str]:
-    """Return the file name of each image; mostly all end alike, so the last ending found is tried first."""
-    endings = ["", *IMAGE_ENDINGS]
-    root, files = str(folder), []
-    for image in images:
-        start = os.path.join(root, image)  # noqa: PTH118 - a hundred thousand times
-        found = next((ending for ending in endings if os.path.isfile(start + ending)), None)  # noqa: PTH113 - likewise
-        if found not in (None, endings[0]):
-            endings.sort(key=lambda ending, found=found: ending != found)
-        files.append(image + (IMAGE_ENDINGS[0] if found is None else found))
-    return files
-
-
-def _find_present(path: Path, images: Sequence[str], folders: Sequence[Path]) -> tuple[Path, list[str]]:
-    """Return the image folder, and the file name of each image, "" where it is not there.
+def _find_pictures(images: Sequence[str], folders: Sequence[Path]) -> tuple[Path, list[str]]:
+    """Return the first folder that holds any of the images, and the file name of each, "" where it is not there.
 
     Of nine million images a user may have ten thousand, so folders are listed instead of asking for each image.
-
-    Raises:
-        HalflabelError: If none of the images is in any of the folders.
     """
     for folder in folders:
         present: dict[str, str] = {}
@@ -319,14 +307,9 @@ def _find_present(path: Path, images: Sequence[str], folders: Sequence[Path]) ->
                 stem, ending = os.path.splitext(name)  # noqa: PTH122 - a million times
                 present[stem if ending.lower() in IMAGE_ENDINGS else name] = name
         files = [present.get(image) or present.get(os.path.splitext(image)[0], "") for image in images]  # noqa: PTH122
-        missing = files.count("")
-        if missing < len(files):
-            if missing:
-                text = "%s: %d of %d pictures are left out, as they are not in %s"
-                log.warning(text, path, missing, len(files), folder)
+        if any(files):
             return folder, files
-    told = ", ".join(map(str, dict.fromkeys(folders)))
-    raise HalflabelError(f"{path}: none of its {len(images)} pictures is in {told}; is image_folder right?")
+    return folders[0], [""] * len(images)
 
 
 def looks_like_chexpert(source: Source) -> bool:
