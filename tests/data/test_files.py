@@ -1,6 +1,11 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from halflabel.data.files import read_yaml
+import halflabel
+from halflabel.data.files import read_yaml, whole_file, write_whole
 from halflabel.model.errors import HalflabelError
 
 
@@ -32,3 +37,42 @@ def test_what_is_not_plain_is_refused_in_one_line_that_names_the_file(tmp_path, 
     with pytest.raises(HalflabelError, match=f"a.yaml: .*{message}") as told:
         read(tmp_path, text)
     assert "\n" not in str(told.value)
+
+
+def test_a_file_is_written_as_a_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "a.json"
+    write_whole(path, "é\n")
+    assert path.read_bytes() == "é\n".encode()
+    path.chmod(0o640)
+    write_whole(path, b"2")
+    assert path.read_bytes() == b"2"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+    def fill_the_disk():
+        with whole_file(path) as unfinished:
+            unfinished.write_text("half")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
+    assert path.read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reading_a_recipe_needs_nothing_heavy():
+    """Of the package only this room's front door and the errors are imported."""
+    code = f"""
+import sys, types
+package = types.ModuleType("halflabel")
+package.__path__ = [{str(Path(halflabel.__file__).parent)!r}]
+sys.modules["halflabel"] = package
+import halflabel.data.files
+print({{"numpy", "pandas", "pyarrow", "datasets", "torch"}} & set(sys.modules) or "light")
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "light"
+
+
+def test_the_front_door_of_the_room_gives_what_it_names():
+    assert all(getattr(halflabel.data, name) is not None for name in halflabel.data.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'load'"):
+        halflabel.data.load  # noqa: B018

@@ -1,13 +1,16 @@
 import gzip
 import json
+from pathlib import Path
 
 import datasets
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.images import write_shards, write_table
-from halflabel.data.loading import find_format, load_images, load_sources, parse_sources
+from halflabel.data.images import build_images, write_shards, write_table
+from halflabel.data.loading import READERS, Reader, find_format, load_images, load_sources, parse_sources
 from halflabel.data.source import Source
 
 X, U = -100, -101
@@ -239,3 +242,75 @@ def test_a_source_object_may_be_given(folder):
 def test_missing_pictures_are_skipped_only_where_the_reader_can(folder):
     told = error_of({"path": str(folder / "cars.csv"), "missing_images": "skip"})
     assert told == f"{folder / 'cars.csv'}: missing_images: skip works for Open Images only, and this is table"
+
+
+def test_a_reader_of_another_format_is_one_record(folder, monkeypatch):
+    def read(source):
+        files = Path(source.path).read_text().split()
+        return build_images(files, [str(folder / file) for file in files], np.ones((len(files), 1), np.int8), ["car"])
+
+    (folder / "cars.names").write_text("a.png b.png")
+    assert "no known format" in error_of(str(folder / "cars.names"))
+    monkeypatch.setitem(READERS, "names", Reader("names", lambda source: source.path.endswith(".names"), read))
+    assert load_images(str(folder / "cars.names")).labels.tolist() == [[1], [1]]
+    assert load_images({"path": str(folder / "cars.names"), "format": "names", "labels": ["car"]}).labels.all()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_data_frame(folder, absolute):
+    names = [f"{name}.png" for name in "abcd"]
+    files = [folder / name if absolute else name for name in names]
+    columns = {
+        "file_name": files, "split": pd.Categorical(["train", "val", None, "test"]), 7: [1, 0, None, 1],
+        "mixed": [1, 0.0, True, "no"],
+        "more": pd.Series([None, np.nan, pd.NA, "?"], dtype=object), "group": [5, 5, 6, 7],
+    }  # fmt: skip
+    frame = pd.DataFrame(columns).set_axis([3, 3, 9, 9])
+    images = load_images(frame, None if absolute else folder, uncertain_values=["?"])
+    assert images.label_space.names == ("7", "mixed", "more")
+    assert images.labels.tolist() == [[1, 1, X], [0, 0, X], [X, 1, X], [1, 0, U]]
+    assert images.column("split").tolist() == ["train", "validation", "", "test"]
+    assert images.column("group").tolist() == ["5", "5", "6", "7"]
+    assert images.column("source").tolist() == ["data frame"] * 4
+    assert [record["path"] for record in images.dataset["image"]] == [str(folder / name) for name in names]
+
+
+def test_a_data_frame_with_options_and_faults(folder):
+    long = pd.DataFrame({"file_name": ["a.png", "b.png"], "label": "car", "value": [1, 0]})
+    images = load_images({"path": long, "name": "L", "label_map": {"car": "van"}}, folder)
+    assert (images.label_space.names, images.labels.tolist()) == (("van",), [[1], [0]])
+    assert images.column("source").tolist() == ["L", "L"]
+    both = load_images([long, str(folder / "signs.csv")], str(folder))
+    assert both.label_space.names == ("car", "sign", "Car")
+    wrong = pd.DataFrame({"file_name": ["a.png", "z.png"], "car": [1, 2]})
+    assert error_of(wrong, image_folder=folder) == (
+        "data frame, row 2, column 'car': label value 2 is not 1, 0 or unknown (empty, NaN, -1); "
+        f"row 2, column 'file_name': no image 'z.png' in {folder}; is image_folder right?"
+    )
+    assert error_of(wrong.rename(columns={"file_name": "file"})).startswith("data frame: no column 'file_name'")
+    assert error_of(wrong.iloc[:0]) == "data frame: the table has no rows"
+    assert error_of(wrong.set_axis(["x", "x"], axis=1)) == "data frame: column 'x' is given twice"
+    assert "is not UTF-8" in error_of(wrong.assign(file_name=pd.Series(["\ud800", "a.png"], dtype=object)))
+
+
+def test_annotated_images_are_a_source(folder):
+    cars, signs = load_images(str(folder / "cars.csv"), uncertain_values=["?"]), str(folder / "signs.csv")
+    again = load_images(cars)
+    assert again.labels.tolist() == cars.labels.tolist()
+    assert again.column("source").tolist() == cars.column("source").tolist()
+    named = load_images([{"path": cars, "name": "C", "labels": ["dog"]}, signs], labels=["sign", "dog"])
+    assert named.labels.tolist() == [[X, X], [1, U], [X, 1], [0, X]]
+    assert named.column("source").tolist() == ["C", f"C + {signs}", "C", signs]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_if_asked(folder, caplog):
+    (folder / "b.png").write_bytes(b"nothing")
+    path = str(folder / "signs.csv")
+    assert (len(load_images(path)), load_images(path).skipped) == (2, ())
+    images = load_images(path, bad_images="skip")
+    assert images.column("file_name").tolist() == ["d.png"]
+    assert len(images.skipped) == 1
+    assert "b.png" in images.skipped[0]
+    assert f"left out: {images.skipped[0]}" in caplog.text
+    assert load_images(images, bad_images="skip").skipped == images.skipped
+    assert error_of(path, bad_images="skpi") == "bad_images is 'skpi', expected error or skip"

@@ -196,7 +196,7 @@ def _join_labels(
         answers, stay = whole.labels[rows], kept[rows]
         yes, no, uncertain = ((answers == code).any(axis=0) for code in (1, 0, UNCERTAIN))
         joined = np.select([yes, no, uncertain], [1, 0, UNCERTAIN], IGNORE_INDEX).astype(np.int8)
-        other = (answers[~stay] >= 0).any(axis=0)  # another source knows
+        other = np.logical_or.reduce(answers[~stay] >= 0)  # another source knows
         for column in np.flatnonzero(yes & no):
             given = answers[:, column]
             text = f"{names[column]!r} is {_say(given, sources[rows])}"
