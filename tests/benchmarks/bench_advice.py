@@ -14,7 +14,7 @@ import time
 import numpy as np
 import torch
 
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.studies.advice_data import advise_data
 from halflabel.studies.affinity import make_trunks, measure_affinity
 from halflabel.studies.backbone_features import load_backbones
@@ -27,7 +27,7 @@ from halflabel.studies.transfer_advice import advise_transfer
 
 
 def load(source):
-    images = load_source([source])
+    images = load_images([source])
     return images.select(np.flatnonzero(images.column("split") != "test"))
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from halflabel.studies.backbone_features import load_backbones
 
@@ -92,6 +92,6 @@ def test_a_network_whose_features_are_no_numbers_is_a_failure(colour_images, tmp
 
 def test_a_picture_that_cannot_be_read_is_no_fault_of_the_backbone(colour_table, weight_file):
     (colour_table.parent / "002.png").write_text("no picture")
-    few = load_source([str(colour_table)]).select(range(4))
+    few = load_images([str(colour_table)]).select(range(4))
     with pytest.raises(HalflabelError, match=r"002\.png"):
         load_backbones(few, ["test_resnet"], str(weight_file), quiet=True)

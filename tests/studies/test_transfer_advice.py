@@ -6,7 +6,7 @@ import timm
 from safetensors.torch import save_file
 
 from halflabel.data.images import build_images
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.studies import fine_tuning_advice
 from halflabel.studies.backbone_features import BackboneFeatures, load_backbones
 from halflabel.studies.grouped_folds import draw_folds, number_groups
@@ -149,7 +149,7 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
 
 @pytest.mark.slow
 def test_on_rendered_scenes_the_features_of_photographs_help():
-    images = load_source(["street_scenes"]).of_split("train").select(range(320))
+    images = load_images(["street_scenes"]).of_split("train").select(range(320))
     features, failures = load_backbones(images, ["tf_efficientnet_lite0"], "installed", quiet=True)
     assert failures == []
     advice = advise_transfer(images, features)
@@ -160,7 +160,7 @@ def test_on_rendered_scenes_the_features_of_photographs_help():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_photographs_with_labels_drawn_at_random_nothing_is_claimed(road_signs):
-    images = load_source([str(road_signs)]).of_split("train").select(range(240))
+    images = load_images([str(road_signs)]).of_split("train").select(range(240))
     features, _ = load_backbones(images, ["tf_efficientnet_lite0"], "installed", quiet=True)
     claimed = 0
     for seed in range(100):

@@ -15,26 +15,27 @@ def run_advise(options: argparse.Namespace) -> int:
     """Say whether transfer and multi-task learning make sense for the data, on the terminal and as files."""
     import datasets
 
-    from ..data.loading import load_source
+    from ..data.loading import load_images
     from ..share.advice_report import write_report
     from ..share.advice_summary import render_advice
     from ..studies.advice import advise
     from ..training.cache import DEFAULT_FOLDER
     from ..training.features import keep_freed_memory
-    from ..training.preparation import leave_out_unreadable
 
     keep_freed_memory()
     datasets.disable_progress_bars()
     stem = Path(options.output)
     check_outputs(stem)
-    images = load_source(
+    images = load_images(
         [read_source(one) for one in options.data],
         options.image_folder,
         uncertain_values=options.uncertain_values,
         contradictions=options.contradictions or "error",
+        bad_images=options.bad_images,
     )
-    images, unreadable = leave_out_unreadable(images) if options.bad_images == "skip" else (images, ())
-    advice = advise(images, options.backbone, options.weights, options.budget, DEFAULT_FOLDER, unreadable=unreadable)
+    advice = advise(
+        images, options.backbone, options.weights, options.budget, DEFAULT_FOLDER, unreadable=images.skipped
+    )
     print(render_advice(advice))
     print("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
     failures = advice["transfer"]["failures"]
@@ -48,7 +49,7 @@ def run_compare(options: argparse.Namespace) -> int:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    from ..data.loading import load_source
+    from ..data.loading import load_images
     from ..studies.compare import RunLog, describe_comparison, run_all, split_images
     from ..studies.compare_report import render_comparison, report_comparison
     from ..studies.compare_settings import make_settings, parse_entrants
@@ -63,7 +64,7 @@ def run_compare(options: argparse.Namespace) -> int:
         raise HalflabelError(f"--output {options.output}: it is a file; name a folder")
     with tempfile.TemporaryDirectory() as folder:
         entrants = parse_entrants(options.recipes, options.data, Path(folder), options.backbone, options.weights)
-        images = load_source(
+        images = load_images(
             entrants[0].recipe.data.data,
             options.image_folder,
             uncertain_values=options.uncertain_values,

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
-from ..data.splitting import assign_splits
+from ..data.splitting import assign_splits, hide_labels
 from ..metrics.ranking import average_precision
 from ..metrics.report import json_ready
 from ..model.errors import HalflabelError

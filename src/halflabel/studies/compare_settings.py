@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.hiding import PROTOCOLS
+from ..data.splitting import PROTOCOLS
 from ..model.errors import HalflabelError, did_you_mean, shortlist
 from ..model.labels import LabelSpace
 from ..training.recipe import Recipe, parse_recipe

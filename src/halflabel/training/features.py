@@ -20,15 +20,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..data.draws import draw_seed, drawing
-from ..data.pixels import FeatureDataset, PixelDataset
+from ..data.pixels import FeatureDataset, PixelDataset, draw_seed, drawing
+from ..data.pixels import process_state as process_state
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -46,15 +45,6 @@ _CPU_BATCH = 4  # on a core: activations of more leave its cache, and its share 
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-
-def process_state() -> PartialState:
-    """Return accelerate's state of this process.
-
-    Processes that a launcher started on CPUs are told that they are on CPUs: without, accelerate takes each for the
-    only one, and all would do the whole work.
-    """
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def keep_freed_memory() -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from ..data.strict_yaml import read_yaml
+from ..data.files import read_yaml
 from ..model.errors import HalflabelError, did_you_mean, is_own, number, one_of
 
 _POLICY = "ignore, negative, positive, a target from 0 to 1, or label -> one of these"
