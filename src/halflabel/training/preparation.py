@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
-from ..data.loading import load_source, parse_sources
+from ..data.given import load_images
+from ..data.loading import parse_sources
 from ..data.pixels import FeatureDataset, PixelDataset, inspect_pictures
 from ..data.splitting import assign_splits
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
@@ -244,7 +245,7 @@ def count_skipped(path: Path) -> int:
 def load_data(recipe: Recipe) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     data, seed = recipe.data, recipe.arguments.seed
-    images = load_source(
+    images = load_images(
         data.data,
         data.image_folder,
         data.labels,
