@@ -19,6 +19,7 @@ import pytest
 import timm
 import torch
 import yaml
+from halflabel.share.demo_space import write_space
 from hub_server import HubServer
 from packaging.requirements import Requirement
 from PIL import Image
@@ -27,7 +28,6 @@ import halflabel
 from halflabel import HalflabelError
 from halflabel.model.decisions import NEVER, DecisionRule
 from halflabel.share.demo import Demo, draw_heat_map
-from halflabel.share.demo_space import write_space
 from halflabel.use.explain import Explanation, LabelMap, explain
 from halflabel_cli import main
 

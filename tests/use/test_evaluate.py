@@ -19,7 +19,6 @@ from halflabel.data.readers.table import read_table
 from halflabel.share.trained import train
 from halflabel.use.evaluate import calibrate, evaluate, store_decisions
 from halflabel.use.inference import choose_split, open_model, predict_logits
-from halflabel.use.loading import load
 from halflabel.use.predict import predict
 from halflabel.use.review import review
 

@@ -123,9 +123,7 @@ def check(frame, expected):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_one_file_holds_all_parts_in_the_order_of_the_pictures(
-    saved_model, ten, expected, ending, tmp_path, capsys
-):
+def test_one_file_holds_all_parts_in_the_order_of_the_pictures(saved_model, ten, expected, ending, tmp_path, capsys):
     output = tmp_path / "deep" / f"scores.{ending}"
     assert run(saved_model, ten, output) == 3  # one was skipped
     shown = capsys.readouterr()
