@@ -4,14 +4,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..data.files import write_whole
 from ..model.errors import HalflabelError
-from ..model.labels import LabelCounts
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Trained, run_recipe
 from ..use.evaluate import Measured
@@ -31,11 +30,11 @@ class Run(Loaded):
 
     Attributes:
         metrics: The content of `metrics.json`; `metrics["mAP"]` is that of the test split.
-        history: What `plot` draws from; None for a run that was finished before.
+        trained: What `plot` draws from; None for a run that was finished before.
     """
 
-    metrics: Mapping[str, Any] = ()  # type: ignore[assignment] - a field after those with defaults must have one
-    history: "History | None" = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
 
     @property
     def folder(self) -> Path:
@@ -51,9 +50,9 @@ class Run(Loaded):
         Raises:
             HalflabelError: If matplotlib is not installed, or the run was finished before.
         """
-        if self.history is None:
+        if self.trained is None:
             raise HalflabelError(f"{self.folder} was trained before: draw it with halflabel evaluate --plots")
-        files = self.history.draw(self.folder / PLOTS if folder is None else Path(folder))
+        files = _draw(self.trained, self.folder / PLOTS if folder is None else Path(folder))
         if folder is None:
             card(self.folder)
         return files
@@ -61,33 +60,6 @@ class Run(Loaded):
     def push(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
         """Upload the folder to the Hub, see `push.push`."""
         return push(self, repo_id, **options)
-
-
-@dataclass(frozen=True)
-class History:
-    """What is drawn of a run: its measures on the test split, if there is one, its log, and what it knew."""
-
-    measured: Measured | None
-    log: Sequence[Mapping[str, Any]]
-    counts: LabelCounts
-    label_names: Sequence[str]
-
-    @classmethod
-    def of(cls, trained: Trained) -> "History":
-        """Keep what is drawn, and nothing else."""
-        measured, logits, labels = None, trained.test_logits, trained.test_labels
-        if logits is not None and labels is not None:
-            measured = Measured(trained.metrics, logits, labels, trained.model.config.decision_rule)
-        return cls(measured, trained.log_history, trained.data.counts, trained.data.names)
-
-    def draw(self, folder: Path) -> list[Path]:
-        """Draw into a folder; without a test split only how the run learned, and from what."""
-        check_drawing()
-        if self.measured is not None:
-            return draw_measured(folder, self.measured, self.log, self.counts)
-        coverage = draw_coverage(self.counts, self.label_names, "training")
-        curve = save(draw_learning_curve(self.log), folder / "learning_curve.png")
-        return [curve, save(coverage, folder / "coverage.png")]
 
 
 def train(
@@ -143,7 +115,7 @@ def _run(recipe: Recipe) -> Run:
     done: list[Trained] = []
 
     def present(trained: Trained) -> None:
-        write_presentation(trained)
+        _present(trained)
         done.append(trained)
 
     result = run_recipe(recipe, present)
@@ -159,18 +131,33 @@ def _run(recipe: Recipe) -> Run:
             card(result.folder)
     if done:  # in the main process of a run that was not finished before
         model, processor = done[0].model.eval(), done[0].processor
-        return Run(model, processor, str(result.folder), metrics, History.of(done[0]))
+        return Run(model, processor, str(result.folder), metrics, done[0])
     own = {key: part for key in ("backbone", "head", "loss")
            if not isinstance(part := getattr(recipe.model, key), str)}  # fmt: skip
     saved = load(result.folder, **own)
     return Run(saved.model, saved.processor, str(result.folder), metrics)
 
 
-def write_presentation(trained: Trained) -> None:
+def _present(trained: Trained) -> None:
     """Write the card of a model, and the pictures that the card shows, into the run's folder."""
     recipe, data, folder = trained.recipe, trained.data, trained.recipe.folder
     save_card_data(folder, recipe.name, recipe.data.data, data.counts, data.names)
     if recipe.decisions.plots:
-        History.of(trained).draw(folder / PLOTS)
+        _draw(trained, folder / PLOTS)
     draw_examples(data.images.of_split("train"), trained.model, trained.processor, folder / EXAMPLES)
     card(folder)  # it shows the pictures that are there
+
+
+def _draw(trained: Trained, folder: Path) -> list[Path]:
+    """Draw a run; without a test split only how it learned, and from what."""
+    check_drawing()
+    data, log_history = trained.data, trained.log_history
+    if trained.test_logits is not None and trained.test_labels is not None:
+        rule = trained.model.config.decision_rule
+        measured = Measured(trained.metrics, trained.test_logits, trained.test_labels, rule)
+        return draw_measured(folder, measured, log_history, data.counts)
+    coverage = draw_coverage(data.counts, data.names, "training")
+    return [
+        save(draw_learning_curve(log_history), folder / "learning_curve.png"),
+        save(coverage, folder / "coverage.png"),
+    ]

@@ -13,9 +13,9 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.given import load_images
 from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
-from ..data.given import load_images
 from ..data.loading import parse_sources
 from ..data.pixels import FeatureDataset, PixelDataset, inspect_pictures
 from ..data.splitting import assign_splits
