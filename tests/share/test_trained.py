@@ -30,7 +30,7 @@ def test_a_table_a_frame_and_loaded_pictures_are_the_same_run(colour_table, keys
     runs = [train("linear_probe", data, image_folder=at, **keys) for data, at in given]
     assert runs[0].metrics == runs[1].metrics == runs[2].metrics
     assert "data given by a program" in (runs[2].folder / "README.md").read_text()
-    table = runs[2].predict(folder)
+    table = runs[2].predict(f"{folder}/*.png")
     assert table["file_name"].size == 48
     measured = runs[2].evaluate(colour_table)
     assert measured["mAP"] == pytest.approx(runs[2].metrics["mAP"])
@@ -63,18 +63,16 @@ class OwnHead(LinearHead):
     """A head of a program's own."""
 
 
-def own_loss(logits, targets):
+def own_loss(*given):
     """A loss of a program's own."""
-    return LOSSES["bce"].function(logits, targets)
+    return LOSSES["bce"].function(*given)
 
 
 def test_parts_of_a_programs_own_are_told_on_the_card_and_taken_on(colour_table, keys):
     keys |= {"head": OwnHead, "loss": own_loss}
-    run = train("linear_probe", str(colour_table), **keys)
+    run = train("linear_probe", colour_table, **keys)
     card = (run.folder / "README.md").read_text()
     assert "Head: `OwnHead`, code of the program that trained it." in card
     assert "Loss: `own_loss`, code of the program that trained it," in card
-    finished = train(
-        "linear_probe", str(colour_table), **keys, head=OwnHead, loss=own_loss, resume_from_checkpoint="true"
-    )
+    finished = train("linear_probe", colour_table, **keys, resume_from_checkpoint="true")
     assert isinstance(finished.model.head, OwnHead)

@@ -1,5 +1,6 @@
 """Annotated pictures as a program gives them; `load_images` of `loading` takes the place of this file."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def load_images(
     one = data[0] if isinstance(data, list | tuple) and len(data) == 1 else data
     if isinstance(one, AnnotatedImages):
         return one.with_only(labels) if labels else one
+    if isinstance(one, os.PathLike):
+        data = os.fspath(one)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(one, pd.DataFrame):
             one.to_csv(table := Path(folder, "table.csv"), index=False)

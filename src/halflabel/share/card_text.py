@@ -13,7 +13,7 @@ from ..metrics.entries import Floats, ratio
 from ..model.backbones import INSTALLED
 from ..model.errors import OWN, is_own, shortlist
 from ..model.losses import find_loss
-from ..training.keys import DEFAULTS, INFORMATION
+from ..training.keys import DEFAULTS, INFORMATION, REMOVED
 from ..training.recipe import TRAINING_DEFAULTS
 
 SHIFT = 3.0
@@ -96,7 +96,7 @@ class CardText:
 
     def recipe_text(self) -> str:
         """Return the recipe's keys that are not the defaults, as YAML, without what only says where things lie."""
-        defaults = DEFAULTS | TRAINING_DEFAULTS
+        defaults = REMOVED | DEFAULTS | TRAINING_DEFAULTS
         told = {
             key: value
             for key, value in self.recipe.items()

@@ -90,11 +90,15 @@ def train(
         run.metrics["mAP"], run.predict("new/")
         ```
     """
-    given = {key: value for key, value in (("data", data), ("image_folder", image_folder)) if value is not None} | keys
+    if data is not None:
+        listed = data if isinstance(data, list | tuple) else [data]
+        keys["data"] = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in listed]
+    if image_folder is not None:
+        keys["image_folder"] = image_folder
     if not isinstance(recipe, Recipe):
-        recipe = parse_recipe(str(recipe), given)
-    elif given:
-        recipe = recipe.change(**given)
+        recipe = parse_recipe(str(recipe), keys)
+    elif keys:
+        recipe = recipe.change(**keys)
     arguments = recipe.arguments
     if recipe.decisions.plots:
         check_drawing()
