@@ -16,8 +16,7 @@ def run_advise(options: argparse.Namespace) -> int:
     import datasets
 
     from ..data.loading import load_images
-    from ..share.advice_report import write_report
-    from ..share.advice_summary import render_advice
+    from ..share.page import render_advice, write_report
     from ..studies.advice import advise
     from ..training.cache import DEFAULT_FOLDER
     from ..training.features import keep_freed_memory
