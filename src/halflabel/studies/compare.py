@@ -1,13 +1,12 @@
 """Recipes compared under kinds of missing labels: every one trained and measured, on test and on held-out images."""
 
-import copy
 import gc
 import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -99,10 +98,10 @@ def describe_comparison(
     entrants: Sequence[Entrant], settings: Sequence[Setting], images: AnnotatedImages
 ) -> dict[str, Any]:
     """Return all that a run depends on beside its setting's name and its seed, for `RunLog`."""
-    changing = ("output_dir", "logging_dir", "run_name")
+    changing = {"output_dir", "data", "feature_cache"}  # where things lie
     return {
         "recipes": {
-            one.name: {key: str(value) for key, value in one.recipe.given.items() if key not in (*changing, "data")}
+            one.name: {key: str(value) for key, value in one.recipe.plain().items() if key not in changing}
             for one in entrants
         },
         "teams": [str(one.hiding["groups"]) for one in settings if one.hiding and "groups" in one.hiding],
@@ -195,11 +194,9 @@ def _extract(entrants: Sequence[Entrant], images: AnnotatedImages) -> None:
     """Send every picture through the backbone, with a progress bar, so that the runs find the features."""
     data = TrainingData(images, count_labels(images.of_split("train").labels))
     for one in entrants:
-        training = copy.copy(one.recipe.training)
-        training.disable_tqdm = False
-        recipe = replace(one.recipe, training=training)
-        model, processor = build_model(recipe.settings, data)
-        choose_trained(model, recipe.settings)
+        recipe = one.recipe.change(disable_tqdm=False)
+        model, processor = build_model(recipe, data)
+        choose_trained(model, recipe.training)
         make_datasets(recipe, model, processor, data)
 
 

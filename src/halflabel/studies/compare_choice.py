@@ -100,5 +100,5 @@ def _by_rule(entrants: Sequence[Entrant], why: str) -> Verdict:
 
 
 def _objective(entrant: Entrant) -> str:
-    settings = entrant.recipe.settings
-    return "unknown: negative" if (settings.loss, settings.unknown) == ("bce", "negative") else settings.loss
+    loss, unknown = entrant.recipe.model.loss, entrant.recipe.data.unknown
+    return "unknown: negative" if (loss, unknown) == ("bce", "negative") else str(loss)

@@ -1,8 +1,5 @@
 """A recipe trained and measured on held-out entries, again and again: what `compare` is made of."""
 
-import copy
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -35,9 +32,7 @@ def train_and_score(recipe: Recipe, images: AnnotatedImages, seed: int) -> Float
     set_seed(seed)
     model, _, datasets = prepare_training(recipe, data)
     model.backbone = nn.Identity()  # features are cached: half of the time of a step went on walking through its layers
-    training = copy.copy(recipe.training)
-    training.seed = seed
-    trainer = make_trainer(replace(recipe, training=training), model, datasets, data)
+    trainer = make_trainer(recipe.change(seed=seed), model, datasets, data)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return np.asarray(trainer.predict(datasets["test"]).predictions, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,16 @@ def parse_entrants(
     model = [f"--{key}={value}" for key, value in (("backbone", backbone), ("weights", weights)) if value is not None]
     ours = ["--data", *sources, f"--output_dir={folder}", *_EVERY_RUN, *model]
     entrants = [Entrant(name, _parse(name, ours, folder)) for name in names]
-    pixels = [one.name for one in entrants if not one.recipe.settings.cache_features]
+    pixels = [one.name for one in entrants if not one.recipe.training.cache_features]
     if pixels:
         raise HalflabelError(f"only recipes with cache_features: true are compared; without it: {shortlist(pixels)}")
-    waiting = [one.name for one in entrants if one.recipe.settings.early_stopping_patience is not None]
+    waiting = [one.name for one in entrants if one.recipe.training.early_stopping_patience is not None]
     if waiting:
         raise HalflabelError(
             f"all are trained to the last epoch: remove early_stopping_patience from {shortlist(waiting)}"
         )
     for key in _SAME:
-        values = {one.name: getattr(one.recipe.settings, key) for one in entrants}
+        values = {one.name: getattr(one.recipe.model, key) for one in entrants}
         if any(value != values[names[0]] for value in values.values()):
             told = "; ".join(f"{name}: {value}" for name, value in values.items())
             raise HalflabelError(f"the recipes have different {key}: {told}; give --backbone and --weights")
@@ -89,8 +89,8 @@ def _parse(text: str, ours: Sequence[str], folder: Path) -> Recipe:
     except ValueError as error:
         raise HalflabelError(f"recipe {text!r}: {error}; give a name or path, and --key value ... behind it") from error
     recipe = parse_recipe(name, [*overrides, *ours])
-    if recipe.settings.feature_cache == "none":  # in memory they would be made anew for each run
-        recipe = replace(recipe, settings=replace(recipe.settings, feature_cache=str(folder / "features")))
+    if recipe.training.feature_cache == "none":  # in memory they would be made anew for each run
+        recipe = recipe.change(feature_cache=str(folder / "features"))
     return recipe
 
 
