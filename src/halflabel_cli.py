@@ -212,10 +212,10 @@ def _add_advise(commands: Any) -> None:  # noqa: ANN401
 def _add_compare(commands: Any) -> None:  # noqa: ANN401
     compare = commands.add_parser(
         "compare",
-        help="train recipes under kinds of missing labels, and recommend one",
-        description="Trains recipes on cached features. With --protocol, --keep, --per_label or --groups, known labels "
-        "of training images are hidden, and the test split measures; else known labels are held out in turn. "
-        "A comparison that was stopped goes on where it was.",
+        help="train recipes, measure them on held-out labels, and recommend one",
+        description="Trains recipes on cached features, with known labels held out in turn. Recipes that hide labels "
+        "(--keep_labels, --hide_per_label ...; all of them alike) are also measured on the test split. A comparison "
+        "that was stopped goes on where it was.",
     )
     compare.add_argument("data", nargs="+", metavar="DATA", help=_SOURCE)
     _add_source_options(compare)
@@ -226,10 +226,6 @@ def _add_compare(commands: Any) -> None:  # noqa: ANN401
         metavar="RECIPE",
         help='with overrides in quotes: "linear_probe --loss em"',
     )
-    compare.add_argument("--protocol", nargs="+", help="random, single_positive, per_label, by_group")
-    compare.add_argument("--keep", type=float, nargs="+", metavar="SHARE", help="random: kept (default: 0.1 0.3 0.5)")
-    compare.add_argument("--per_label", type=_positive, nargs="+", metavar="N", help="yes and no kept (default: 20)")
-    compare.add_argument("--groups", metavar="JSON", help="team -> its labels (default: two teams share the labels)")
     compare.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how often (default: 3)")
     compare.add_argument("--backbone", help="in the place of the recipes' own")
     compare.add_argument("--weights", help="likewise: hub, installed, the path of a file, or none")

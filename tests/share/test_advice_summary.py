@@ -18,11 +18,13 @@ def test_each_verdict_stands_beside_its_number(advice):
     auroc = advice["transfer"]["backbones"]["good"]["labels"]["sign"]["auroc"]
     row = next(line for line in text.splitlines() if line.startswith("sign "))
     assert f"{auroc['pretrained']:.2f} ({auroc['pretrained_low']:.2f}-{auroc['pretrained_high']:.2f})" in row
-    assert row.endswith("helps (1 of 1 pairs)")
+    gain = advice["multi_task"]["shared_features"]["labels"]["sign"]["auroc"]["difference"]
+    assert row.endswith(f"no evidence (AUROC {gain:+.3f})")
     assert "times the 800 target images" in text
     assert "TRANSFER (quick): helps" in text
-    assert "MULTI-TASK (quick): helps" in text
-    assert "pole and sign share features: a small step on one takes" in " ".join(text.split())
+    assert "MULTI-TASK (quick): no evidence" in text
+    assert "probes together and alone: mean AUROC" in text
+    assert "capacity: big enough: a layer of 1 number that 2 labels share" in text
 
 
 def test_where_networks_were_trained_their_numbers_stand_beside_the_verdicts(advice):

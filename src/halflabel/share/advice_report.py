@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..studies.advice_data import MIN_GROUPS
-from .advice_plots import draw_affinity, draw_learning_curves, draw_transfer
+from ..studies.held_out import MIN_GROUPS
+from .advice_plots import draw_transfer
 from .figures import save
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100
 _TEMPLATE = Path(__file__).with_name("advice_template.html.jinja")
-_MARKS = {"helps": "good", "enough": "good", "similar": "good", "big enough": "good", "share features": "good",
-          "far more source images": "good", "hurts": "bad", "conflict": "bad", "unequal": "bad",
+_MARKS = {"helps": "good", "enough": "good", "similar": "good", "big enough": "good",
+          "far more source images": "good", "hurts": "bad", "unequal": "bad",
           "mixed": "mixed"}  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def write_report(advice: Mapping[str, Any], stem: Path) -> list[Path]:
 def render_page(advice: Mapping[str, Any]) -> str:
     """Render one HTML page with all pictures inside; without matplotlib it holds none, and says so."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True)
-    environment.filters.update(number=_number, signed=_signed, percent=_percent, mark=lambda word: _MARKS.get(word, ""))
+    environment.filters.update(number=_number, signed=_signed, mark=lambda word: _MARKS.get(word, ""))
     rows = sorted(advice["data"]["labels"].items(), key=lambda row: -row[1]["known"])
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         advice=advice,
@@ -60,14 +60,12 @@ def render_page(advice: Mapping[str, Any]) -> str:
 
 def _draw(advice: Mapping[str, Any]) -> dict[str, str]:
     """Return pictures as data URLs, by name; those of the backbone that was found best."""
-    transfer, shared = advice["transfer"], advice["multi_task"]["shared_features"]
+    transfer = advice["transfer"]
     figures: dict[str, Figure | None] = {}
     best = transfer["best_backbone"] or next(iter(transfer["backbones"]), None)
     if best is not None:
         rows = transfer["backbones"][best]["labels"]
-        figures |= {"transfer": draw_transfer(rows, best), "curves": draw_learning_curves(rows, best)}
-    if shared:
-        figures["affinity"] = draw_affinity(shared)
+        figures["transfer"] = draw_transfer(rows, best)
     return {name: _inline(figure) for name, figure in figures.items() if figure is not None}
 
 
@@ -83,7 +81,3 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _signed(value: float | None, digits: int = 2) -> str:
     return "undefined" if value is None else f"{value:+z.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{_signed(100 * value)} %"

@@ -37,9 +37,8 @@ def render_advice(advice: Mapping[str, Any]) -> str:
     if len(failures) > _FAILURES:
         lines.append(f"  left out: {len(failures) - _FAILURES} more backbones")
     lines += [f"MULTI-TASK ({advice['budget']}): {multi['verdict']}", *_wrap(multi["sentence"])]
-    if multi["groups"]:
+    if multi["capacity"]:
         lines += _wrap(f"capacity: {multi['capacity']['verdict']}: {multi['capacity']['sentence']}")
-        lines += _wrap(f"groups: {multi['groups']['sentence']}")
     return "\n".join([*lines, *_label_table(advice)])
 
 

@@ -8,16 +8,51 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..data.images import AnnotatedImages
+from ..data.loading import load_source
 from ..model.errors import HalflabelError, did_you_mean
+from ..training.cache import DEFAULT_FOLDER
+from ..training.preparation import leave_out_unreadable
 from .advice_data import MIN_IMAGES, advise_data
-from .backbone_features import BackboneFeatures, load_backbones
 from .multitask_advice import advise_multi_task
+from .networks import BackboneFeatures, load_backbones
 from .transfer_advice import advise_transfer
 
 BUDGETS = ("quick", "full")
 
 
 def advise(
+    data: Any,  # noqa: ANN401 - what load_source takes
+    *,
+    image_folder: str | None = None,
+    uncertain_values: Sequence[str] = (),
+    contradictions: str = "error",
+    bad_images: str = "error",
+    backbone: str | Sequence[str] = ("tf_efficientnet_lite0",),
+    weights: str = "hub",
+    budget: str = "quick",
+) -> dict[str, Any]:
+    """Load data and measure what `advise_images` measures; features are kept in the cache of Hugging Face.
+
+    Args:
+        data: What `data.loading.load_source` takes.
+        image_folder: What file names are relative to.
+        uncertain_values: Cells of a table that mean uncertain.
+        contradictions: What becomes of an entry that sources disagree about: error, unknown, first.
+        bad_images: A picture that cannot be read: error, or skip, and list it.
+        backbone: A timm name, or several to be ranked.
+        weights: Where pretrained weights come from: hub, installed or a path.
+        budget: quick: on features; full: networks are trained, too.
+
+    Raises:
+        HalflabelError: On a fault of the data or the arguments.
+    """
+    images = load_source(data, image_folder, uncertain_values=uncertain_values, contradictions=contradictions)
+    images, unreadable = leave_out_unreadable(images) if bad_images == "skip" else (images, ())
+    backbones = [backbone] if isinstance(backbone, str) else backbone
+    return advise_images(images, backbones, weights, budget, DEFAULT_FOLDER, unreadable=unreadable)
+
+
+def advise_images(
     images: AnnotatedImages,
     backbones: Sequence[str],
     weights: str = "hub",
