@@ -50,7 +50,7 @@ def test_numbers_of_the_page_are_those_of_the_advice(advice):
     auroc = advice["transfer"]["backbones"]["good"]["labels"]["pole"]["auroc"]
     assert f"{auroc['difference']:+.3f} ({auroc['low']:+.3f} to {auroc['high']:+.3f})" in text
     gain = advice["multi_task"]["shared_features"]["labels"]["pole"]["auroc"]
-    assert f"{gain['difference']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" in text
+    assert f"{gain['difference']:+z.3f} ({gain['low']:+z.3f} to {gain['high']:+z.3f})" in text
     assert advice["multi_task"]["capacity"]["sentence"] in text
     assert f"±{advice['data']['labels']['pole']['auroc_half_width']:.2f}" in text
     assert "far more source images the weights come from 1,281,167 images" in text

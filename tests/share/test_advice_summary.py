@@ -22,7 +22,7 @@ def test_each_verdict_stands_beside_its_number(advice):
     assert row.endswith(f"no evidence (AUROC {gain:+.3f})")
     assert "times the 800 target images" in text
     assert "TRANSFER (quick): helps" in text
-    assert "MULTI-TASK (quick): no evidence" in text
+    assert "MULTI-TASK (quick): helps" in text
     assert "probes together and alone: mean AUROC" in text
     assert "capacity: big enough: a layer of 1 number that 2 labels share" in text
 

@@ -224,7 +224,7 @@ class Comparison:
 
 
 def _describe(kinds: tuple[str, str], both: Sequence[Estimate], difference: Estimate) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for kind, one in zip(kinds, both, strict=True):
         low, high = one.interval()
         found |= {kind: one.value, f"{kind}_low": max(low, 0.0), f"{kind}_high": min(high, 1.0)}
@@ -293,7 +293,7 @@ def rank_networks(networks: Mapping[tuple[str, str], Measured]) -> tuple[list[di
     best = ranked[0][1]
     if not len(best.columns):
         return [], "no label has enough tested answers"
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (backbone, weights), one in ranked:
         low, high = one.estimate().interval()
         rows.append({

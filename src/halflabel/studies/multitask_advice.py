@@ -172,8 +172,10 @@ def compare_ways(
         inflation: Of the variance, see `held_out`.
         names: Of the labels.
     """
-    both = (Measured.of(rank_known(one, labels, parts), labels, groups, inflation) for one in (together, alone))
-    return Comparison.of(*both, WAYS, names)
+    first, second = (
+        Measured.of(rank_known(one, labels, parts), labels, groups, inflation) for one in (together, alone)
+    )
+    return Comparison.of(first, second, WAYS, names)
 
 
 def _train_both_ways(
