@@ -1,24 +1,29 @@
-"""The command line's parser. It stands outside the package so that `halflabel --help` need not import torch."""
+"""The command line's parser. It stands outside the package, whose import takes seconds, and imports nothing heavy."""
 
 import argparse
+import importlib
+import importlib.util
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import takewhile
+from types import ModuleType
+from typing import Any, NoReturn
 
 SKIPPED_FILES, USER_ERROR = 3, 2
 
-_BAD = "a picture that cannot be read: error (default), or skip, and list it"
 _SOURCE = (
     "files, folders, data sets of the Hub, or street_scenes; one with options as JSON: "
     '\'{"path": "a.json", "absent": "unknown"}\''
 )
-
+_MODEL = "a model's folder or Hub name"
 
 _EXAMPLES = {
-    "train": "halflabel train linear_probe --data labels.csv --learning_rate 1e-3",
-    "evaluate": "halflabel evaluate outputs/linear_probe --data labels.csv --ci 0.95",
-    "calibrate": 'halflabel calibrate outputs/linear_probe --data more.csv --objective "precision>=0.9"',
-    "errors": "halflabel errors outputs/linear_probe --data labels.csv --output look/",
+    "train": "halflabel train linear_probe labels.csv --lr 1e-3",
+    "evaluate": "halflabel evaluate outputs/linear_probe labels.csv --ci 0.95",
+    "calibrate": 'halflabel calibrate outputs/linear_probe more.csv --objective "precision>=0.9"',
+    "review": "halflabel review outputs/linear_probe labels.csv --output look/",
     "explain": "halflabel explain outputs/linear_probe photo.jpg",
     "compare": "halflabel compare labels.csv --recipes linear_probe self_train",
     "predict": "halflabel predict outputs/linear_probe photos/ --output scores.csv",
@@ -33,148 +38,172 @@ _EXAMPLES = {
 }
 
 
+class UsageError(Exception):
+    """Words that the parser cannot make a command of."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line; the one of `train` also lists the keys of recipes in its help."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print below its usage."""
+        raise UsageError(
+            f"{message.replace('the following arguments are required', 'missing')}; see {self.prog} --help"
+        )
+
+    def format_help(self) -> str:
+        """Return the help."""
+        text = super().format_help()
+        if self.prog != "halflabel train":
+            return text
+        with _light() as light:
+            return "\n".join([text, "keys:", *light.describe_keys(), ""])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `halflabel` and its commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="halflabel",
+        allow_abbrev=False,
         description="Fine-tune timm backbones to many yes/no labels when most of them are unknown.",
         epilog="Begin with: halflabel train quickstart. With pictures of your own: data, train linear_probe, evaluate, "
         "predict. What a command takes: halflabel COMMAND --help.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    train = commands.add_parser(
-        "train",
-        help="run a recipe: train, test and save a model",
-        description="Run a recipe. Every key of a recipe, and every field of transformers.TrainingArguments, "
-        "can be set as --key value, which is stronger than the file. halflabel recipes --keys lists the keys; a recipe "
-        "of your own begins as a copy: halflabel recipes linear_probe > mine.yaml. Writes to outputs/RECIPE, in the "
-        "place of an earlier run, or to --output_dir.",
-    )
-    train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
-    _add_evaluate(commands)
-    _add_calibrate(commands)
-    _add_errors(commands)
-    _add_explain(commands)
-    _add_compare(commands)
-    _add_predict(commands)
-    data = commands.add_parser("data", help="look at annotated data, merge it, write it")
-    data.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
-    _add_source_options(data)
-    data.add_argument("--labels_only", action="store_true", help="do not open the pictures")
-    data.add_argument("--plot", metavar="PNG", help="draw what is known")
-    data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
-    data.add_argument("--report", metavar="JSON", help="also write the report to this file")
-    _add_advise(commands)
-    _add_card(commands)
-    _add_demo(commands)
-    _add_export(commands)
-    _add_push(commands)
-    recipes = commands.add_parser("recipes", help="list the shipped recipes, print one, or list the keys of recipes")
+    parser.add_argument("--version", action="version", version=f"halflabel {version('halflabel')}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    common = _Parser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="say only what was found, and what is wrong")
+
+    def add(name: str, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name, help=help, description=description or f"{help[0].upper()}{help[1:]}.", parents=[common],
+            allow_abbrev=False, epilog=f"Example: {_EXAMPLES[name]}",
+        )  # fmt: skip
+        return made
+
+    _add_train(add("train", "run a recipe: train, test and save a model", "Run a recipe. Every key of a recipe, and "
+        "every field of transformers.TrainingArguments, can be set as --key value, which is stronger than the file. A "
+        "recipe of your own begins as a copy: halflabel recipes linear_probe > mine.yaml. Writes to outputs/RECIPE, in "
+        "the place of an earlier run, or to --output_dir."))  # fmt: skip
+    _add_evaluate(add("evaluate", "measure a model on known labels", "Measures average precision, precision, recall "
+        "and F1 of each label on its known entries; the last three at the label's own threshold."))  # fmt: skip
+    _add_calibrate(add("calibrate", "fit calibrated scores and a threshold per label, and store them in the model"))
+    _add_review(add("review", "likely annotation mistakes, and what to annotate next", "Lists known answers that the "
+        "model disagrees with most, and unknown ones that it is surest and least sure about. An entry's margin is how "
+        "far its score is beyond the label's threshold, from -1 (score 0) to 1 (score 1); a threshold above 1 says "
+        "that the label is never answered with yes."))  # fmt: skip
+    _add_explain(add("explain", "draw where a picture speaks for a label"))
+    _add_compare(add("compare", "train recipes on the same data, and recommend one", "Trains recipes on cached "
+        "features; known labels are held out in turn. Where the recipes hide labels (keep_labels, hide_per_label ...), "
+        "the test split measures, too. A comparison that was stopped goes on where it was."))  # fmt: skip
+    _add_predict(add("predict", "score pictures", "Writes a row per picture: its file name, the labels answered with "
+        "yes, and a score from 0 to 1 for each label."))  # fmt: skip
+    _add_data(add("data", "look at annotated data, merge it, write it"))
+    _add_advise(add("advise", "does transfer make sense for these data, and multi-task?", "Measures on the data, "
+        "without the test split, what pretrained weights are worth and which labels to train together."))  # fmt: skip
+    card = add("card", "render a model's README.md again from what its folder holds")
+    card.add_argument("folder", help="the output folder of a run, or a copy of it from the Hub")
+    card.add_argument("--repository", help="the Hub name to load from in the card, like me/my-model")
+    _add_demo(add("demo", "show a model in the browser, or make a Space of it (extra demo)"))
+    export = add("export", "write a model in a format that needs no halflabel")
+    export.add_argument("model", help=_MODEL)
+    export.add_argument("--format", required=True, help="timm: for timm and plain transformers; onnx (extra onnx)")
+    export.add_argument("--output", required=True, metavar="FOLDER", help="a new folder, or one of an earlier export")
+    _add_push(add("push", "upload a trained model's folder to the Hub"))
+    recipes = add("recipes", "list the shipped recipes, print one, or list the keys of recipes")
     recipes.add_argument("name", nargs="?", metavar="RECIPE", help="print this one")
     recipes.add_argument("--keys", action="store_true", help="list the keys, with what they mean and their defaults")
-    commands.add_parser("env", help="print versions, for bug reports")
-    for name, command in commands.choices.items():
-        command.epilog = f"Example: {_EXAMPLES[name]}"
+    add("env", "print versions, for bug reports")
     return parser
 
 
-def _add_evaluate(commands: Any) -> None:  # noqa: ANN401 - argparse does not name its type
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a model on a table's known labels",
-        description="Measures average precision, precision, recall and F1 of each label on its known entries; the "
-        "last three at the label's own threshold.",
-    )
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see: halflabel recipes)")
+    train.add_argument("data", nargs="*", metavar="DATA", help=f"in the place of the recipe's: {_SOURCE}")
+    train.usage = "halflabel train RECIPE [DATA ...] [--quiet] [--key value ...]"
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_measured(evaluate, "test", "which split to measure on: train, validation or test")
-    evaluate.add_argument(
-        "--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95 (default: none)"
-    )
+    evaluate.add_argument("--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95")
     evaluate.add_argument("--plots", metavar="FOLDER", help="also draw what was measured")
-    evaluate.add_argument(
-        "--compare", metavar="MODEL", help="another model, for paired differences on the same entries"
-    )
+    evaluate.add_argument("--compare", metavar="MODEL", help="another model, for paired differences")
     evaluate.add_argument("--output", help="also write the measures to this JSON file")
 
 
-def _add_calibrate(commands: Any) -> None:  # noqa: ANN401
-    calibrate = commands.add_parser(
-        "calibrate", help="fit calibrated scores and a threshold per label, and store them in the model"
-    )
+def _add_calibrate(calibrate: argparse.ArgumentParser) -> None:
     _add_measured(calibrate, "validation", "which split to fit on; never the one to be measured on")
-    calibrate.add_argument(
-        "--objective",
-        default="f1",
-        help="f1 (default; or another beta: f0.5, f2), precision>=0.9, recall>=0.95, or rate=0.05",
-    )
+    calibrate.add_argument("--objective", default="f1", help="f1 (default; or another beta: f0.5, f2), precision>=0.9, "
+        "recall>=0.95, or rate=0.05")  # fmt: skip
     calibrate.add_argument("--calibration", default="platt", help="platt (default), temperature or none")
     calibrate.add_argument("--output", help="also write the report to this JSON file")
 
 
-def _add_errors(commands: Any) -> None:  # noqa: ANN401
-    errors = commands.add_parser(
-        "errors", help="likely annotation mistakes, and what to annotate next", description="Lists known answers that "
-        "the model disagrees with most, and unknown ones that it is surest and least sure about. An entry's margin is "
-        "how far its score is beyond the label's threshold, from -1 (score 0) to 1 (score 1); a threshold above 1 "
-        "says that the label is never answered with yes."
-    )  # fmt: skip
-    _add_measured(errors, None, "which split to look at: train, validation or test")
-    errors.add_argument("--limit", type=int, default=20, help="the most entries of each kind (default: 20)")
-    errors.add_argument("--output", required=True, metavar="FOLDER", help="for errors.csv and errors.png")
+def _add_review(review: argparse.ArgumentParser) -> None:
+    _add_measured(review, None, "which split to look at: train, validation or test")
+    review.add_argument("--limit", type=int, default=20, help="the most entries of each kind (default: 20)")
+    review.add_argument("--output", required=True, metavar="FOLDER", help="for errors.csv and errors.png")
 
 
-def _add_explain(commands: Any) -> None:  # noqa: ANN401
-    explain = commands.add_parser("explain", help="draw where a picture speaks for a label")
-    explain.add_argument("model", help="a model's folder or Hub name")
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    explain.add_argument("model", help=_MODEL)
     explain.add_argument("image", help="a picture file")
     explain.add_argument("--labels", nargs="+", metavar="LABEL", help="default: the six with the highest scores")
     explain.add_argument("--output", default="explanation.png", metavar="PNG", help="default: explanation.png")
 
 
-def _add_predict(commands: Any) -> None:  # noqa: ANN401
-    predict = commands.add_parser(
-        "predict", help="score pictures", description="Writes a row per picture: its file name, the labels answered "
-        "with yes, and a score from 0 to 1 for each label."
-    )  # fmt: skip
-    predict.add_argument("model", help="a model's folder or Hub name")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="folders, globs or files")
-    predict.add_argument(
-        "--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) for Parquet parts"
-    )
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    _add_sources(compare)
+    compare.add_argument("--recipes", required=True, nargs="+", metavar="RECIPE", help="names or paths; with overrides "
+        'in quotes: "linear_probe --loss em"')  # fmt: skip
+    compare.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how often (default: 3)")
+    compare.add_argument("--backbone", help="in the place of the recipes' own")
+    compare.add_argument("--weights", help="likewise: hub, installed, the path of a file, or none")
+    compare.add_argument("--output", default="comparison", metavar="FOLDER", help="default: comparison")
+
+
+def _add_predict(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument("model", help=_MODEL)
+    predict.add_argument("images", nargs="+", metavar="PATH", help="folders, globs or files")
+    predict.add_argument("--output", required=True, help="a .csv, .jsonl or .parquet file, or a folder (ending in /) "
+        "for Parquet parts")  # fmt: skip
     predict.add_argument("--labels", nargs="+", metavar="LABEL", help="score only these labels")
     predict.add_argument("--batch_size", type=_positive, default=32, help="most pictures at once (default: 32)")
-    predict.add_argument(
-        "--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once (default: 4096)"
-    )
+    predict.add_argument("--part_size", type=_positive, default=4096, metavar="N", help="pictures written at once "
+        "(default: 4096)")  # fmt: skip
     predict.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     predict.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
 
 
-def _add_card(commands: Any) -> None:  # noqa: ANN401
-    card = commands.add_parser("card", help="render a model's README.md again from what its folder holds")
-    card.add_argument("folder", help="the output folder of a run, or a copy of it from the Hub")
-    card.add_argument("--repository", help="the Hub name to load from in the card, like me/my-model")
+def _add_data(data: argparse.ArgumentParser) -> None:
+    _add_sources(data)
+    data.add_argument("--labels_only", action="store_true", help="do not open the pictures")
+    data.add_argument("--plot", metavar="PNG", help="draw what is known")
+    data.add_argument("--output", help="a .parquet file, or a folder (ending in /) for shards with the pictures inside")
+    data.add_argument("--report", metavar="JSON", help="also write the report to this file")
 
 
-def _add_demo(commands: Any) -> None:  # noqa: ANN401
-    demo = commands.add_parser("demo", help="show a model in the browser, or make a Space of it (extra demo)")
-    demo.add_argument("model", help="a model's folder or Hub name")
+def _add_advise(advise: argparse.ArgumentParser) -> None:
+    _add_sources(advise)
+    _add_bad_images(advise)
+    advise.add_argument("--backbone", nargs="+", default=["tf_efficientnet_lite0"], metavar="NAME", help="timm names, "
+        "to be ranked (default: tf_efficientnet_lite0)")  # fmt: skip
+    advise.add_argument("--weights", default="hub", help="hub (default), installed, or the path of a file")
+    advise.add_argument("--budget", choices=("quick", "full"), default="quick", help="quick (default): probes, in "
+        "minutes; full: also train networks, for hours on a CPU")  # fmt: skip
+    advise.add_argument("--output", default="advice/report", metavar="FILE", help="without ending (default: "
+        "advice/report)")  # fmt: skip
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument("model", help=_MODEL)
     demo.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
     demo.add_argument("--port", type=_positive, help="default: the first free one from 7860")
     demo.add_argument("--space", metavar="NAME", help="instead push the page to the Hub as this Space, like me/my-demo")
     demo.add_argument("--output", metavar="FOLDER", help="write the Space there, and do not push it")
 
 
-def _add_export(commands: Any) -> None:  # noqa: ANN401
-    export = commands.add_parser("export", help="write a model in a format that needs no halflabel")
-    export.add_argument("model", help="a model's folder or Hub name")
-    export.add_argument(
-        "--format", required=True, help="timm: for timm and plain transformers; onnx: for ONNX runtimes (extra onnx)"
-    )
-    export.add_argument("--output", required=True, metavar="FOLDER", help="a new folder, or one of an earlier export")
-
-
-def _add_push(commands: Any) -> None:  # noqa: ANN401
-    push = commands.add_parser("push", help="upload a trained model's folder to the Hub")
+def _add_push(push: argparse.ArgumentParser) -> None:
     push.add_argument("folder", help="the output folder of a run")
     push.add_argument("repository", help="a Hub name, like me/my-model; it is created where it is not there yet")
     push.add_argument("--private", action="store_true", help="nobody else sees a repository that is created")
@@ -182,64 +211,29 @@ def _add_push(commands: Any) -> None:  # noqa: ANN401
     push.add_argument("--message", help="the commit's title (default: Upload NAME)")
 
 
-def _add_advise(commands: Any) -> None:  # noqa: ANN401
-    advise = commands.add_parser(
-        "advise", help="does transfer make sense for these data, and multi-task?", description="Measures on the data, "
-        "without the test split, what pretrained weights are worth and which labels to train together."
-    )  # fmt: skip
-    advise.add_argument("data", nargs="+", metavar="SOURCE", help=_SOURCE)
-    _add_source_options(advise)
-    advise.add_argument("--bad_images", choices=("error", "skip"), default="error", help=_BAD)
-    advise.add_argument(
-        "--backbone",
-        nargs="+",
-        default=["tf_efficientnet_lite0"],
-        metavar="NAME",
-        help="timm names, to be ranked (default: tf_efficientnet_lite0)",
-    )
-    advise.add_argument("--weights", default="hub", help="hub (default), installed, or the path of a file")
-    advise.add_argument(
-        "--budget",
-        choices=("quick", "full"),
-        default="quick",
-        help="quick (default): probes, in minutes; full: also train networks, for hours on a CPU",
-    )
-    advise.add_argument(
-        "--output", default="advice/report", metavar="FILE", help="without ending (default: advice/report)"
-    )
-
-
-def _add_compare(commands: Any) -> None:  # noqa: ANN401
-    compare = commands.add_parser(
-        "compare",
-        help="train recipes, measure them on held-out labels, and recommend one",
-        description="Trains recipes on cached features, with known labels held out in turn. Recipes that hide labels "
-        "(--keep_labels, --hide_per_label ...; all of them alike) are also measured on the test split. A comparison "
-        "that was stopped goes on where it was.",
-    )
-    compare.add_argument("data", nargs="+", metavar="DATA", help=_SOURCE)
-    _add_source_options(compare)
-    compare.add_argument(
-        "--recipes",
-        required=True,
-        nargs="+",
-        metavar="RECIPE",
-        help='with overrides in quotes: "linear_probe --loss em"',
-    )
-    compare.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how often (default: 3)")
-    compare.add_argument("--backbone", help="in the place of the recipes' own")
-    compare.add_argument("--weights", help="likewise: hub, installed, the path of a file, or none")
-    compare.add_argument("--output", default="comparison", metavar="FOLDER", help="default: comparison")
-
-
 def _add_measured(parser: argparse.ArgumentParser, split: str | None, what: str) -> None:
-    parser.add_argument("model", help="a model's folder or Hub name")
-    parser.add_argument("--data", required=True, nargs="+", metavar="SOURCE", help=_SOURCE)
-    _add_source_options(parser)
-    parser.add_argument("--bad_images", choices=("error", "skip"), default="error", help=_BAD)
+    parser.add_argument("model", help=_MODEL)
+    _add_sources(parser, "*")
+    parser.add_argument("--data", nargs="+", metavar="DATA", dest="data_option", help="the same, by name")
+    _add_bad_images(parser)
     parser.add_argument("--split", default=split, help=f"{what} (default: {split or 'all'})")
     parser.add_argument("--batch_size", type=_positive, default=32, help="pictures at once (default: 32)")
     parser.add_argument("--no_fast_decode", action="store_false", dest="fast_decode", help="decode every JPEG in full")
+
+
+def _add_bad_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bad_images", default="error", metavar="WHAT", help="a picture that cannot be read: error "
+        "(default), or skip, and list it")  # fmt: skip
+
+
+def _add_sources(parser: argparse.ArgumentParser, count: str = "+") -> None:
+    parser.add_argument("data", nargs=count, metavar="DATA", help=_SOURCE)
+    parser.add_argument("--image_folder", metavar="FOLDER", help="what file names are relative to (default: the "
+        "table's folder, or images in it)")  # fmt: skip
+    parser.add_argument("--uncertain_values", nargs="+", default=[], metavar="CELL", help="cells that mean uncertain")
+    parser.add_argument("--contradictions", metavar="WHAT", help="an entry that sources disagree about: error "
+        "(default; for data without --output unknown), unknown, or first, as the source that is named first "
+        "says")  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -249,28 +243,81 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--image_folder", metavar="FOLDER", help="what file names are relative to (default: the table's folder, or "
-        "images in it)"
-    )  # fmt: skip
-    parser.add_argument("--uncertain_values", nargs="+", default=[], metavar="CELL", help="cells that mean uncertain")
-    parser.add_argument(
-        "--contradictions", metavar="WHAT", help="an entry that sources disagree about: error (default; for data "
-        "without --output unknown), unknown, or first, as the source that is named first says"
-    )  # fmt: skip
+def parse(given: Sequence[str], did_you_mean: Any) -> argparse.Namespace:  # noqa: ANN401
+    """Read what was typed.
+
+    Args:
+        given: The words behind `halflabel`.
+        did_you_mean: `model.errors.did_you_mean`.
+
+    Raises:
+        UsageError: With the nearest word.
+    """
+    parser = build_parser()
+    commands = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    assert isinstance(commands, dict)
+    command = given[0] if given else "--help"
+    if not command.startswith("-") and command not in commands:
+        renamed = "; it is called review" if command == "errors" else did_you_mean(command, commands, 1)
+        raise UsageError(f"unknown command {command!r}{renamed}; halflabel --help lists them")
+    overrides: list[str] = []
+    words = [command, *given[1:]]
+    if command == "train" and not {"-h", "--help"} & set(given):
+        quiet = [word for word in words if word == "--quiet"]
+        rest = [word for word in words if word != "--quiet"]
+        words = list(takewhile(lambda word: not word.startswith("--"), rest))
+        overrides, words = rest[len(words) :], words + quiet
+    known = [word for action in commands.get(command, parser)._actions for word in action.option_strings]
+    for word in (word.partition("=")[0] for word in words[1:] if word.startswith("--")):
+        if word not in known:
+            raise UsageError(
+                f"unknown option {word}{did_you_mean(word, known, 1) or f'; see {parser.prog} {command} --help'}"
+            )
+    options, unknown = parser.parse_known_args(words)
+    if "data_option" in options:
+        options.data += options.data_option or []
+        if not any(word.startswith("-") for word in unknown):  # argparse takes no such words behind an option
+            options.data, unknown = options.data + unknown, []
+    if unknown:
+        raise UsageError(f"unexpected {unknown[0]!r}; see halflabel {command} --help")
+    options.overrides = overrides
+    return options
+
+
+@contextmanager
+def _light() -> Iterator[Any]:
+    """Give `halflabel.cli.light` without the package's own import, which takes seconds, where it is not imported yet.
+
+    A stand-in without content takes the package's place for as long; afterwards nothing is left of it.
+    """
+    name = "halflabel"
+    if name in sys.modules:
+        yield importlib.import_module(f"{name}.cli.light")
+        return
+    spec = importlib.util.find_spec(name)
+    stand_in = ModuleType(name)
+    stand_in.__path__ = list((spec and spec.submodule_search_locations) or ())
+    sys.modules[name] = stand_in
+    try:
+        yield importlib.import_module(f"{name}.cli.light")
+    finally:
+        for module in [module for module in sys.modules if module.split(".")[0] == name]:
+            del sys.modules[module]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, then import the package and run; a user's mistake ends in one line and exit code 2."""
+    """Parse, check, then import the package and run; a user's mistake ends in one line and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    options, rest = parser.parse_known_args(given)
-    if rest and options.command != "train":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.overrides = rest
-
-    from halflabel.cli.commands import run_command  # the heavy import: after the parsing
+    with _light() as light:
+        try:
+            options = parse(given, light.did_you_mean)
+            code: int | None = light.answer(options)
+        except (UsageError, light.HalflabelError, OSError) as error:
+            print(f"halflabel: error: {error}", file=sys.stderr)
+            return USER_ERROR
+    if code is not None:
+        return code
+    from halflabel.cli.commands import run_command  # the heavy import: after the checks
 
     return run_command(options)
 

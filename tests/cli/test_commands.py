@@ -77,7 +77,7 @@ def test_calibrate_then_evaluate_by_its_thresholds(trained, colour_table, tmp_pa
 
 def test_errors_explain_and_plots_write_what_they_say(trained, colour_table, tmp_path, capsys):
     source = [str(trained), "--data", str(colour_table)]
-    assert main(["errors", *source, "--output", str(tmp_path / "found"), "--limit", "3"]) == 0
+    assert main(["review", *source, "--output", str(tmp_path / "found"), "--limit", "3"]) == 0
     assert "32 images of split train" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "found" / "errors.csv")
     assert found.groupby("kind").size().max() <= 3
@@ -106,7 +106,7 @@ def test_errors_explain_and_plots_write_what_they_say(trained, colour_table, tmp
         ),
         (["evaluate", "{model}", "--data", "{data}", "--ci", "95"], "between 0 and 1"),
         (["evaluate", "{model}", "--data", "{data}", "--compare", "nowhere"], "model 'nowhere' cannot be loaded"),
-        (["errors", "{model}", "--data", "{data}", "--output", "x", "--limit", "0"], "limit is 0"),
+        (["review", "{model}", "--data", "{data}", "--output", "x", "--limit", "0"], "limit is 0"),
         (["explain", "{model}", "nothing.png"], "no picture at 'nothing.png'"),
         (["explain", "{model}", "{data}"], "labels.csv"),
         (["evaluate", "{model}", "--data", "{data}", "--output", "{model}"], "is a folder; give the name of a file"),
@@ -133,6 +133,7 @@ def test_a_mistake_in_judging_a_model_is_one_line(
         (["train", "quickstart", "--seeed", "1"], "did you mean seed"),
         (["train", "quickstart", "--backbone", "resnt50"], "timm knows no backbone"),
         (["train", "linear_probe", "--data", "none.csv"], "none.csv: no such file"),
+        (["train", "linear_probe", "none.csv"], "none.csv: no such file"),
         (["evaluate", "nowhere", "--data", "street_scenes", "--split", "tset"], "did you mean test"),
         (["predict", "nowhere", ".", "--output", "x.xlsx"], ".csv, .jsonl, .parquet"),
     ],
@@ -148,10 +149,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys,
 
 
 def test_unknown_arguments_of_other_commands_are_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["predict", "m", "p", "--output", "o.csv", "--colour", "red"])
-    assert stop.value.code == 2
-    assert "--colour" in capsys.readouterr().err
+    assert main(["predict", "m", "p", "--ouput", "o.csv"]) == 2
+    assert capsys.readouterr().err.startswith("halflabel: error: unknown option --ouput; did you mean --output?\n")
+    assert main(["predict", "m"]) == 2
+    assert capsys.readouterr().err == "halflabel: error: missing: PATH, --output; see halflabel predict --help\n"
+    assert main(["predict", "m", "p", "--output", "o.csv", "--lables", "red"]) == 2
+    assert capsys.readouterr().err == "halflabel: error: unknown option --lables; did you mean --labels?\n"
 
 
 def test_lists(capsys):
@@ -167,9 +170,9 @@ def test_every_command_has_an_example_that_its_parser_takes():
         example = command.epilog.removeprefix("Example: ")
         assert example.startswith(f"halflabel {name}")
         assert f"{command.prog} " in f"{example} "
-        options, rest = parser.parse_known_args(shlex.split(example.split(" > ")[0])[1:])
-        assert options.command == name
-        assert bool(rest) == (name == "train")
+        words = [word for word in shlex.split(example.split(" > ")[0])[1:] if name != "train" or word[:2] != "--"]
+        options, rest = parser.parse_known_args(words)
+        assert (options.command, rest) == (name, [])
 
 
 def test_recipes_are_printed_and_their_keys_listed(capsys, tmp_path):
@@ -197,20 +200,38 @@ def test_a_mistake_that_was_typed_is_not_laid_to_the_recipe(capsys, tmp_path):
     assert capsys.readouterr().err == "halflabel: error: unknown option --xyzzy; halflabel recipes --keys lists them\n"
 
 
-def test_help_needs_no_torch():
+def test_words_paths_and_recipes_are_answered_without_torch(tmp_path):
+    commands = {
+        "--help": "train", "--version": "halflabel 0", "": "train", "recipes": "quickstart", "recipes --keys": "views",
+        "train --help": "learning_rate", "env": "timm: ", "trian x": "did you mean train",
+        "train quikstart": "did you mean quickstart", "train linear_probe": "labels.csv: no such file",
+        "train linear_probe here.csv --los em": "did you mean loss", "predict gone x.png --output x.csv": "'gone'",
+        "predict m/e x.png --output x.csv": "no pictures at 'x.png'", "train quickstart --lr fast": "--learning_rate",
+        "evaluate m/e here.csv --split tset": "did you mean test", "compare here.csv --recipes linear": "linear_probe",
+        "errors m/e here.csv": "it is called review", "advise here.cvs": "did you mean here.csv",
+    }  # fmt: skip
+    (tmp_path / "here.csv").write_text("file_name,red\n")
     code = (
-        "import sys\nfrom halflabel_cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "assert 'torch' not in sys.modules and 'halflabel' not in sys.modules\n"
+        "import contextlib, json, io, sys\nfrom halflabel_cli import main\n"
+        f"for words, told in {commands!r}.items():\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):\n"
+        "        try:\n            code = main(words.split())\n"
+        "        except SystemExit as stop:\n            code = stop.code\n"
+        "    assert told in out.getvalue(), (words, out.getvalue())\n"
+        "    assert code == (2 if ': error: ' in out.getvalue() else 0), (words, code)\n"
+        "    assert not {'torch', 'numpy', 'halflabel'} & sys.modules.keys(), words\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "train" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_are_these():
     assert entry_points(group="console_scripts")["halflabel"].value == "halflabel_cli:main"
     assert set(build_parser()._subparsers._group_actions[0].choices) == {
         "train",
         "evaluate",
         "calibrate",
-        "errors",
+        "review",
         "explain",
         "compare",
         "predict",
@@ -237,9 +258,9 @@ def test_the_module_starts_the_command_line(monkeypatch, capsys):
 
 
 def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(1 << 60))  # what torch itself raises then
-    assert main(["env"]) == 2
+    monkeypatch.setitem(COMMANDS, "card", lambda options: torch.empty(1 << 60))  # what torch itself raises then
+    assert main(["card", "."]) == 2
     assert capsys.readouterr().err.startswith("halflabel: error: out of memory: give smaller batches")
-    monkeypatch.setitem(COMMANDS, "env", lambda options: torch.empty(2) @ torch.empty(3))
+    monkeypatch.setitem(COMMANDS, "card", lambda options: torch.empty(2) @ torch.empty(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        main(["env"])
+        main(["card", "."])

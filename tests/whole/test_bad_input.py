@@ -108,7 +108,7 @@ RECIPES = [
     ("unknown.yaml", "unknown key 'lerning_rate'; did you mean learning_rate"),
     ("number_key.yaml", "unknown key 7"),
     ("list_key.yaml", "found unhashable key"),
-    ("type.yaml", "num-train-epochs: invalid float value: 'many'"),
+    ("type.yaml", "num_train_epochs: invalid float value: 'many'"),
     ("type_list.yaml", "backbone is a list, expected one value"),
     ("type_map.yaml", "x.csv: no such file"),
     ("head_args.yaml", "head_args is [1], expected a mapping"),

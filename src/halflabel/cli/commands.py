@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from halflabel_cli import SKIPPED_FILES, USER_ERROR
 
 from ..model.errors import HalflabelError
-from .command_line import check_outputs, is_out_of_memory, read_source
+from .light import check_outputs, read_source
 from .sharing_commands import SHARING_COMMANDS
 from .study_commands import STUDIES
 
@@ -25,7 +24,7 @@ _OUT_OF_MEMORY = (
 def run_command(options: argparse.Namespace) -> int:
     """Run a parsed command and return its exit code: 0, 2 for a user's mistake, 3 where files were skipped."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("halflabel").setLevel(logging.INFO)
+    logging.getLogger("halflabel").setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
         return COMMANDS[options.command](options)
     except HalflabelError as error:
@@ -36,10 +35,20 @@ def run_command(options: argparse.Namespace) -> int:
         print(f"halflabel: error: {error}", file=sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         print(f"halflabel: error: {_OUT_OF_MEMORY}", file=sys.stderr)
         return USER_ERROR
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch, or Python, could not allocate what was asked for."""
+    words = ("can't allocate memory", "Cannot allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    )
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -83,7 +92,7 @@ def run_data(options: argparse.Namespace) -> int:
         check_outputs(file)
     if options.plot:
         check_drawing()
-    given = [read_source(one) for one in options.sources]
+    given = [read_source(one) for one in options.data]
     sources = parse_sources(given, options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
     policy = options.contradictions or ("error" if output else "unknown")
@@ -151,7 +160,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     return SKIPPED_FILES if skipped else 0
 
 
-def run_errors(options: argparse.Namespace) -> int:
+def run_review(options: argparse.Namespace) -> int:
     """Write a table and a contact sheet of what somebody should look at."""
     from ..data.images import check_split
     from ..share.contact_sheet import write_errors
@@ -233,7 +242,7 @@ def run_predict(options: argparse.Namespace) -> int:
     if options.resume and output.is_file() and not Path(f"{output}.parts").is_dir():
         print(f"{output} is there already: nothing to go on with")
         return 0
-    files = find_images(options.paths)
+    files = find_images(options.images)
     scorer = Scorer(options.model, options.labels, options.batch_size, options.fast_decode)
     scored, skipped = score_to(scorer, files, options.output, options.resume, options.part_size)
     if _is_main():
@@ -243,70 +252,14 @@ def run_predict(options: argparse.Namespace) -> int:
     return SKIPPED_FILES if skipped else 0
 
 
-def run_recipes(options: argparse.Namespace) -> int:
-    """List the shipped recipes, each with the first line of its header; or print one; or list the keys of recipes."""
-    from ..training.keys import find_recipe, shipped_recipes
-
-    if options.keys:
-        print("\n".join(_describe_keys()))
-        return 0
-    if options.name is not None:
-        print(find_recipe(options.name).read_text(encoding="utf-8"), end="")
-        return 0
-    for name, path in shipped_recipes().items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:24} {first.lstrip('# ')}")
-    return 0
-
-
-def _describe_keys() -> list[str]:
-    """Return, by group, a line for each of a recipe's own keys, and lines for the Trainer's."""
-    from dataclasses import fields
-
-    from ..training.keys import GROUPS
-    from ..training.recipe import TRAINING_DEFAULTS
-
-    def text(value: Any) -> str:  # noqa: ANN401 - a default
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    lines = []
-    for name, group in GROUPS.items():
-        lines.append(f"{name}:")
-        for key in fields(group):
-            default = "" if key.default in (None, ()) else f" (default: {text(key.default)})"
-            lines.append(f"  {key.name:27} {key.metadata['help']}{default}")
-    lines.append(
-        "and every field of transformers.TrainingArguments, as num_train_epochs, learning_rate, output_dir, seed;"
-    )
-    defaults = ", ".join(f"{name}: {text(value)}" for name, value in TRAINING_DEFAULTS.items())
-    return [*lines, f"where other defaults than its own are {defaults}"]
-
-
-def run_env(options: argparse.Namespace) -> int:
-    """Print the versions that a bug report needs."""
-    import torch
-
-    from ..training.run import library_versions
-
-    rows = {**library_versions(), "python": platform.python_version(), "platform": platform.platform()}
-    rows["device"] = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    )
-    for name, value in rows.items():
-        print(f"{name}: {value}")
-    return 0
-
-
 COMMANDS = {
     "train": run_train,
     "evaluate": run_evaluate,
     "calibrate": run_calibrate,
-    "errors": run_errors,
+    "review": run_review,
     "explain": run_explain,
     "predict": run_predict,
     "data": run_data,
-    "recipes": run_recipes,
-    "env": run_env,
     **SHARING_COMMANDS,
     **STUDIES,
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..model.errors import HalflabelError
-from .command_line import check_outputs, read_source
+from .light import check_outputs, read_source
 
 
 def run_advise(options: argparse.Namespace) -> int:

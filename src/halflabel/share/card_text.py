@@ -11,8 +11,7 @@ from ..decide.report import number
 from ..metrics.entries import Floats, ratio
 from ..model.backbones import INSTALLED
 from ..model.losses import find_loss
-from ..training.keys import DEFAULTS, INFORMATION
-from ..training.recipe import TRAINING_DEFAULTS
+from ..training.keys import DEFAULTS, INFORMATION, TRAINING_DEFAULTS
 from .card_metadata import base_model
 from .card_record import RunRecord, escape, listed, public, source_titles
 

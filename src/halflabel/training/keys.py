@@ -7,7 +7,7 @@ import ast
 import functools
 import importlib.util
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -125,6 +125,21 @@ DEFAULTS = {name: key.default for name, key in OWN_KEYS.items()}
 SHORT = {"epochs": "num_train_epochs", "lr": "learning_rate", "batch_size": "per_device_train_batch_size"}
 """Short names of options."""
 
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_total_limit": 1,
+    "metric_for_best_model": "mAP",
+    "greater_is_better": True,
+    "remove_unused_columns": False,
+    "per_device_eval_batch_size": 32,
+}
+"""Where our defaults differ from those of `transformers.TrainingArguments`."""
+
+LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
+"""What a result depends on."""
+
 REMOVED = {
     "teacher_weight": None, "teacher_ramp": 0.3, "teacher_share": 0.8, "mixing": None, "mixing_args": None,
     "unfreeze_every": None, "relations": False,
@@ -162,13 +177,17 @@ def find_recipe(name: str) -> Path:
 
 
 @functools.cache
-def trainer_keys() -> frozenset[str]:
-    """Return the fields of `transformers.TrainingArguments`, from its source: importing it takes seconds."""
+def trainer_keys() -> dict[str, str]:
+    """Return the fields of `transformers.TrainingArguments` and their types, from its source: importing is slow."""
     spec = importlib.util.find_spec("transformers")
     body = _parse(Path(str(spec and spec.origin)).with_name("training_args.py"))
     (arguments,) = (node for node in body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
-    lines = [ast.unparse(node) for node in arguments.body if isinstance(node, ast.AnnAssign)]
-    return frozenset(line.partition(":")[0] for line in lines if "init=False" not in line)
+    nodes = [node for node in arguments.body if isinstance(node, ast.AnnAssign)]
+    return {
+        ast.unparse(node.target): ast.unparse(node.annotation)
+        for node in nodes
+        if "init=False" not in ast.unparse(node)
+    }
 
 
 @functools.cache
@@ -202,35 +221,37 @@ def check_value(key: str, value: Any) -> None:  # noqa: ANN401
 
 
 def read_keys(
-    name: str, said: Sequence[str] | Mapping[str, Any], trainer_keys: Collection[str]
+    name: str, said: Sequence[str] | Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Read a recipe, and what the caller says otherwise.
 
     Args:
         name: A path or a shipped name.
         said: `["--key", "value", ...]` as typed, or keys and values.
-        trainer_keys: The keys that are not ours.
 
     Returns:
         The recipe's file; what it says; what the caller says; and the values of our own keys by both, the caller's
         where there are two, each of its key's type.
 
     Raises:
-        HalflabelError: On a file that is not a flat YAML mapping, an unknown key (with the nearest one), or a value of
-            ours that is not as its key demands.
+        HalflabelError: On a file that is not a flat YAML mapping, an unknown key (with the nearest one), or a value
+            that is not as its key demands.
     """
     path = find_recipe(name)
-    typed = _known(said, "", trainer_keys) if isinstance(said, Mapping) else _parse_flags(said, trainer_keys)
+    typed = _known(said, "") if isinstance(said, Mapping) else _parse_flags(said)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
     content.pop(INFORMATION, None)
-    from_file = _known(content, f"{path}: ", trainer_keys)
+    from_file = _known(content, f"{path}: ")
     own, values = {}, {**from_file, **typed}
-    for key in values.keys() & OWN_KEYS.keys():
+    for key, value in values.items():
         try:
-            own[key] = _convert(key, values[key])
-            check_value(key, own[key])
+            if key in OWN_KEYS:
+                own[key] = _convert(key, value)
+                check_value(key, own[key])
+            else:
+                _check_number(key, value)
         except HalflabelError as error:
             raise HalflabelError(f"{'' if key in typed else f'{path}: '}{error}") from error
     for key in ("data", "backbone"):
@@ -239,7 +260,7 @@ def read_keys(
     return path, from_file, typed, own
 
 
-def _known(values: Mapping[str, Any], origin: str, trainer_keys: Collection[str]) -> dict[str, Any]:
+def _known(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Return the values that say something; null is the default, but of `weights`, where it is random weights."""
     known = {}
     for key, value in values.items():
@@ -249,14 +270,14 @@ def _known(values: Mapping[str, Any], origin: str, trainer_keys: Collection[str]
                 raise HalflabelError(
                     f"{origin}{key} is gone since version 0.2: it was measured not to help; leave it out"
                 )
-        elif key not in OWN_KEYS and key not in trainer_keys:
-            raise HalflabelError(f"{origin}unknown key {key!r}{did_you_mean(key, [*OWN_KEYS, *trainer_keys])}")
+        elif key not in OWN_KEYS and key not in trainer_keys():
+            raise HalflabelError(f"{origin}unknown key {key!r}{did_you_mean(key, [*OWN_KEYS, *trainer_keys()])}")
         elif value is not None or key == "weights":
             known[key] = value
     return known
 
 
-def _parse_flags(flags: Sequence[str], trainer_keys: Collection[str]) -> dict[str, Any]:
+def _parse_flags(flags: Sequence[str]) -> dict[str, Any]:
     """Read options as they are typed; one without a value is true."""
     values: dict[str, Any] = {}
     key = ""
@@ -267,8 +288,8 @@ def _parse_flags(flags: Sequence[str], trainer_keys: Collection[str]) -> dict[st
             if key.startswith("no_") and key[3:] in OWN_KEYS:
                 key, has_value, value = key[3:], "=", "false"
             key = SHORT.get(key, key)
-            if key not in OWN_KEYS and key not in trainer_keys:
-                keys = [*OWN_KEYS, *trainer_keys, *SHORT]
+            if key not in OWN_KEYS and key not in trainer_keys():
+                keys = [*OWN_KEYS, *trainer_keys(), *SHORT]
                 nearest = did_you_mean(key, keys) or "; halflabel recipes --keys lists them"
                 raise HalflabelError(f"unknown option --{key}{nearest}")
             values[key] = [value] if has_value else []
@@ -277,6 +298,17 @@ def _parse_flags(flags: Sequence[str], trainer_keys: Collection[str]) -> dict[st
         else:
             values[key].append(part)
     return {key: "true" if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
+
+
+def _check_number(key: str, value: Any) -> None:  # noqa: ANN401
+    """Refuse what is no number where a key of the Trainer's is one, as its own parser would later."""
+    kinds = {"int": int, "float": float}
+    kind = trainer_keys()[key]
+    if kind in kinds and isinstance(value, str):
+        try:
+            kinds[kind](value)
+        except ValueError as error:
+            raise HalflabelError(f"argument --{key}: invalid {kind} value: {value!r}") from error
 
 
 def _convert(key: str, value: Any) -> Any:  # noqa: ANN401

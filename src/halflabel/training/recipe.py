@@ -29,26 +29,16 @@ from .guesses import PseudoLabelOptions
 from .keys import (
     GROUPS,
     OWN_KEYS,
+    TRAINING_DEFAULTS,
     DataKeys,
     DecisionKeys,
     ModelKeys,
     TrainingKeys,
     check_value,
     read_keys,
+    trainer_keys,
 )
 
-# Where this package's defaults differ from those of TrainingArguments.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_total_limit": 1,
-    "metric_for_best_model": "mAP",
-    "greater_is_better": True,
-    "remove_unused_columns": False,
-    "per_device_eval_batch_size": 32,
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
 _COUNT = number(1, whole=True)
 _ARGUMENT_RANGES = {
     "per_device_train_batch_size": _COUNT, "per_device_eval_batch_size": _COUNT, "gradient_accumulation_steps": _COUNT,
@@ -58,7 +48,7 @@ _ARGUMENT_RANGES = {
 
 
 _GROUP_OF = {key.name: name for name, group in GROUPS.items() for key in fields(group)}
-_ARGUMENTS = {key.name for key in fields(TrainingArguments) if key.init}
+_ARGUMENTS = trainer_keys().keys()
 
 
 @dataclass(frozen=True)
@@ -232,8 +222,9 @@ def parse_recipe(name: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -
         HalflabelError: On a file that is not a flat YAML mapping, an unknown key (with the nearest one), or a value
             that is not as its key demands.
     """
-    path, from_file, stronger, own = read_keys(name, overrides, _ARGUMENTS)
-    values = {"output_dir": f"outputs/{path.stem}", **TRAINING_DEFAULTS, **from_file, **stronger}
+    path, from_file, stronger, own = read_keys(name, overrides)
+    pinned = {"dataloader_pin_memory": torch.cuda.is_available()}
+    values = {"output_dir": f"outputs/{path.stem}", **pinned, **TRAINING_DEFAULTS, **from_file, **stronger}
     arguments = _training_arguments(path, {key: values[key] for key in values.keys() & _ARGUMENTS}, stronger)
     groups = {
         name: group(**{k.name: own[k.name] for k in fields(group) if k.name in own}) for name, group in GROUPS.items()

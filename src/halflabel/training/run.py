@@ -28,7 +28,7 @@ from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .checkpoints import UNFINISHED, check_checkpoint, disk_faults_told, find_fault, last_checkpoint
 from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
-from .keys import INFORMATION, TrainingKeys
+from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
@@ -55,7 +55,6 @@ PROBE = "probe"
 UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
 """The folder in the output folder for the run that it is compared with; removed at the end."""
 
-LIBRARIES = ("halflabel", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "safetensors")
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip
 
