@@ -9,22 +9,37 @@ user with one draw of missing labels has.
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
+from transformers.utils import logging as transformers_logging
 
+from halflabel.data.loading import load_images
 from halflabel.data.sample import draw_scene
-from halflabel.studies.compare import Run
-from halflabel.studies.compare_choice import choose
-from halflabel.studies.compare_report import NEAR
-from halflabel.studies.compare_settings import parse_entrants
-from halflabel_cli import main as halflabel
+from halflabel.studies.compare import NEAR, choose, render_comparison
+from halflabel.studies.compare import compare as compare_recipes
+from halflabel.studies.compare_runs import Run, parse_entrants
 
 RECIPES = ["linear_probe", "mlp_probe", "linear_probe --loss ll_r", "linear_probe --unknown negative", "self_train"]
-SETTINGS = ["--protocol", "random", "per_label", "by_group", "single_positive",
-            "--keep", "0.05", "0.1", "0.3", "0.5", "0.8", "--per_label", "5", "20"]  # fmt: skip
-STREETS = ["--protocol", "random", "per_label", "single_positive", "--keep", "0.1", "0.3", "--per_label", "20"]
+SINGLE = {"single positive": "--hide_protocol single_positive"}
+
+
+def random(*shares):
+    return {f"random {share}": f"--keep_labels {share}" for share in shares}
+
+
+def per_label(*counts):
+    return {f"{count} per label": f"--hide_protocol per_label --hide_per_label {count}" for count in counts}
+
+
+def two_teams(data):
+    """Two teams that share the labels."""
+    names = load_images([data]).label_space.names
+    teams = json.dumps({"first": names[0::2], "second": names[1::2]})
+    return {"by group (2 teams)": f"--hide_protocol by_group --hide_groups {shlex.quote(teams)}"}
 
 
 def render_streets(folder):
@@ -41,25 +56,21 @@ def render_streets(folder):
     return str(folder / "labels.csv")
 
 
-def compare(data, asked, seeds, recipes, folder):
-    """Run the command; return for each setting its report, and what single seeds recommend: (right, regret)."""
-    arguments = ["compare", data, "--recipes", *recipes, *asked, "--seeds", str(seeds), "--output", str(folder)]
-    if halflabel(arguments):
-        raise SystemExit(2)
-    report = json.loads((folder / "compare.json").read_text())
-    lines = (folder / "runs.jsonl").read_text().splitlines()[1:]
-    runs = [Run(**json.loads(line)) for line in lines]
-    entrants = parse_entrants(recipes, [data], folder)
+def compare(data, hiding, seeds, recipes, folder):
+    """Compare under one kind of hiding; return the report, and how far below the best single seeds recommend."""
+    texts = [f"{recipe} {hiding}" for recipe in recipes]
+    report = compare_recipes(texts, [data], seeds=seeds, output=folder)
+    runs = [Run(**json.loads(line)) for line in (folder / "runs.jsonl").read_text().splitlines()[1:]]
+    entrants = parse_entrants(texts, folder)
     single = []
-    for part in report["settings"]:
-        for seed in range(seeds):
-            made = {run.recipe: run for run in runs if (run.setting, run.seed) == (part["name"], seed)}
-            test = {name: np.mean(np.array(run.test_ap, dtype=float)) for name, run in made.items()}
-            judged = {name: np.array([run.judged], dtype=float) for name, run in made.items()}
-            resampled = {name: np.array([run.resampled], dtype=float) for name, run in made.items()}
-            chosen = choose(entrants, made[recipes[0]].known_per_label, judged, resampled).recipe
-            single.append(max(test.values()) - test[chosen])
-    return report["settings"], single
+    for seed in range(seeds):
+        made = {run.recipe: run for run in runs if run.seed == seed}
+        test = {name: np.mean(np.array(run.test_ap, dtype=float)) for name, run in made.items()}
+        judged = {name: np.array([run.judged], dtype=float) for name, run in made.items()}
+        resampled = {name: np.array([run.resampled], dtype=float) for name, run in made.items()}
+        chosen = choose(entrants, next(iter(made.values())).known_per_label, judged, resampled).recipe
+        single.append(max(test.values()) - test[chosen])
+    return report, single
 
 
 def main():
@@ -69,22 +80,24 @@ def main():
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--output", type=Path, default=Path("bench_compare"))
     options = parser.parse_args()
-    found, single = [], []
-    for name, data, asked in (
-        ("data", options.data, SETTINGS),
-        ("streets", render_streets(options.output / "street_scenes"), STREETS),
-    ):
-        parts, seeds = compare(data, asked, options.seeds, options.recipes, options.output / name)
-        found += parts
-        single += seeds
-    for part in found:
-        chosen = part["recommended"]
-        print(f"{part['name']:22} {chosen['recipe']:34} {chosen['below_best']:.3f} below the best")
-    below = [part["recommended"]["below_best"] for part in found]
-    first = [max(row["test_mAP"]["mean"] for row in part["recipes"].values()) for part in found]
-    plain = [
-        best - part["recipes"][options.recipes[0]]["test_mAP"]["mean"] for best, part in zip(first, found, strict=True)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    signs = random(0.05, 0.1, 0.3, 0.5, 0.8) | per_label(5, 20) | two_teams(options.data) | SINGLE
+    streets = render_streets(options.output / "street_scenes")
+    asked = [(options.data, "data", name, hiding) for name, hiding in signs.items()]
+    asked += [
+        (streets, "streets", name, hiding) for name, hiding in (random(0.1, 0.3) | per_label(20) | SINGLE).items()
     ]
+    below, single, plain = [], [], []
+    for data, of, name, hiding in asked:
+        folder = options.output / of / name.replace(" ", "_")
+        report, seeds = compare(data, hiding, options.seeds, options.recipes, folder)
+        print(f"{of}, {name}\n{render_comparison(report)}\n", flush=True)
+        means = [row["test_mAP"]["mean"] for row in report["recipes"].values()]
+        below.append(report["recommended"]["below_best"])
+        plain.append(max(means) - means[0])
+        single += seeds
     for what, values in (
         ("recommended", below),
         ("from single seeds", single),

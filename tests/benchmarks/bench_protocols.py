@@ -61,8 +61,7 @@ def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
     model.freeze_backbone()
     train = FeatureDataset(features["train"], targets)
     start_head(model, train, counts)
-    recipe.arguments.output_dir = folder
-    MultiLabelTrainer(model, recipe.training, collate, train).train()
+    MultiLabelTrainer(model, recipe.change(output_dir=folder).arguments, collate, train).train()
     with torch.no_grad():
         scores = model.eval()(features=features["test"]).logits.numpy()
     return mean_defined(average_precision(scores, test_labels))

@@ -4,9 +4,8 @@ import numpy as np
 
 from halflabel.data.images import build_images
 from halflabel.studies.advice_data import advise_data
-from halflabel.studies.backbone_features import BackboneFeatures
 from halflabel.studies.multitask_advice import advise_multi_task
-from halflabel.studies.source_data import SourceData
+from halflabel.studies.networks import BackboneFeatures, SourceData
 from halflabel.studies.transfer_advice import advise_transfer
 
 

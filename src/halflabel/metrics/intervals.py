@@ -59,7 +59,13 @@ class RankingResamples:
     roc_auc: Floats
 
 
-def resample_ranking(scores: ArrayLike, labels: ArrayLike, samples: int = 1000, seed: int = 0) -> RankingResamples:
+def resample_ranking(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    samples: int = 1000,
+    seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
+) -> RankingResamples:
     """Average precision and area under the ROC curve per label, for resamples of the images.
 
     Args:
@@ -67,6 +73,8 @@ def resample_ranking(scores: ArrayLike, labels: ArrayLike, samples: int = 1000, 
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         samples: The number of resamples.
         seed: Of the draws. The same seed, number of images and samples give the same draws.
+        groups: The number of each image's group, from 0, shape (n,): groups are drawn as wholes, since images of one
+            patient or video say less than as many of several. None: every image stands alone.
 
     Raises:
         HalflabelError: On shapes that differ, other label values, a score that is not finite, or less than 1 sample.
@@ -75,7 +83,9 @@ def resample_ranking(scores: ArrayLike, labels: ArrayLike, samples: int = 1000, 
     if samples < 1:
         raise HalflabelError(f"{samples} resamples are too few, expected at least 1")
     ap, auroc = np.empty((samples, matrix.shape[1])), np.empty((samples, matrix.shape[1]))
-    for rows, weights in _draw(len(matrix), samples, seed):
+    drawn = len(matrix) if groups is None else int(groups.max(initial=-1)) + 1
+    for rows, times in _draw(drawn, samples, seed):
+        weights = times if groups is None else times[groups]
         for label in range(matrix.shape[1]):
             ranked = _rank_weighted(values[:, label], matrix[:, label], weights)
             ap[rows, label], auroc[rows, label] = ranked
@@ -110,7 +120,7 @@ def check_confidence(ci: float) -> None:
 
 
 def _draw(images: int, samples: int, seed: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:
-    """Give, for some resamples at a time, how often each drew each image: (images, some samples)."""
+    """Give, for some resamples at a time, how often each drew each image or group: (images, some samples)."""
     rng = np.random.default_rng(seed)
     together = max(1, _WEIGHTS // max(images, 1))
     for start in range(0, samples, together):

@@ -8,16 +8,42 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..data.images import AnnotatedImages
+from ..data.loading import load_images
 from ..model.errors import HalflabelError, did_you_mean
+from ..training.cache import DEFAULT_FOLDER
 from .advice_data import MIN_IMAGES, advise_data
-from .backbone_features import BackboneFeatures, load_backbones
 from .multitask_advice import advise_multi_task
+from .networks import BackboneFeatures, load_backbones
 from .transfer_advice import advise_transfer
 
 BUDGETS = ("quick", "full")
 
 
 def advise(
+    data: Any,  # noqa: ANN401 - whatever `load_images` takes
+    *,
+    backbone: str | Sequence[str] = ("tf_efficientnet_lite0",),
+    weights: str = "hub",
+    budget: str = "quick",
+    **source: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Load data and measure what `advise_images` measures; features are kept in the cache of Hugging Face.
+
+    Args:
+        data: Annotated pictures, see `load_images`.
+        backbone: A timm name, or several to be ranked.
+        weights: Where pretrained weights come from: hub, installed or a path.
+        budget: quick: on features; full: networks are trained, too.
+        source: Other arguments of `load_images`.
+
+    Raises:
+        HalflabelError: On a fault of the data or the arguments.
+    """
+    backbones = [backbone] if isinstance(backbone, str) else backbone
+    return advise_images(load_images(data, **source), backbones, weights, budget, DEFAULT_FOLDER)
+
+
+def advise_images(
     images: AnnotatedImages,
     backbones: Sequence[str],
     weights: str = "hub",
@@ -25,7 +51,6 @@ def advise(
     folder: str | Path | None = None,
     seed: int = 0,
     quiet: bool = False,
-    unreadable: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure on a user's data what `data`, `transfer` and `multi_task` say, as a dict for JSON.
 
@@ -37,7 +62,6 @@ def advise(
         folder: Where features are kept; None: in memory only.
         seed: Of everything that is drawn.
         quiet: Show no progress bars.
-        unreadable: A line for each picture that was left out because it cannot be read; they are listed.
 
     Returns:
         `images`, `test_images_left_out`, `unreadable`, `backbones`, `weights`, `budget`, `seed`; `data`, see
@@ -65,7 +89,7 @@ def advise(
         shared = None if best is None else loaded[best]
         multi_task = advise_multi_task(rest, shared, data["balance"], budget, seed, quiet)
     return {
-        "images": len(rest), "test_images_left_out": len(images) - len(rest), "unreadable": list(unreadable),
+        "images": len(rest), "test_images_left_out": len(images) - len(rest), "unreadable": list(images.skipped),
         "backbones": list(dict.fromkeys(backbones)), "weights": weights, "budget": budget, "seed": seed,
         "data": data, "transfer": transfer, "multi_task": multi_task,
     }  # fmt: skip

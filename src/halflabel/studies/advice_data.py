@@ -16,18 +16,14 @@ from ..metrics.intervals import wilson_interval
 from ..metrics.report import json_ready
 from ..model.errors import shortlist
 from ..model.labels import IntMatrix, count_labels
-from .grouped_folds import number_groups
+from .held_out import MIN_GROUPS, NOT_ENOUGH, count_answering, number_groups
 
 MIN_IMAGES = 20
 """Below so many images nothing is measured."""
 
-MIN_GROUPS = 10
-"""A label needs so many groups (images, where there are no groups) with a yes, and as many with a no: two a fold."""
-
 MOST_PAIRS = 200
 """How many pairs of labels are listed."""
 
-NOT_ENOUGH = "not enough data to tell"
 TOGETHER, APART = "appear together", "exclude each other"
 _TYPICAL_AUROC, _ROUGH = 0.8, 0.1
 _SIMILAR = 10.0
@@ -47,7 +43,7 @@ def advise_data(images: AnnotatedImages) -> dict[str, Any]:
         the data are surest, with 95 % Wilson intervals), `pairs_left_out`, `co_annotation`.
     """
     labels, names = images.labels, images.label_space.names
-    groups = number_groups(images.column("group"))
+    groups = number_groups(images)
     rows = _describe_labels(labels, names, groups)
     few, lacking = len(images) < MIN_IMAGES, [name for name, row in rows.items() if not row["learnable"]]
     enough = len(names) - len(lacking)
@@ -67,21 +63,6 @@ def advise_data(images: AnnotatedImages) -> dict[str, Any]:
         "pairs_left_out": left_out,
         "co_annotation": co_annotation,
     }
-
-
-def enough_answers(labels: IntMatrix, groups: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tell which labels have `MIN_GROUPS` groups with a yes and as many with a no, shape (num_labels,)."""
-    return np.minimum(*count_answering(labels, groups)) >= MIN_GROUPS
-
-
-def count_answering(labels: IntMatrix, groups: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the groups with a known yes, and those with a known no, of each label; both of shape (num_labels,)."""
-
-    def count(answer: int) -> NDArray[np.int64]:
-        columns = (labels[:, column] == answer for column in range(labels.shape[1]))
-        return np.array([len(np.unique(groups[column])) for column in columns], dtype=np.int64)
-
-    return count(1), count(0)
 
 
 def _describe_labels(labels: IntMatrix, names: tuple[str, ...], groups: NDArray[np.intp]) -> dict[str, Any]:

@@ -1,229 +1,272 @@
-"""Recipes compared under kinds of missing labels: every one trained and measured, on test and on held-out images."""
+"""Which recipe for these data: all are trained and measured on held-out entries, and one is recommended."""
 
-import copy
-import gc
-import hashlib
 import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from ..data.images import AnnotatedImages
-from ..data.splitting import assign_splits, hide_labels
-from ..metrics.ranking import average_precision
+from ..data.loading import load_images
+from ..decide.report import number
+from ..metrics.entries import Floats, mean_defined
+from ..metrics.intervals import mean_interval, mean_over_labels, percentile_interval
 from ..metrics.report import json_ready
-from ..model.errors import HalflabelError
-from ..model.labels import count_labels, evaluation_labels
-from ..training.preparation import TrainingData, make_datasets
-from ..training.trainer import build_model, choose_trained
-from .compare_choice import judge
-from .compare_runs import cut_folds, held_out_logits, train_and_score
-from .compare_settings import Entrant, Setting
+from ..model.errors import HalflabelError, shortlist
+from ..training.preparation import hides_labels
+from .compare_runs import FOLDS, Entrant, Run, RunLog, describe_comparison, parse_entrants, run_all, split_images
 
-log = logging.getLogger(__name__)
+FEW = 20
+"""With fewer known entries per label than this, on average, cross-validation cannot tell recipes apart."""
 
-FOLDS = 4
-"""In how many parts the training images are cut; each recipe is trained once without each of them."""
+NEAR = 0.01
+"""A recommended recipe whose mAP on test is this close to the best one's is called right."""
+
+BY_AUROC = "mean of the AUROC of known entries and that of known yes against all other images"
+BY_RULE = "rule of thumb"
+
+# The losses from best to worst where only positives, or a handful of answers, are known: the measured table "Which loss
+# for which kind of missing labels" in recipes/README.md, the mean of its columns "single positive" and "5 per label".
+_FEW_ANSWERS = ("ll_r", "wan", "splc", "unknown: negative", "selective", "ll_ct", "bce", "em", "asl", "focal")
+
+_COLUMNS, _WIDEST_NAME = 120, 48
+
+
+def compare(
+    recipes: Sequence[str],
+    data: Any,  # noqa: ANN401 - what load_images takes
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    seeds: int = 3,
+    output: str | Path = "comparison",
+    **source: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Train recipes on cached features, measure them, and recommend one.
+
+    Known entries are held out in `FOLDS` folds, groups whole. Recipes that hide labels (`keep_labels`,
+    `hide_per_label` ...; all of them alike) are also measured on the test split, which has no part in the
+    recommendation. A comparison that was stopped goes on where it was.
+
+    Args:
+        recipes: Names or paths, with overrides behind them as on the command line: `linear_probe --loss em`.
+        data: Annotated pictures, see `load_images`.
+        backbone: In the place of the recipes' own.
+        weights: Likewise.
+        seeds: How often each recipe is trained; the seeds are 0, 1, 2 ...
+        output: The folder for `compare.md`, `compare.json` and `runs.jsonl`, which holds every run.
+        source: Other arguments of `load_images`.
+
+    Returns:
+        What `compare.json` holds, see `report_comparison`; `render_comparison` shows it.
+
+    Raises:
+        HalflabelError: On recipes that cannot be compared, or data on which nothing can be measured.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise HalflabelError(f"--output {output}: it is a file; name a folder")
+    if seeds < 1:
+        raise HalflabelError(f"seeds is {seeds}, expected at least 1")
+    with tempfile.TemporaryDirectory() as temporary:
+        entrants = parse_entrants(recipes, Path(temporary), backbone, weights)
+        images = load_images(data, **source)
+        images = split_images(images, entrants[0].recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs = RunLog(folder / "runs.jsonl", describe_comparison(entrants, images))
+        found = run_all(entrants, images, seeds, runs)
+    sources = sorted(set(images.column("source").tolist()))
+    report = {"data": sources, **report_comparison(found, entrants, images.label_space.names)}
+    (folder / "compare.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "compare.md").write_text(render_comparison(report, markdown=True) + "\n", encoding="utf-8")
+    return report
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one recipe reached under one draw of missing labels; undefined is None.
+class Verdict:
+    """A recommended recipe: its name as it was given, a sentence that says why, and `BY_AUROC` or `BY_RULE`."""
 
-    Attributes:
-        setting: Its name.
-        seed: Of hiding, folds and training.
-        recipe: As it was given.
-        known_per_label: How many known training entries a label has, on average.
-        test_ap: Average precision of each label on the test split; None where nothing was hidden: test is not touched.
-        held_out_ap: On the known training entries, each scored by a model trained without its image.
-        judged: What `compare_choice.judge` says of the same scores.
-        resampled: The same for resamples of the images, which are the same for all recipes.
-    """
-
-    setting: str
-    seed: int
     recipe: str
-    known_per_label: float
-    test_ap: list[float | None] | None
-    held_out_ap: list[float | None]
-    judged: float | None
-    resampled: list[float | None]
+    reason: str
+    by: str
 
 
-class RunLog:
-    """Finished runs, a line each in a file, so that a comparison that was stopped goes on where it was."""
+def choose(
+    entrants: Sequence[Entrant], known_per_label: float, judged: Mapping[str, Floats], resampled: Mapping[str, Floats]
+) -> Verdict:
+    """Recommend the recipe that is judged best, or, where too little is known to judge, by the rule of thumb.
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Read what is there.
+    The best one is taken even where it does not stand clear of an earlier one, which the reason says. To prefer the
+    earlier within one standard error was right in 9 of 12 settings of `tests/benchmarks/bench_compare.py`, the best in
+    all, and in 23 against 33 of 36 for single seeds.
 
-        Args:
-            path: The file; it need not exist.
-            about: What the runs depend on.
-
-        Raises:
-            HalflabelError: If the file holds runs of something else.
-        """
-        self.path = path
-        self.runs: dict[tuple[str, int, str], Run] = {}
-        head = json.dumps({"of": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()})
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []  # the last may be cut off
-        if lines and lines[0] != head:
-            raise HalflabelError(
-                f"{path} holds runs on other data or of other recipes: give another --output, or remove it"
-            )
-        for line in lines[1:]:
-            self._keep(Run(**json.loads(line)))
-        path.write_text("".join(f"{line}\n" for line in lines or [head]), encoding="utf-8")
-
-    def _keep(self, run: Run) -> None:
-        self.runs[run.setting, run.seed, run.recipe] = run
-
-    def add(self, run: Run) -> None:
-        """Keep a finished run."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(run)) + "\n")
-        self._keep(run)
+    Args:
+        entrants: In the order in which they were given; of equals, the first is taken.
+        known_per_label: How many known training entries a label has, on average.
+        judged: By recipe, the values of `compare_runs.judge` per seed, shape (seeds,).
+        resampled: By recipe, of the resamples, shape (seeds, samples).
+    """
+    values = {one.name: mean_defined(judged[one.name]) for one in entrants}
+    if known_per_label < FEW:
+        return _by_rule(entrants, f"{known_per_label:.3g} known entries per label are too few to cross-validate")
+    if any(np.isnan(value) for value in values.values()):
+        return _by_rule(entrants, "no label can be ranked on held-out entries")
+    best, *others = sorted(values, key=lambda name: -values[name])
+    reason = f"held-out AUROC {values[best]:.3f}"
+    if others:
+        low, high = _bootstrap(resampled[best] - resampled[others[0]])
+        clear = "" if low > 0 else ", not clearly"
+        reason += f", {values[best] - values[others[0]]:.3f} above {others[0]}{clear} ({low:+.3f} to {high:+.3f})"
+    return Verdict(best, reason, BY_AUROC)
 
 
-def describe_comparison(
-    entrants: Sequence[Entrant], settings: Sequence[Setting], images: AnnotatedImages
-) -> dict[str, Any]:
-    """Return all that a run depends on beside its setting's name and its seed, for `RunLog`."""
-    changing = ("output_dir", "logging_dir", "run_name")
+def _bootstrap(differences: Floats) -> Floats:
+    """Return the interval of the mean over seeds of resampled differences (seeds, samples)."""
+    return percentile_interval(mean_over_labels(differences.T))
+
+
+def _by_rule(entrants: Sequence[Entrant], why: str) -> Verdict:
+    """Take the recipe whose objective is the highest in the measured table."""
+    objectives = {one.name: _objective(one) for one in entrants}
+    best = min(objectives, key=lambda name: _FEW_ANSWERS.index(objectives[name]))
+    reason = f"{why}; of these objectives {objectives[best]} did best with few answers, see recipes/README.md"
+    return Verdict(best, reason, BY_RULE)
+
+
+def _objective(entrant: Entrant) -> str:
+    loss, unknown = entrant.recipe.model.loss, entrant.recipe.data.unknown
+    return "unknown: negative" if (loss, unknown) == ("bce", "negative") else str(loss)
+
+
+def report_comparison(runs: Sequence[Run], entrants: Sequence[Entrant], label_names: Sequence[str]) -> dict[str, Any]:
+    """Sum runs up, for JSON; undefined is None.
+
+    Args:
+        runs: All of them, the same seeds for every recipe.
+        entrants: The recipes, in the order in which they were given.
+        label_names: The labels.
+
+    Returns:
+        `seeds`, `folds`, `known_per_label`; `recipes` with held-out mAP, the value that judges them and its difference
+        to the first recipe; `undefined_held_out`, labels; `recommended` with its reason. Where labels were hidden also
+        the mAP on test, `undefined_on_test`, and how far the recommended recipe is below the best there.
+    """
+    by_recipe = {one.name: [run for run in runs if run.recipe == one.name] for one in entrants}
+    held_out, test, judged = ({name: _values(made, kind) for name, made in by_recipe.items()}
+                              for kind in ("held_out_ap", "test_ap", "judged"))  # fmt: skip
+    resampled = {name: np.array([run.resampled for run in made], dtype=float) for name, made in by_recipe.items()}
+    first, made, hidden = entrants[0].name, by_recipe[entrants[0].name], hides_labels(entrants[0].recipe.data)
+    rows: dict[str, Any] = {}
+    for name in by_recipe:
+        rows[name] = {
+            "held_out_mAP": _spread(held_out[name]),
+            "judged": _spread(judged[name]),
+            "judged_minus_first": {
+                "mean": json_ready(mean_defined(judged[name] - judged[first])),
+                "interval": json_ready(_bootstrap(resampled[name] - resampled[first])),
+            },
+        }
+        if hidden:
+            differences = test[name] - test[first]
+            interval = json_ready(mean_interval(differences))
+            rows[name]["test_mAP"] = _spread(test[name])
+            rows[name]["test_minus_first"] = {"mean": json_ready(mean_defined(differences)), "interval": interval}
+    known = float(np.mean([run.known_per_label for run in made]))
+    verdict = choose(entrants, known, judged, resampled)
+    recommended: dict[str, Any] = {"recipe": verdict.recipe, "by": verdict.by, "reason": verdict.reason}
+    if hidden:
+        reached = {name: mean_defined(values) for name, values in test.items()}
+        best = max(reached, key=lambda name: reached[name])
+        below = reached[best] - reached[verdict.recipe]
+        recommended |= {"best_on_test": best, "below_best": json_ready(below), "right": bool(below <= NEAR)}
     return {
-        "recipes": {
-            one.name: {key: str(value) for key, value in one.recipe.given.items() if key not in (*changing, "data")}
-            for one in entrants
-        },
-        "teams": [str(one.hiding["groups"]) for one in settings if one.hiding and "groups" in one.hiding],
-        "labels": list(images.label_space.names),
-        "images": [str(name) for name in images.column("file_name")],
-        "splits": [str(split) for split in images.column("split")],
-        "codes": hashlib.sha256(np.ascontiguousarray(images.labels).tobytes()).hexdigest(),
+        "seeds": len(made),
         "folds": FOLDS,
+        "known_per_label": known,
+        "recipes": rows,
+        "undefined_on_test": _undefined(made, "test_ap", label_names) if hidden else [],
+        "undefined_held_out": _undefined(made, "held_out_ap", label_names),
+        "recommended": recommended,
     }
 
 
-def split_images(images: AnnotatedImages, settings: Sequence[Setting], test_share: float) -> AnnotatedImages:
-    """Return the images as `train` and `test`; validation images train, since nothing is chosen on them here.
-
-    Args:
-        images: With or without given splits.
-        settings: Where they hide labels, a test split is needed, and cut if none is given.
-        test_share: How much of the images is cut then.
-
-    Raises:
-        HalflabelError: If what is to be measured cannot be.
-    """
-    hidden = any(one.hiding for one in settings)
-    images = assign_splits(images, 0, test_share if hidden else 0, seed=0)
-    splits = np.where(images.column("split") == "test", "test", "train").astype(object)
-    images = images.with_column("split", splits)
-    counts = {split: count_labels(images.of_split(split).labels) for split in ("train", "test")}
-    if not counts["train"].positive.any():
-        raise HalflabelError("no known yes among the training images: there is nothing to learn and nothing to compare")
-    if hidden and not ((counts["test"].positive > 0) & (counts["test"].negative > 0)).any():
-        raise HalflabelError("no label has both a known yes and a known no in the test split: nothing can be measured")
-    if not hidden and (images.of_split("train").labels >= 0).all():
-        log.info("every entry is known: there is none to learn from beyond them; the recipes are cross-validated")
-    return images
+def _values(runs: Sequence[Run], kind: str) -> Floats:
+    """Return one value per seed: the mean over labels, of what is defined."""
+    found = [np.array(getattr(run, kind), dtype=float) for run in runs]
+    return np.array([mean_defined(np.atleast_1d(values)) for values in found])
 
 
-def run_all(
-    entrants: Sequence[Entrant], settings: Sequence[Setting], images: AnnotatedImages, seeds: int, runs: RunLog
-) -> list[Run]:
-    """Train every recipe in every setting, as often as there are seeds, and once more without each fold.
-
-    Args:
-        entrants: See `parse_entrants`.
-        settings: See `make_settings`.
-        images: See `split_images`.
-        seeds: How many; they are 0, 1, 2 ...
-        runs: Those in it are not made again; new ones are added.
-
-    Returns:
-        All runs, in the order of settings, seeds and recipes.
-    """
-    cells = list(product(settings, range(seeds)))
-    keys = [(setting.name, seed, one.name) for setting, seed in cells for one in entrants]
-    missing = [key for key in keys if key not in runs.runs]
-    if missing:
-        each = FOLDS + any(one.hiding for one in settings)
-        log.info(
-            "%d recipes, %d settings, %d seeds: %d runs, %d of them done; up to %d trainings each",
-            len(entrants), len(settings), seeds, len(keys), len(keys) - len(missing), each,
-        )  # fmt: skip
-        _extract(entrants, images)
-    with tqdm(total=len(missing), unit="run", disable=not missing) as bar, _many_trainings():
-        for setting, seed in cells:
-            todo = [one for one in entrants if (setting.name, seed, one.name) in missing]
-            for run in _run_cell(todo, setting, seed, images) if todo else ():
-                runs.add(run)
-                bar.set_postfix_str(f"{setting.name}, seed {seed}, {run.recipe[:40]}")
-                bar.update()
-    return [runs.runs[key] for key in keys]
+def _spread(values: Floats) -> dict[str, Any]:
+    defined = values[~np.isnan(values)]
+    sd = float(defined.std(ddof=1)) if len(defined) > 1 else None
+    found: dict[str, Any] = json_ready({"mean": mean_defined(values), "sd": sd, "values": values})
+    return found
 
 
-@contextmanager
-def _many_trainings() -> Iterator[None]:
-    """Let the package tell nothing of single trainings, and look for garbage only among what they make.
-
-    The Trainer collects garbage at the start; among all that is imported that takes longer than training a small head.
-    """
-    logger = logging.getLogger("halflabel")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        logger.setLevel(level)
+def _undefined(runs: Sequence[Run], kind: str, label_names: Sequence[str]) -> list[str]:
+    """Return the labels whose average precision is undefined for some seed; it is so for every recipe alike."""
+    missing = np.isnan(np.array([getattr(run, kind) for run in runs], dtype=float)).any(axis=0)
+    return [name for name, gone in zip(label_names, missing, strict=True) if gone]
 
 
-def _extract(entrants: Sequence[Entrant], images: AnnotatedImages) -> None:
-    """Send every picture through the backbone, with a progress bar, so that the runs find the features."""
-    data = TrainingData(images, count_labels(images.of_split("train").labels))
-    for one in entrants:
-        training = copy.copy(one.recipe.training)
-        training.disable_tqdm = False
-        recipe = replace(one.recipe, training=training)
-        model, processor = build_model(recipe.settings, data)
-        choose_trained(model, recipe.settings)
-        make_datasets(recipe, model, processor, data)
+def render_comparison(report: Mapping[str, Any], markdown: bool = False) -> str:
+    """Return a table, what is undefined, and the recommendation; at most 120 columns in a terminal."""
+    chosen = report["recommended"]
+    hidden = "right" in chosen
+    title = f"{report['known_per_label']:.0f} known training entries per label, {report['seeds']} seed(s)"
+    kind, minus = ("test", "test_minus_first") if hidden else ("held_out", "judged_minus_first")
+    head = ["recipe", f"{kind.replace('_', '-')} mAP", "held-out AUROC",
+            "test mAP minus the first" if hidden else "AUROC minus the first"]  # fmt: skip
+    rows = []
+    for i, (name, row) in enumerate(report["recipes"].items()):
+        difference = "" if i == 0 else _interval(row[minus])
+        rows.append([name, _with_sd(row[f"{kind}_mAP"]), number(row["judged"]["mean"]), difference])
+    notes = []
+    for what, key in (("on test", "undefined_on_test"), ("held out", "undefined_held_out")):
+        if report[key]:
+            notes.append(f"labels with undefined AP {what}: {len(report[key])} ({shortlist(report[key])})")
+    told = f"recommended: {chosen['recipe']} ({chosen['reason']})"
+    if hidden and chosen["below_best"] is not None:
+        below = chosen["below_best"]
+        told += "; on test it is the best" if below == 0 else f"; on test {below:.3f} below {chosen['best_on_test']}"
+    intervals = "t intervals over seeds" if hidden else "bootstrap intervals over images"
+    notes += [told, f"mean ± sd over seeds; differences are paired, with 95 % {intervals}; held-out AUROC: {BY_AUROC}, "
+                    f"in {report['folds']} folds, groups whole"]  # fmt: skip
+    if markdown:
+        table = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
+        return "\n".join([f"**{title}**", "", *table, *(text for note in notes for text in ("", note))])
+    names = [_shorten(row[0]) for row in (head, *rows)]
+    width = max(len(name) for name in names)
+    table = [
+        f"  {name:{width}} {row[1]:>17} {row[2]:>15} {row[3]:>31}"
+        for name, row in zip(names, (head, *rows), strict=True)
+    ]
+    return "\n".join(part for line in (title, *table, *notes) for part in _wrap(line))
 
 
-def _run_cell(entrants: Sequence[Entrant], setting: Setting, seed: int, images: AnnotatedImages) -> Iterable[Run]:
-    """Make the runs of one setting and seed."""
-    inside = images.column("split") == "train"
-    labels = images.labels.copy()
-    if setting.hiding is not None:
-        labels[inside] = hide_labels(labels[inside], **setting.hiding, seed=seed)
-    images = images.with_labels(labels)
-    train = images.select(np.flatnonzero(inside))
-    known = evaluation_labels(train.labels)
-    fold_of = cut_folds(train, FOLDS, seed)
-    for one in entrants:
-        test_ap = None
-        if setting.hiding is not None:
-            logits = train_and_score(one.recipe, images, seed)
-            test_ap = _plain(average_precision(logits, evaluation_labels(labels[~inside])))
-        held_out = held_out_logits(one.recipe, train, fold_of, seed)
-        judged, resampled = judge(held_out, train.labels)
-        yield Run(
-            setting.name, seed, one.name, float((known >= 0).sum() / known.shape[1]), test_ap,
-            _plain(average_precision(held_out, known)), json_ready(judged), _plain(resampled),
-        )  # fmt: skip
+def _wrap(line: str) -> list[str]:
+    if len(line) <= _COLUMNS:
+        return [line]
+    return textwrap.wrap(line, _COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [json_ready(value) for value in values.tolist()]
+def _shorten(name: str) -> str:
+    """Keep the end of a long name: the overrides stand there, in which recipes differ."""
+    return name if len(name) <= _WIDEST_NAME else f"…{name[1 - _WIDEST_NAME :]}"
+
+
+def _with_sd(spread: Mapping[str, Any]) -> str:
+    if spread["mean"] is None:
+        return "undefined"
+    return f"{spread['mean']:.3f}" + ("" if spread["sd"] is None else f" ± {spread['sd']:.3f}")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return "undefined"
+    low, high = found["interval"]
+    ends = "interval undefined" if low is None else f"{low:+.3f} to {high:+.3f}"
+    return f"{found['mean']:+.3f} ({ends})"

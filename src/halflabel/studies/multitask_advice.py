@@ -1,11 +1,12 @@
 """Does it make sense to train these labels together? The three conditions, measured on a backbone's features.
 
 Multi-task learning pays where tasks share low-level features, have similar amounts of data, and share a network that is
-big enough. The first is measured by `affinity`, the second by `advice_data`, the third by `joint_adapter`; a `full`
-budget trains networks both ways, and what they show, be it nothing, goes before what the features hint at.
+big enough. The first is measured by probes that share a layer, the second by `advice_data`, the third by how narrow
+that layer may be; a `full` budget trains networks both ways, and what they show, be it nothing, goes before what the
+features hint at.
 """
 
-import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,25 +15,33 @@ from numpy.typing import NDArray
 
 from ..data.images import AnnotatedImages
 from ..metrics.entries import Floats
-from ..metrics.report import json_ready
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
-from .advice_data import MIN_IMAGES, NOT_ENOUGH, enough_answers
-from .affinity import Affinity, Trunk, make_trunks, measure_affinity
-from .backbone_features import BackboneFeatures
-from .grouped_folds import draw_folds, number_groups
-from .joint_adapter import train_adapters
-from .label_groups import MOST_EXACT, suggest_groups, total_worth
-from .multitask_training import train_both_ways
-from .network_comparison import CI, HELPS, HURTS, NO_EVIDENCE, summarise
+from ..training.evidence import FeatureBasis, mean_log_loss
+from .advice_data import MIN_IMAGES
+from .held_out import (
+    HELPS,
+    HURTS,
+    NO_EVIDENCE,
+    NOT_ENOUGH,
+    Comparison,
+    Measured,
+    cut_folds,
+    judge,
+    measurable,
+    number_groups,
+)
+from .networks import PENALTY, BackboneFeatures, held_out_probe, train_and_predict
+from .transfer_advice import EPOCHS, FOLDS, INFLATION, RUNS, TUNING_INFLATION, number_runs, rank_known
+
+log = logging.getLogger(__name__)
 
 MOST_LABELS, MOST_TRAINED = 24, 8
-"""So many labels are compared in pairs, and so many are trained on their own: those of which most is known."""
+"""So many labels are compared on features, and so many are trained on their own: those of which most is known."""
 
 NOT_APPLICABLE = "not applicable"
-SHARE, CONFLICT = "share features", "conflict"
-_WORDS = {SHARE: HELPS, CONFLICT: HURTS, NO_EVIDENCE: NO_EVIDENCE}
 BIG_ENOUGH, _ENOUGH = "big enough", 1.1
+WAYS = ("together", "alone")
 
 
 def advise_multi_task(
@@ -55,46 +64,50 @@ def advise_multi_task(
 
     Returns:
         `verdict` (helps, hurts, mixed, no evidence, not enough data to tell, not applicable) and `sentence`; `labels`
-        with a verdict each; `left_out`; the three conditions `shared_features`, `balance` and `capacity`; `groups`, the
-        groups of labels that are suggested, with the choices and their cost; and `training` with a `full` budget.
+        with a verdict each; `left_out`; the three conditions `shared_features`, `balance` and `capacity`; and
+        `training` with a `full` budget.
     """
-    names, groups = images.label_space.names, number_groups(images.column("group"))
-    chosen, left_out = _choose(images.labels, names, groups)
+    names, groups = images.label_space.names, number_groups(images)
+    chosen, left_out = _choose(measurable(images.labels, groups), names)
     reason = _what_is_missing(len(images), len(names), len(chosen), features)
     advice: dict[str, Any] = {"budget": budget, "left_out": left_out, "balance": dict(balance)}
     if reason or features is None:
         verdict = NOT_APPLICABLE if len(names) == 1 else NOT_ENOUGH
-        nothing = dict.fromkeys(("backbone", "shared_features", "capacity", "groups", "training"))
+        nothing = dict.fromkeys(("backbone", "shared_features", "capacity", "training"))
         told = {name: {"verdict": verdict, "number": None, "sentence": f"{name}: {verdict}"} for name in names}
         return {"verdict": verdict, "sentence": reason, "labels": told, **advice, **nothing}
-    labels = np.where(images.labels >= 0, images.labels, IGNORE_INDEX).astype(np.int8)[:, chosen]
-    shown = [names[column] for column in chosen]
-    folds = draw_folds(labels, groups, seed)
-    trunks = make_trunks(features.pretrained, seed)
-    affinity = measure_affinity(trunks, labels, folds, groups)
-    shared, worth = _describe_affinity(affinity, shown)
-    advice |= {"backbone": features.name, "shared_features": shared}
-    training = None
-    if budget != "full":
-        advice["capacity"] = _describe_adapters(trunks, labels, shown, features.pretrained.shape[1])
-    else:
-        part = images.with_only(shown[:MOST_TRAINED])
-        training = train_both_ways(part, (features.name, features.weights), folds, groups, seed, quiet)
-        training["left_out"] = len(names) - len(part.label_space)
-        advice["capacity"] = _describe_networks(training["labels"], features.name)
-    advice |= {"groups": _describe_groups(worth, shown, features.parameters), "training": training}
-    told = _conclude_labels(names, shared["pairs"], training)
-    verdict, sentence = _conclude(shared, training)
-    return {"verdict": verdict, "sentence": sentence, "labels": told, **advice}
+    images = images.with_only([names[column] for column in chosen])
+    images = images.with_labels(np.where(images.labels >= 0, images.labels, np.int8(IGNORE_INDEX)))
+    folds, basis = cut_folds(images, FOLDS, seed), FeatureBasis.of(features.pretrained)
+    labels, shown = images.labels, images.label_space.names
+    alone = held_out_probe(basis, labels, folds)
+    together = held_out_together(basis, labels, folds)
+    shared = compare_ways(together, alone, labels, folds, groups, INFLATION, shown)
+    trained = _train_both_ways(images, features, folds, groups, seed, quiet) if budget == "full" else None
+    judge([shared, *([trained] if trained else [])])
+    told = {name: _conclude_label(name, shared, trained) for name in names}
+    deciding = trained if trained and trained.mean else shared
+    clear = [row["sentence"] for row in deciding.labels.values() if row and row["verdict"] in (HELPS, HURTS)]
+    how = "networks trained" if deciding is trained else "probes"
+    sentence = (
+        f"{how} together and alone: {deciding.sentence()}; {shortlist(clear, 2) if clear else 'clear for no label'}"
+    )
+    return {
+        "verdict": _overall(deciding), "sentence": sentence, "labels": told, **advice, "backbone": features.name,
+        "shared_features": _describe(shared), "capacity": _describe_capacity(alone, basis, labels, folds),
+        "training": None if trained is None else _describe(trained) | {
+            "epochs": EPOCHS, "runs": RUNS, "trainings": RUNS * (len(trained.labels) + 1),
+            "left_out": len(names) - len(trained.labels),
+        },
+    }  # fmt: skip
 
 
-def _choose(labels: IntMatrix, names: Sequence[str], groups: NDArray[np.intp]) -> tuple[list[int], dict[str, Any]]:
+def _choose(labels: IntMatrix, names: Sequence[str]) -> tuple[list[int], dict[str, Any]]:
     """Return the columns to compare, in order of what is known of the rarer answer, and what is left out."""
-    enough = enough_answers(labels, groups) if len(labels) else np.zeros(len(names), dtype=bool)
     counts = count_labels(labels)
     order = np.argsort(-np.minimum(counts.positive, counts.negative), kind="stable")
-    able = [int(column) for column in order if enough[column]]
-    few = [name for name, found in zip(names, enough, strict=True) if not found]
+    able = [int(column) for column in order if counts.known[column]]
+    few = [name for name, known in zip(names, counts.known, strict=True) if not known]
     return able[:MOST_LABELS], {"too_few_answers": few, "beyond_the_best_known": len(able[MOST_LABELS:])}
 
 
@@ -109,150 +122,130 @@ def _what_is_missing(images: int, names: int, chosen: int, features: BackboneFea
     return "" if features is not None else "no backbone could be loaded"
 
 
-def _describe_affinity(affinity: Affinity, names: Sequence[str]) -> tuple[dict[str, Any], Floats]:
-    """Return condition (a) for JSON, and what each pair is worth: its affinity where that is sure, else 0."""
-    count = len(names) * (len(names) - 1) // 2
-    low, high = affinity.intervals(count, CI)
-    worth = np.where((low > 0) | (high < 0), affinity.pair, 0.0)
-    rows: list[dict[str, Any]] = []
-    for a, b in itertools.combinations(range(len(names)), 2):
-        verdict = SHARE if low[a, b] > 0 else CONFLICT if high[a, b] < 0 else NO_EVIDENCE
-        rows.append(
-            {
-                "a": names[a], "b": names[b], "verdict": verdict,
-                "affinity": json_ready(affinity.pair[a, b]),
-                "low": json_ready(low[a, b]), "high": json_ready(high[a, b]),
-                "a_to_b": json_ready(affinity.of[a, b]), "b_to_a": json_ready(affinity.of[b, a]),
-                "cosine": json_ready(affinity.cosine[a, b]),
-            }
-        )  # fmt: skip
-    rows.sort(key=lambda row: (row["verdict"] == NO_EVIDENCE, -abs(row["affinity"] or 0.0)))
-    by_verdict = {word: [row for row in rows if row["verdict"] == word] for word in (SHARE, CONFLICT, NO_EVIDENCE)}
-    verdict = summarise(_WORDS[row["verdict"]] for row in rows)
-    sentence = (
-        f"{len(by_verdict[SHARE])} of {count} pairs of labels need the same features, "
-        f"{len(by_verdict[CONFLICT])} conflict, {len(by_verdict[NO_EVIDENCE])} cannot be told"
-    )
-    strongest = [_say_pair(by_verdict[word][0]) for word in (SHARE, CONFLICT) if by_verdict[word]]
-    return {
-        "verdict": verdict, "sentence": "; ".join([sentence, *strongest]), "ci": CI, "tests": count, "pairs": rows,
-        "labels": list(names), "groups": affinity.groups,
-        "affinity": [[json_ready(value) for value in row] for row in affinity.of],
-    }, worth  # fmt: skip
+def held_out_together(
+    basis: FeatureBasis, labels: IntMatrix, folds: NDArray[np.intp], width: int | None = None
+) -> Floats:
+    """As `held_out_probe`, of probes that share a layer: what one label needs is more easily had if others need it.
 
-
-def _say_pair(row: Mapping[str, Any]) -> str:
-    change = 100 * row["affinity"]
-    ends = sorted((abs(100 * row["low"]), abs(100 * row["high"])))
-    effect = "takes {:.2g} % off" if change > 0 else "adds {:.2g} % to"
-    return (
-        f"{row['a']} and {row['b']} {row['verdict']}: a small step on one {effect.format(abs(change))} the loss of "
-        f"the other ({ends[0]:.2g} to {ends[1]:.2g})"
-    )
-
-
-def _describe_adapters(trunks: Sequence[Trunk], labels: IntMatrix, names: Sequence[str], width: int) -> dict[str, Any]:
-    """Return condition (c) for JSON: how wide a layer must be that the labels share, on features of a width."""
-    tried = []
-    for trunk in trunks:
-        joint, single = (train_adapters(trunk, labels, together) for together in (True, False))
-        tried.append((trunk.given.shape[1], _compare_losses(names, joint, single)))
-        if tried[-1][1]["ratio"] <= _ENOUGH:
-            break
-    units, found = tried[-1]
-    enough = found["ratio"] <= _ENOUGH
-    need = f"a shared layer of {units} numbers is {'enough' if enough else 'too narrow'}: {_say_losses(found)}"
-    return {
-        "verdict": BIG_ENOUGH if enough else NO_EVIDENCE, "sentence": f"{need}; the backbone has {width} features",
-        "units": units, "features": width, "tried": [{"units": n, "ratio": one["ratio"]} for n, one in tried], **found,
-    }  # fmt: skip
-
-
-def _describe_networks(rows: Mapping[str, Mapping[str, Any]], backbone: str) -> dict[str, Any]:
-    """Return condition (c) for JSON, of trained networks."""
-    joint, single = (np.array([row["training_loss"][way] for row in rows.values()]) for way in ("joint", "single"))
-    found = _compare_losses(list(rows), joint, single)
-    # Under one step budget a network for all labels also learns each of them slower, however big it is.
-    enough = found["ratio"] <= _ENOUGH
-    told = f"is {BIG_ENOUGH}" if enough else "is too small, or learns slower together"
-    sentence = f"{backbone}, trained, {told}: {_say_losses(found)}"
-    return {"verdict": BIG_ENOUGH if enough else NO_EVIDENCE, "sentence": sentence, **found}
-
-
-def _compare_losses(names: Sequence[str], joint: Floats, single: Floats) -> dict[str, Any]:
-    rows = {name: {"joint": float(a), "single": float(b)} for name, a, b in zip(names, joint, single, strict=True)}
-    mean = float(joint.mean()), float(single.mean())
-    return {"joint": mean[0], "single": mean[1], "ratio": mean[0] / mean[1], "labels": rows}
-
-
-def _say_losses(found: Mapping[str, Any]) -> str:
-    return (
-        f"mean training loss {found['joint']:.3f} together, {found['single']:.3f} alone, "
-        f"{found['ratio']:.2f} times as much (up to {_ENOUGH:g} times is enough)"
-    )
-
-
-def _describe_groups(worth: Floats, names: Sequence[str], parameters: int) -> dict[str, Any]:
-    """Return the groups that are suggested, and the choices: what they are worth and what inference costs.
+    The weights of the labels' own probes are a matrix; its singular vectors are the directions of the features that the
+    labels need, the largest those that many of them need. Where labels share a layer, each singular value s is shrunk
+    to s^3 / (s^2 + the mean of s^2): what is needed by many stays, what a single label's few answers seem to say of its
+    own is taken back (multi-task learning as a matrix of low rank: Argyriou, Evgeniou and Pontil 2008, "Convex
+    multi-task feature learning").
 
     Args:
-        worth: Of each pair, (num_labels, num_labels).
-        names: Of the labels.
-        parameters: Of a backbone, of which each group has its own.
+        basis: The features of n images.
+        labels: Shape (n, num_labels).
+        folds: The fold of each image, shape (n,).
+        width: Instead let through the so many largest directions as they are, and nothing else.
+
+    Returns:
+        Logits of shape (n, num_labels).
     """
-    everyone, alone = [list(range(len(names)))], [[column] for column in range(len(names))]
-    suggested = suggest_groups(worth)
-    choices: list[dict[str, Any]] = [
-        {
-            "choice": choice, "backbone_passes": len(groups), "parameters": len(groups) * parameters,
-            "affinity": total_worth(worth, groups),
-            "groups": [[names[column] for column in group] for group in groups],
-        }
-        for choice, groups in (("all together", everyone), ("suggested", suggested), ("each alone", alone))
-    ]  # fmt: skip
-    if len(suggested) == 1:
-        sentence = (
-            f"train these {len(names)} labels together: no pair conflicts surely; one pass of the backbone an image"
-        )
-    else:
-        told = "; ".join(shortlist(group, 4) for group in choices[1]["groups"])
-        sentence = f"train {len(suggested)} groups apart: {told}; {len(suggested)} passes of the backbone an image"
-    return {
-        "sentence": sentence, "groups": choices[1]["groups"], "choices": choices,
-        "search": "every partition" if len(names) <= MOST_EXACT else "joined greedily",
-        "objective": "the sum, over pairs within a group, of those affinities whose interval excludes 0; "
-        "the fewest groups of those with the largest sum",
-    }  # fmt: skip
+    logits, targets = np.empty(labels.shape), labels.astype(np.float64)
+    for fold in np.unique(folds):
+        tested = folds == fold
+        own = basis.fit(targets, ((labels >= 0) & ~tested[:, None]).astype(np.float64), PENALTY)
+        directions, sizes, needs = np.linalg.svd(own.axes, full_matrices=False)
+        kept = sizes**3 / (sizes**2 + (sizes**2).mean()) if width is None else sizes * (np.arange(len(sizes)) < width)
+        logits[tested] = basis.rows[tested] @ (directions * kept @ needs) + own.bias
+    return logits
 
 
-def _conclude_labels(
-    names: Sequence[str], pairs: Sequence[Mapping[str, Any]], training: Mapping[str, Any] | None
-) -> dict[str, dict[str, Any]]:
-    """Return a verdict for each label, and the number that it rests on: of the trainings, else of its pairs."""
-    told: dict[str, dict[str, Any]] = {}
-    for name in names:
-        own = [row for row in pairs if name in (row["a"], row["b"])]
-        trained = training["labels"].get(name) if training else None
-        if trained and trained["auroc"]:
-            number = f"AUROC {trained['auroc']['gain']:+.3f}"
-            told[name] = {"verdict": trained["verdict"], "number": number, "sentence": trained["sentence"]}
-        elif not own:
-            told[name] = {"verdict": NOT_ENOUGH, "number": None, "sentence": f"{name}: {NOT_ENOUGH}"}
-        else:
-            verdict = summarise(_WORDS[row["verdict"]] for row in own)
-            best = max(own, key=lambda row: (row["verdict"] != NO_EVIDENCE, abs(row["affinity"] or 0.0)))
-            reason = _say_pair(best) if best["verdict"] != NO_EVIDENCE else f"none of {len(own)} pairs tells"
-            number = f"{sum(row['verdict'] != NO_EVIDENCE for row in own)} of {len(own)} pairs"
-            told[name] = {"verdict": verdict, "number": number, "sentence": f"{name}: {verdict}: {reason}"}
-    return told
+def compare_ways(
+    together: Floats,
+    alone: Floats,
+    labels: IntMatrix,
+    parts: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    inflation: float,
+    names: Sequence[str],
+) -> Comparison:
+    """Compare both ways on held-out entries, label by label; the verdicts come with `judge`.
+
+    Args:
+        together: Shape (n, num_labels); larger means more likely yes.
+        alone: Same shape.
+        labels: Same shape: 1, 0, or below 0 for entries that are not known or not tested.
+        parts: Which images were scored by the same model, shape (n,).
+        groups: The number of each image's group.
+        inflation: Of the variance, see `held_out`.
+        names: Of the labels.
+    """
+    first, second = (
+        Measured.of(rank_known(one, labels, parts), labels, groups, inflation) for one in (together, alone)
+    )
+    return Comparison.of(first, second, WAYS, names)
 
 
-def _conclude(shared: Mapping[str, Any], training: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return verdict and sentence: those of the trainings, else those of the pairs."""
-    rows = [row for row in training["labels"].values() if row["auroc"] is not None] if training else []
-    if not rows:
-        return shared["verdict"], shared["sentence"]
-    gain = f"networks were trained both ways: mean gain in AUROC {np.mean([row['auroc']['gain'] for row in rows]):+.3f}"
-    clear = [row["sentence"] for row in rows if row["verdict"] in (HELPS, HURTS)]
-    told = f"{gain}; {shortlist(clear, 2)}" if clear else f"{gain}, clear for no label; {shared['sentence']}"
-    return summarise(row["verdict"] for row in rows), told
+def _train_both_ways(
+    images: AnnotatedImages,
+    features: BackboneFeatures,
+    folds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    seed: int,
+    quiet: bool,
+) -> Comparison:
+    """Fine-tune one network on all labels, and one on each label alone; several runs, each with its own test folds."""
+    names, run_of = images.label_space.names[:MOST_TRAINED], number_runs(folds)
+    scores = {way: np.full((len(images), len(names)), np.nan) for way in WAYS}
+    for run in range(RUNS):
+        tested = run_of == run
+        part = images.with_column("split", np.where(tested, "test", "train"))
+        for way, parted in (("together", [names]), ("alone", [(name,) for name in names])):
+            columns = []
+            for some in parted:
+                log.info("run %d of %d: a network for %s", run + 1, RUNS, shortlist(some))
+                only = part.with_only(some)
+                columns.append(train_and_predict(only, features.name, features.weights, EPOCHS, seed + run, quiet))
+            scores[way][tested] = np.concatenate(columns, axis=1)
+    labels = np.where((run_of >= 0)[:, None], images.with_only(names).labels, np.int8(IGNORE_INDEX))
+    known = measurable(labels, groups)
+    return compare_ways(scores["together"], scores["alone"], known, run_of, groups, TUNING_INFLATION, names)
+
+
+def _overall(compared: Comparison) -> str:
+    """Return the verdict on all labels: that of their mean where it is clear, since each gains or loses little."""
+    if compared.mean is not None and compared.mean["low"] * compared.mean["high"] > 0:
+        return HELPS if compared.mean["difference"] > 0 else HURTS
+    return compared.verdict()
+
+
+def _describe(compared: Comparison) -> dict[str, Any]:
+    nothing = {"auroc": None, "ap": None, "p_holm": None, "verdict": NOT_ENOUGH}
+    labels = {
+        name: nothing | {"sentence": f"{name}: {NOT_ENOUGH}"} if row is None else row
+        for name, row in compared.labels.items()
+    }
+    return {"verdict": _overall(compared), "sentence": compared.sentence(), "labels": labels}
+
+
+def _describe_capacity(
+    alone: Floats, basis: FeatureBasis, labels: IntMatrix, folds: NDArray[np.intp]
+) -> dict[str, Any]:
+    """Return condition (c) for JSON: how wide a layer must be that the labels share."""
+    count, known = labels.shape[1], labels >= 0
+    target, tried = mean_log_loss(alone, labels, known), []
+    for width in sorted({min(2**power, count) for power in range(6)}):
+        loss = mean_log_loss(held_out_together(basis, labels, folds, width), labels, known)
+        tried.append({"width": width, "loss": loss})
+        if loss <= _ENOUGH * target:
+            break
+    enough = loss <= _ENOUGH * target
+    sentence = (
+        f"a layer of {width} number{'s' * (width > 1)} that {count} labels share is "
+        f"{'enough' if enough else 'too narrow'}: log loss on held-out entries {loss:.3f} through it, {target:.3f} "
+        f"from all {basis.width} features (up to {_ENOUGH:g} times is enough)"
+    )
+    verdict = BIG_ENOUGH if enough else NO_EVIDENCE
+    return {"verdict": verdict, "sentence": sentence, "features": basis.width, "loss": target, "tried": tried}
+
+
+def _conclude_label(name: str, shared: Comparison, trained: Comparison | None) -> dict[str, Any]:
+    """Return a label's verdict and the number that it rests on: of the trainings, else of the probes."""
+    for compared in (trained, shared):
+        row = compared.labels.get(name) if compared else None
+        if row is not None:
+            number = f"AUROC {row['auroc']['difference']:+.3f}"
+            return {"verdict": row["verdict"], "number": number, "sentence": row["sentence"]}
+    return {"verdict": NOT_ENOUGH, "number": None, "sentence": f"{name}: {NOT_ENOUGH}"}

@@ -1,34 +1,51 @@
 """Does transfer make sense here? Probes on pretrained features against the same networks with random weights."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.images import AnnotatedImages
+from ..metrics.entries import Floats
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
-from .advice_data import MIN_GROUPS, MIN_IMAGES, NOT_ENOUGH, count_answering, enough_answers
-from .backbone_features import BackboneFeatures
-from .feature_probe import HeldOut, probe
-from .fine_tuning_advice import EPOCHS, RUNS, TUNING_INFLATION, Tuned, fine_tune
-from .grouped_folds import FOLDS, draw_folds, number_groups
-from .learning_curve import learning_curves
-from .network_comparison import (
+from ..training.evidence import FeatureBasis
+from .advice_data import MIN_IMAGES
+from .held_out import (
     CI,
     HELPS,
     HURTS,
-    INFLATION,
-    KINDS,
+    MIN_GROUPS,
     NO_EVIDENCE,
+    NOT_ENOUGH,
     Comparison,
-    compare_networks,
+    Measured,
+    count_answering,
+    cut_folds,
     judge,
+    measurable,
+    number_groups,
     rank_networks,
+    ranks_within,
+    say,
     summarise,
 )
-from .ranking_influence import ranks_within
-from .transferability import held_out_h_score, log_me
+from .networks import BackboneFeatures, held_out_probe, train_and_predict
+
+log = logging.getLogger(__name__)
+
+KINDS = ("pretrained", "random")
+FOLDS = 5
+INFLATION = 1 + FOLDS / (FOLDS - 1)
+"""Of the variance, where every fold is tested once; see `held_out`."""
+
+EPOCHS, RUNS, _HELD_OUT = 3, 2, 2
+"""Each training is this long; a run with its own seed tests on its own two folds and trains on the other three."""
+
+TUNING_INFLATION = 1 + RUNS * _HELD_OUT / (FOLDS - _HELD_OUT)
 
 
 def advise_transfer(
@@ -43,10 +60,10 @@ def advise_transfer(
 
     Args:
         images: The images that the features are of.
-        features: By backbone, see `backbone_features.load_backbones`.
+        features: By backbone, see `networks.load_backbones`.
         failures: Backbones that could not be had; they are listed.
         budget: `quick`: probes on the features; `full`: also trains each network from pretrained and random weights.
-        seed: Of the folds, the draws and the trainings.
+        seed: Of the folds and the trainings.
         quiet: Show no progress bars.
 
     Returns:
@@ -54,153 +71,147 @@ def advise_transfer(
         and the `auroc` that it rests on, `trained` or probed; `backbones` with all that was measured of each label; the
         `ranking` of all networks; and `fine_tuning` where that was asked for.
     """
-    groups, names = number_groups(images.column("group")), images.label_space.names
+    groups, names = number_groups(images), images.label_space.names
+    labels = measurable(images.labels, groups)
     advice = {
         "images": len(images), "groups": len(np.unique(groups)), "folds": FOLDS, "ci": CI, "budget": budget,
         "failures": [dict(failure) for failure in failures],
     }  # fmt: skip
-    labels = np.where((images.labels >= 0) & enough_answers(images.labels, groups), images.labels, IGNORE_INDEX)
-    nothing = {name: _nothing(name, images, groups)["sentence"] for name in names}
-    missing = _what_is_missing(len(images), labels, features)
+    missing = "" if features else "no backbone could be loaded"
+    if len(images) < MIN_IMAGES:
+        missing = f"there are {len(images)} images, at least {MIN_IMAGES} are needed"
+    elif not (labels >= 0).any():
+        missing = "no label has enough known answers"
     if missing:
-        return advice | _conclude({}, None, nothing, missing)
-    labels = labels.astype(np.int8)
-    folds = draw_folds(labels, groups, seed)
-    probed = {
-        name: {kind: probe(getattr(one, kind), labels, folds) for kind in KINDS} for name, one in features.items()
-    }
+        return advice | _conclude(images, groups, {}, None, missing)
+    folds = cut_folds(images.with_labels(labels), FOLDS, seed)
     ranks = {
-        name: {kind: ranks_within(found.predictions, folds) for kind, found in both.items()}
-        for name, both in probed.items()
+        (name, kind): rank_known(held_out_probe(FeatureBasis.of(getattr(one, kind)), labels, folds), labels, folds)
+        for name, one in features.items()
+        for kind in KINDS
     }
-    compared = {name: compare_networks(both, labels, names, groups, INFLATION) for name, both in ranks.items()}
+    probed = {network: Measured.of(scores, labels, groups, INFLATION) for network, scores in ranks.items()}
+    compared = {name: _compare(probed, name, names) for name in features}
     tuned = None
     if budget == "full":
         weights = {name: one.weights for name, one in features.items()}
-        tuned = fine_tune(images, weights, labels, folds, groups, seed, quiet)
-    judge([*compared.values(), *(tuned.comparisons.values() if tuned else ())])
-    described = {}
-    for name, one in features.items():
-        described[name] = _describe_backbone(one, compared[name], images, groups)
-        _add_details(described[name]["labels"], one, probed[name], labels, groups, folds, seed)
-    ranking, told = rank_networks(ranks, labels, groups, INFLATION)
-    for row in ranking:
-        details = described[row["backbone"]]["labels"].values()
-        for key in ("log_me", "h_score"):
-            row[key] = float(np.mean([one[key][row["weights"]] for one in details if one[key]]))
-    concluded = _conclude(described, _describe_tuning(tuned, images, groups), nothing)
-    return advice | concluded | {"ranking": ranking, "ranking_sentence": told}
-
-
-def _what_is_missing(images: int, labels: NDArray[Any], features: Mapping[str, Any]) -> str:
-    """Say why nothing can be measured; empty where something can."""
-    if images < MIN_IMAGES:
-        return f"there are {images} images, at least {MIN_IMAGES} are needed"
-    if not (labels >= 0).any():
-        return "no label has enough known answers"
-    return "" if features else "no backbone could be loaded"
-
-
-def _describe_backbone(
-    one: BackboneFeatures, compared: Comparison, images: AnnotatedImages, groups: NDArray[np.intp]
-) -> dict[str, Any]:
-    verdict = summarise(row["verdict"] for row in compared.labels.values() if row is not None)
-    return {
-        "verdict": verdict,
-        "sentence": f"{one.name}: {verdict}; {compared.sentence()}",
-        "weights": one.weights,
-        "parameters": one.parameters,
-        "width": one.pretrained.shape[1],
-        "mean": compared.mean,
-        "source": one.source.relate(len(images)),
-        "labels": _describe_labels(compared, images, groups),
-    }
-
-
-def _describe_labels(compared: Comparison, images: AnnotatedImages, groups: NDArray[np.intp]) -> dict[str, Any]:
-    """Return what was measured of each label, without values where nothing was, and what is known of it."""
-    counts = count_labels(images.labels)
-    described = {}
-    for (name, row), known, positive in zip(compared.labels.items(), counts.known, counts.positive, strict=True):
-        found = row or _nothing(name, images, groups)
-        described[name] = {**found, "known": int(known), "positive": int(positive)}
-    return described
-
-
-def _nothing(name: str, images: AnnotatedImages, groups: NDArray[np.intp]) -> dict[str, Any]:
-    column = images.label_space.index(name)
-    (yes,), (no,) = count_answering(images.labels[:, [column]], groups)
-    sentence = (
-        f"{name}: {NOT_ENOUGH}: yes is known of {yes} images or groups, no of {no}; "
-        f"{MIN_GROUPS} of either must be there to be tested"
-    )
-    keys = ("auroc", "ap", "p_difference", "p_chance", "p", "p_holm")
-    return {**dict.fromkeys(keys), "verdict": NOT_ENOUGH, "sentence": sentence}
-
-
-def _add_details(
-    rows: dict[str, dict[str, Any]],
-    one: BackboneFeatures,
-    probed: Mapping[str, HeldOut],
-    labels: IntMatrix,
-    groups: NDArray[np.intp],
-    folds: NDArray[np.intp],
-    seed: int,
-) -> None:
-    """Add the scores of transferability and the learning curve of each label."""
-    evidence = {kind: log_me(getattr(one, kind), labels) for kind in KINDS}
-    curves = learning_curves(
-        {kind: getattr(one, kind) for kind in KINDS}, {kind: probed[kind].predictions for kind in KINDS},
-        labels, groups, folds, seed,
-    )  # fmt: skip
-    for column, row in enumerate(rows.values()):
-        row |= {"log_me": None, "h_score": None, "curve": None}
-        if row["auroc"] is not None:
-            known = labels[:, column] >= 0
-            answers = labels[known, column]
-            row |= {
-                "log_me": {kind: float(evidence[kind][column]) for kind in KINDS},
-                "h_score": {
-                    kind: held_out_h_score(found.predictions[known, column], found.baseline[known, column], answers)
-                    for kind, found in probed.items()
-                },
-                "curve": curves[column],
-            }
-
-
-def _describe_tuning(tuned: Tuned | None, images: AnnotatedImages, groups: NDArray[np.intp]) -> dict[str, Any] | None:
-    if tuned is None:
-        return None
-    backbones = {}
-    for name, compared in tuned.comparisons.items():
-        verdict = summarise(row["verdict"] for row in compared.labels.values() if row is not None)
-        backbones[name] = {
-            "verdict": verdict,
-            "sentence": f"{name}, trained: {verdict}; {compared.sentence()}",
-            "mean": compared.mean,
-            "labels": _describe_labels(compared, images, groups),
+        tuned = _fine_tune(images, weights, ranks, labels, folds, groups, seed, quiet)
+    judge([*compared.values(), *(tuned["backbones"].values() if tuned else ())])
+    described = {
+        name: _describe(compared[name], name, images, groups) | {
+            "weights": one.weights, "parameters": one.parameters, "width": one.pretrained.shape[1],
+            "source": one.source.relate(len(images)),
         }
-    ranking, told = rank_networks(tuned.ranks, tuned.labels, groups, TUNING_INFLATION)
-    tested = int((tuned.labels >= 0).any(axis=1).sum())
+        for name, one in features.items()
+    }  # fmt: skip
+    if tuned:
+        tuned["backbones"] = {
+            name: _describe(one, f"{name}, trained", images, groups) for name, one in tuned["backbones"].items()
+        }
+    ranking, told = rank_networks(probed)
+    return advice | _conclude(images, groups, described, tuned) | {"ranking": ranking, "ranking_sentence": told}
+
+
+def rank_known(logits: Floats, labels: IntMatrix, parts: NDArray[np.intp]) -> Floats:
+    """Return the rank of each known entry among those of its label and part, see `ranks_within`."""
+    return ranks_within(np.where(labels >= 0, logits, np.nan), parts)
+
+
+def _compare(networks: Mapping[tuple[str, str], Measured], name: str, names: Sequence[str]) -> Comparison:
+    return Comparison.of(networks[name, "pretrained"], networks[name, "random"], KINDS, names)
+
+
+def number_runs(folds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return, for the fold of each image, the run that tests it; -1 where none does."""
+    return np.where(folds < RUNS * _HELD_OUT, folds // _HELD_OUT, -1)
+
+
+def _fine_tune(
+    images: AnnotatedImages,
+    backbones: Mapping[str, str],
+    probed: Mapping[tuple[str, str], Floats],
+    labels: IntMatrix,
+    folds: NDArray[np.intp],
+    groups: NDArray[np.intp],
+    seed: int,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train whole networks from pretrained and from random weights, on the same pictures in the same order.
+
+    Returns:
+        For JSON, but for `backbones`, which holds a `Comparison` each.
+    """
+    start, run_of, names = time.monotonic(), number_runs(folds), images.label_space.names
+    scores = {(name, kind): np.full(labels.shape, np.nan) for name in backbones for kind in KINDS}
+    for (name, kind), predicted in scores.items():
+        for run in range(RUNS):
+            tested = run_of == run
+            part = replace(images.with_column("split", np.where(tested, "test", "train")), labels=labels)
+            log.info("%s from %s weights, run %d of %d", name, kind, run + 1, RUNS)
+            weights = backbones[name] if kind == "pretrained" else None
+            predicted[tested] = train_and_predict(part, name, weights, EPOCHS, seed + run, quiet)
+    known = measurable(np.where((run_of >= 0)[:, None], labels, np.int8(IGNORE_INDEX)), groups)
+    trained = {
+        network: Measured.of(rank_known(found, known, run_of), known, groups, TUNING_INFLATION)
+        for network, found in scores.items()
+    }
+    ranking, told = rank_networks(trained)
+    for name in backbones:
+        probe = Measured.of(probed[name, "pretrained"], known, groups, TUNING_INFLATION)
+        kinds = ("trained", "probed")
+        over_probe = Comparison.of(trained[name, "pretrained"], probe, kinds, names).mean
+        if over_probe is not None:
+            told += f"; {name}: mean {say(over_probe, kinds)}"
+    tested_images = int((labels[run_of >= 0] >= 0).any(axis=1).sum())
     return {
-        "epochs": EPOCHS, "runs": RUNS, "tested_images": tested, "seconds": tuned.seconds, "backbones": backbones,
+        "epochs": EPOCHS, "runs": RUNS, "tested_images": tested_images, "seconds": time.monotonic() - start,
+        "backbones": {name: _compare(trained, name, names) for name in backbones},
         "ranking": ranking, "sentence": f"after {EPOCHS} epochs, {RUNS} runs each: {told}",
     }  # fmt: skip
 
 
+def _describe(compared: Comparison, title: str, images: AnnotatedImages, groups: NDArray[np.intp]) -> dict[str, Any]:
+    """Return what was measured of each label, without values where nothing was, and what is known of it."""
+    counts, labels = count_labels(images.labels), {}
+    for column, (name, row) in enumerate(compared.labels.items()):
+        if row is None:
+            keys = ("auroc", "ap", "p_difference", "p_chance", "p", "p_holm")
+            row = {**dict.fromkeys(keys), "verdict": NOT_ENOUGH, "sentence": _nothing(images, groups, column)}
+        labels[name] = row | {"known": int(counts.known[column]), "positive": int(counts.positive[column])}
+    verdict = compared.verdict()
+    told = f"{title}: {verdict}; {compared.sentence()}"
+    return {"verdict": verdict, "sentence": told, "mean": compared.mean, "labels": labels}
+
+
+def _nothing(images: AnnotatedImages, groups: NDArray[np.intp], column: int) -> str:
+    (yes,), (no,) = count_answering(images.labels[:, [column]], groups)
+    return (
+        f"{images.label_space.names[column]}: {NOT_ENOUGH}: yes is known of {yes} images or groups, no of {no}; "
+        f"{MIN_GROUPS} of either must be there to be tested"
+    )
+
+
 def _conclude(
-    described: dict[str, dict[str, Any]], tuning: dict[str, Any] | None, nothing: Mapping[str, str], missing: str = ""
+    images: AnnotatedImages,
+    groups: NDArray[np.intp],
+    described: dict[str, dict[str, Any]],
+    tuning: dict[str, Any] | None,
+    missing: str = "",
 ) -> dict[str, Any]:
     """Return the verdicts over all backbones; what was trained goes before what was probed.
 
     Args:
+        images: The images.
+        groups: The number of each image's group.
         described: By backbone, what the probes found.
         tuning: What the trainings found, if there were any.
-        nothing: By label, what is said where too little is known of it.
         missing: Why nothing could be measured.
     """
     measured = [tuning["backbones"], described] if tuning else [described]
-    labels = {name: _conclude_label(name, measured, sentence) for name, sentence in nothing.items()}
+    labels = {
+        name: _conclude_label(name, measured, _nothing(images, groups, column))
+        for column, name in enumerate(images.label_space.names)
+    }
     verdict = summarise(row["verdict"] for row in labels.values())
     sentence = f"{verdict}: {missing}" if missing else "; ".join(one["sentence"] for one in described.values())
     best = None

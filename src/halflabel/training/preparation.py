@@ -24,6 +24,7 @@ from ..model.losses import Loss, find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
+from .keys import DataKeys
 from .recipe import Policy, Recipe, parse_policy
 
 log = logging.getLogger(__name__)
@@ -236,8 +237,18 @@ def load_data(recipe: Recipe) -> AnnotatedImages:
         data.uncertain_values or (),
         data.contradictions,
     )
-    images = assign_splits(images, data.validation_share, data.test_share, seed)
-    if data.hide_protocol == "random" and (data.keep_labels, data.hide_per_label, data.hide_groups) == (None,) * 3:
+    return hide_known(assign_splits(images, data.validation_share, data.test_share, seed), data, seed)
+
+
+def hides_labels(data: DataKeys) -> bool:
+    """Tell whether a recipe hides known labels."""
+    asked = (data.keep_labels, data.hide_per_label, data.hide_groups)
+    return data.hide_protocol != "random" or asked != (None, None, None)
+
+
+def hide_known(images: AnnotatedImages, data: DataKeys, seed: int) -> AnnotatedImages:
+    """Hide known entries outside the test split as a recipe says; `seed` decides where it names no `hide_seed`."""
+    if not hides_labels(data):
         return images
     # Test entries are neither hidden nor drawn for: the draw depends on the other images alone.
     rows, labels = images.column("split") != "test", images.labels.copy()

@@ -3,11 +3,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 
 from halflabel import HalflabelError
 from halflabel.data.loading import load_images
 from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
-from halflabel.studies.backbone_features import load_backbones
+from halflabel.studies.networks import find_source_data, held_out_probe, load_backbones, train_and_predict
+from halflabel.training.evidence import FeatureBasis
 
 
 @pytest.fixture
@@ -95,3 +97,69 @@ def test_a_picture_that_cannot_be_read_is_no_fault_of_the_backbone(colour_table,
     few = load_images([str(colour_table)]).select(range(4))
     with pytest.raises(HalflabelError, match=r"002\.png"):
         load_backbones(few, ["test_resnet"], str(weight_file), quiet=True)
+
+
+@pytest.fixture
+def planted():
+    """Features of which the first tells label 0, and none tells label 1; a third of the entries is not known."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(150, 40)).astype(np.float32)
+    labels = np.stack([features[:, 0] > 0, rng.random(150) < 0.4], axis=1).astype(np.int8)
+    labels[rng.random((150, 2)) < 0.3] = -100
+    return FeatureBasis.of(features), labels, np.arange(150) % 5
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else(planted):
+    basis, labels, folds = planted
+    logits, known = held_out_probe(basis, labels, folds), labels >= 0
+    areas = [roc_auc_score(labels[known[:, j], j], logits[known[:, j], j]) for j in range(2)]
+    assert areas[0] > 0.8
+    assert areas[1] == pytest.approx(0.5, abs=0.2)
+
+
+def test_what_a_probe_says_does_not_depend_on_the_answers_in_its_own_fold(planted):
+    basis, labels, folds = planted
+    own, other = folds == 3, labels.copy()
+    other[own] = np.where(labels[own] >= 0, 1 - labels[own], labels[own])
+    found, changed = (held_out_probe(basis, one, folds) for one in (labels, other))
+    np.testing.assert_array_equal(found[own], changed[own])
+    assert (found[~own] != changed[~own]).any()
+
+
+def test_a_training_depends_on_its_seed_and_on_nothing_that_was_drawn_before(colour_images):
+    images = colour_images.with_column("split", ["test"] * 12 + ["train"] * 36)
+    torch.manual_seed(3)
+    once, again = (train_and_predict(images, "test_resnet", None, 1, seed=2, quiet=True) for _ in range(2))
+    assert once.shape == (12, 2)
+    np.testing.assert_array_equal(once, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("tf_efficientnet_lite0", 1_281_167),  # timm's default tag is in1k
+        ("resnet50.a1_in1k", 1_281_167),
+        ("vit_base_patch16_224.augreg_in21k", 14_197_122),
+        ("convnext_base.fb_in22k_ft_in1k", 14_197_122),  # the larger of the two
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", 2_300_000_000),
+        ("vit_small_patch14_dinov2.lvd142m", 142_000_000),
+    ],
+)
+def test_the_number_of_source_images_follows_from_the_tag(name, images):
+    assert find_source_data(name, "hub").images == images
+
+
+def test_what_is_not_known_is_said_to_be_so(tmp_path):
+    for source in (find_source_data("sam2_hiera_tiny.fb_r896", "hub"), find_source_data("resnet50", str(tmp_path))):
+        found = source.relate(500)
+        assert (found["images"], found["ratio"], found["verdict"]) == (None, None, "unknown")
+        assert "not known" in found["sentence"]
+
+
+def test_ten_times_as_many_source_images_are_far_more():
+    source = find_source_data("resnet50.a1_in1k", "hub")
+    assert source.relate(1000)["ratio"] == pytest.approx(1281.167)
+    assert source.relate(128_116)["verdict"] == "far more source images"
+    assert source.relate(128_117)["verdict"] == "not far more source images"
+    assert "1,281,167 images (a1_in1k), 1,281 times the 1,000 target images" in source.relate(1000)["sentence"]
+    assert source.relate(0)["ratio"] is None
