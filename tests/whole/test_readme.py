@@ -8,8 +8,9 @@ from conftest import write_pictures
 from PIL import Image
 
 from halflabel.data.loading import parse_sources
+from halflabel.model.errors import did_you_mean
 from halflabel.training.recipe import parse_recipe
-from halflabel_cli import build_parser
+from halflabel_cli import parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -39,15 +40,17 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
     model.save_pretrained(tmp_path / "outputs" / "quickstart")
     processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
     processor.save_pretrained(tmp_path / "outputs" / "quickstart")
-    Image.new("RGB", (300, 200)).save(tmp_path / "photo.jpg")
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/a.jpg"):
+        Image.new("RGB", (300, 200)).save(tmp_path / name)
     answers = write_pictures(tmp_path, 12)
     rows = [f"{i:03d}.png,{red},{'' if i % 3 else blue},{'test' if i > 7 else 'train'}"
             for i, (red, blue) in enumerate(answers)]  # fmt: skip
     (tmp_path / "labels.csv").write_text("\n".join(["file_name,red,blue,split", *rows]) + "\n")
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
+    scope: dict = {}  # as one reads on, from block to block
     for block in BLOCKS:
-        scope: dict = {}
         exec(compile(block, "README.md", "exec"), scope)
     assert "pedestrian" in capsys.readouterr().out
     assert scope["trainer"].state.global_step == 1
@@ -66,12 +69,9 @@ COMMANDS = [
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_one_that_the_command_line_takes(line):
-    options, rest = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
-    assert options.command
+    options = parse(shlex.split(line, comments=True)[1:], did_you_mean)
     if options.command == "train":
-        assert parse_recipe(options.recipe, rest).name == options.recipe
-    else:
-        assert not rest
+        assert parse_recipe(options.recipe, options.overrides).name == options.recipe
 
 
 def test_links_into_the_page_of_recipes_have_a_heading_there():
