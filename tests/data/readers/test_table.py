@@ -275,25 +275,6 @@ def test_any_answers_come_back_from_any_format(folder, answers, ending):
     assert np.array_equal(again.labels, images.labels)
 
 
-WORDS = ["file_name", "split", "a.jpg", "b.jpg", "../a.jpg", "1", "x", ",", ",", "\n", "\n", '"', "\0", "é"]
-
-
-def rows_or_line(path):
-    try:
-        return len(load_images(path)), ""
-    except HalflabelError as error:
-        return 0, str(error)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(WORDS), max_size=25).map("".join))
-def test_any_table_gives_images_or_one_line(folder, text):
-    (folder / "t.csv").write_text("file_name,car\n" + text)
-    rows, line = rows_or_line(folder / "t.csv")
-    assert len(line.splitlines()) == (0 if rows else 1)
-    assert rows or line.startswith(str(folder / "t.csv"))
-
-
 @pytest.mark.parametrize("name", ["none.csv", "t.xlsx", "streetscenes", "bad.parquet", "bad.jsonl"])
 def test_sources_that_are_none(folder, name):
     (folder / "bad.parquet").write_bytes(b"nothing")

@@ -340,7 +340,7 @@ def _read_separated(path: Path, separator: str) -> Columns:
     if not _holds_quote(path):
         with contextlib.suppress(pa.ArrowInvalid):  # mostly for rows that are not whole: all are found below
             table = _read_plain(path, separator, len(names))
-            return Columns(path, table.rename_columns(names), faults, lambda: _row_numbers(path, separator))
+            return Columns(path, table.rename_columns(names), faults, lambda: _row_numbers(path, separator, faults))
     rows, cells = list[int](), [list[bytes]() for _ in names]
     records = _records(path, separator)
     next(records)  # the header
@@ -368,8 +368,14 @@ def _read_plain(path: Path, separator: str, width: int) -> pa.Table:
     ).slice(1)
 
 
-def _row_numbers(path: Path, separator: str) -> list[int]:
-    return [line for line, cells, _ in _records(path, separator) if cells][1:]
+def _row_numbers(path: Path, separator: str, faults: Faults) -> list[int]:
+    numbers = []
+    for line, _, wrong in _records(path, separator):
+        if wrong:  # a cell too long to be any, which pyarrow reads
+            faults.add(f"row {line}", wrong)
+            faults.raise_any()
+        numbers.append(line)
+    return numbers[1:]
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
