@@ -36,7 +36,7 @@ def save_card_data(
         counts: What was known in training.
         label_names: The labels, in order.
     """
-    hub = [one.path for one in parse_sources(list(sources)) if (one.format or find_format(one.path)) == "datasets"]
+    hub = [one.path for one in parse_sources(list(sources)) if find_format(one) == "datasets"]
     content = {
         "name": name,
         "repository": None,

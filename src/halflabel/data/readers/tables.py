@@ -71,6 +71,10 @@ class Columns:
         """Return the place of a cell, for people."""
         return f"row {self.rows[position]}, column {column!r}"
 
+    def note(self, rows: Iterable[int], column: str, tell: Callable[[int], str]) -> None:
+        """Note what is wrong with these rows' cells of a column, as `Faults.add_rows` does."""
+        self.faults.add_rows(rows, lambda row: (self.where(row, column), tell(row)))
+
     def need(self, *names: str) -> None:
         """Refuse a table that lacks a column.
 
@@ -107,7 +111,7 @@ class Columns:
         texts = [None if cell is None else cell.decode("utf-8", "backslashreplace") for cell in cells]
         pairs = enumerate(zip(cells, texts, strict=True))
         wrong = [row for row, (cell, text) in pairs if text is not None and text.encode() != cell]
-        self.faults.add_rows(wrong, lambda row: (self.where(row, name), f"{show(cells[row])} is not UTF-8"))
+        self.note(wrong, name, lambda row: f"{show(cells[row])} is not UTF-8")
         return pa.chunked_array([pa.array(texts, pa.string())])
 
     def _is_nested(self, name: str, told: str) -> bool:
@@ -146,10 +150,8 @@ class Columns:
             except HalflabelError:
                 wrong[i] = True
         if wrong.any():
-            self.faults.add_rows(
-                np.flatnonzero(wrong[places]),
-                lambda row: (self.where(row, name), f"label value {show(uniques[places[row]])} {NOT_A_LABEL}"),
-            )
+            rows = np.flatnonzero(wrong[places])
+            self.note(rows, name, lambda row: f"label value {show(uniques[places[row]])} {NOT_A_LABEL}")
             if not (codes >= 0).any():
                 self.faults.hint(f"if {name!r} is no label, {name_labels(self.path)}")
         return codes[places]
@@ -164,7 +166,7 @@ class Columns:
             except HalflabelError as error:
                 wrong[value] = str(error)
         rows = [row for row, value in enumerate(values) if value in wrong]
-        self.faults.add_rows(rows, lambda row: (self.where(row, name), wrong[values[row]]))
+        self.note(rows, name, lambda row: wrong[values[row]])
         return [standard.get(value, "") for value in values]
 
 
