@@ -1,4 +1,4 @@
-"""Every reader of annotations with damaged files: one line, or images whose other rows are what they were."""
+"""What must hold whatever the input: of readers and damaged files, of labels, merging, hiding, measures, thresholds."""
 
 import csv
 import gzip
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from fuzzing import EFFORT, apply, edits, fuzz
+from fuzzing import EFFORT, apply, broken, edits, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -81,8 +81,14 @@ SOURCES = {
          "labels/c.txt": "", "labels/d.txt": f"0 {BOX}\n"},
         ".", "labels/a.txt", None,
     ),
+    "yolo yaml": (
+        {"data.yaml": "path: .\ntrain: images\nnames:\n  0: car\n  1: dog\n", "labels/a.txt": f"0 {BOX}\n",
+         "labels/b.txt": "", "labels/c.txt": "", "labels/d.txt": ""},
+        ".", "data.yaml", None,
+    ),
 }  # fmt: skip
-FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
+FOLDERS = {"voc": "JPEGImages", "yolo": "images", "yolo yaml": "images"}
+ANY_LINE = [name for name in SOURCES if name != "yolo yaml"]  # a damaged list of names may name every label anew
 
 
 @pytest.fixture
@@ -105,7 +111,7 @@ def write(tmp_path):
 
 def load_or_tell(path):
     try:
-        return load_images(str(path)), ""
+        return load_images(path if isinstance(path, dict) else str(path)), ""
     except HalflabelError as error:
         return None, str(error)
 
@@ -131,7 +137,7 @@ def mentioned(text, name):
 
 
 @EFFORT
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ANY_LINE)
 def test_a_damaged_line_is_told_or_leaves_all_other_images_as_they_were(write, name, effort):
     folder = write(name)
     _, source, file, lines = SOURCES[name]
@@ -168,6 +174,37 @@ def test_damage_anywhere_gives_images_or_one_line(write, name, effort):
         read(folder / source)
 
     fuzz(check, effort, 25, changes=edits(most=8))
+
+
+LANGUAGES = {
+    "coco": b'{ } [ ] "id": "image_id" 1.0 true null NaN Infinity 1e999 -1 10 "../a.png" "\\ud800" \0'.split(b" "),
+    "wide jsonl": b'{ } "x": 1 , [ ] "a" null \\ud800 \xff " NaN 1e999 \0'.split(b" "),
+    "voc": [
+        b"<", b">", b"</", b"/>", b"<!DOCTYPE a>", b"<!ENTITY e 'x'>", b"&e;", b"&#0;", b"&#10;", b"\0", b"\xff",
+        b"<name>", b"</name>", b"<object>", b"</object>", b"<object/>", b"<filename/>", b"<difficult>", b"\n", b"a.png",
+        b"../", b"1", b"2", b"dog", b"<?xml version='1.0' encoding='utf-16'?>", b"<![CDATA[", b"<!--", b"\xef\xbb\xbf",
+    ],
+    "yolo yaml": [
+        b"names:", b"path: ", b"train: ", b"[", b"]", b"{", b"}", b"- ", b": ", b"\n", b"  ", b"\t", b"&a ", b"*a",
+        b"<<: ", b"!!int ''", b"!!float ''", b"!!timestamp x", b"!!bool x", b"!!binary x", b"!!set {a}", b"~", b"yes",
+        b"0", b"-1", b"..", b"/", b"images", b"\0", b"\xff", b"'\\ud800'", b"2024-13-45", b"1e999", b"nan", b"x" * 300,
+    ],
+}  # fmt: skip
+
+
+@EFFORT
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_pieces_of_its_own_language_anywhere_give_images_or_one_line(write, name, effort):
+    folder = write(name)
+    _, source, file, _ = SOURCES[name]
+    whole = (folder / file).read_text()
+
+    def check(content, outside):
+        (folder / file).write_bytes(content)
+        form = {"wide jsonl": "table", "yolo yaml": "yolo"}.get(name, name)
+        read({"path": str(folder / source), "format": form, "allow_outside": outside})
+
+    fuzz(check, effort, 100, content=broken(whole, LANGUAGES[name]), outside=st.booleans())
 
 
 @EFFORT

@@ -30,6 +30,10 @@ def folder(tmp_path):
     return tmp_path
 
 
+def format_of(path):
+    return find_format(Source(path))
+
+
 def error_of(data, **keys):
     with pytest.raises(HalflabelError) as error:
         load_images(data, **keys)
@@ -157,13 +161,13 @@ MIMIC = "subject_id,study_id,Edema,Pneumonia,Fracture,Atelectasis\n1,2,1.0,,-1.0
 def test_the_format_of_a_table_is_found(folder, name, text, form):
     content = text.encode()
     (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    assert find_format(str(folder / name)) == form
+    assert format_of(str(folder / name)) == form
 
 
 def test_the_long_form_in_parquet(folder):
     table = datasets.Dataset.from_dict({"file_name": ["a.png"], "label": ["car"], "value": [1]})
     table.to_parquet(str(folder / "t.parquet"))
-    assert find_format(str(folder / "t.parquet")) == "long"
+    assert format_of(str(folder / "t.parquet")) == "long"
     assert load_images(str(folder / "t.parquet")).labels.tolist() == [[1]]
 
 
@@ -171,7 +175,7 @@ def test_the_format_of_a_folder_is_found(folder):
     def make(name, file, text=""):
         (folder / name / file).parent.mkdir(parents=True)
         (folder / name / file).write_text(text)
-        return find_format(str(folder / name))
+        return format_of(str(folder / name))
 
     assert make("f1", "metadata.csv") == "imagefolder"
     assert make("f2", "train/metadata.jsonl") == "imagefolder"
@@ -180,8 +184,8 @@ def test_the_format_of_a_folder_is_found(folder):
     assert make("f5", "state.json") == "datasets"
     assert make("f6", "train-00000-of-00001.parquet") == "datasets"
     assert make("f7", "data/train-00000-of-00001.parquet") == "datasets"
-    assert find_format("street_scenes") == "street_scenes"
-    assert find_format("owner/name") == "datasets"
+    assert format_of("street_scenes") == "street_scenes"
+    assert format_of("owner/name") == "datasets"
 
 
 def test_paths_of_no_format(folder):

@@ -121,7 +121,7 @@ def _narrow(sources: Sequence[Source], labels: Sequence[str]) -> list[Source]:
     Raises:
         HalflabelError: If all sources are wide tables, and none has one of the labels.
     """
-    tables = [not source.labels and _find_format(source) == "table" for source in sources]
+    tables = [not source.labels and find_format(source) == "table" for source in sources]
     if len(sources) == 1 and not tables[0]:
         alone = sources[0]  # which of a label_map's names it has, only reading it tells
         return [alone if alone.labels or alone.label_map else replace(alone, labels=tuple(labels))]
@@ -177,7 +177,7 @@ def _read(source: Source, limits: Mapping[str, int | None]) -> AnnotatedImages:
     if isinstance(source.content, AnnotatedImages):
         images = source.content
     else:
-        form = _find_format(source)
+        form = find_format(source)
         if source.missing_images == "skip" and form != "open_images":
             raise HalflabelError(f"{source.title}: missing_images: skip works for Open Images only, and this is {form}")
         if form == EMBEDDED:
@@ -203,16 +203,12 @@ def _read_street_scenes(limits: Mapping[str, int | None]) -> AnnotatedImages:
     return from_records(scenes, LABEL_NAMES)
 
 
-def find_format(path: str) -> str:
-    """Return the format that a path looks like.
+def find_format(source: Source) -> str:
+    """Return the format that a source says, or else looks like.
 
     Raises:
         HalflabelError: If it looks like none; what was tried is said.
     """
-    return _find_format(Source(path))
-
-
-def _find_format(source: Source) -> str:
     path = source.path
     if source.format or path == EMBEDDED:
         return source.format or EMBEDDED

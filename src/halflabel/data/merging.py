@@ -194,19 +194,20 @@ def _join_labels(
     files, sources, names = whole.column("file_name"), whole.column("source"), whole.label_space.names
     for rows in _repeated(first):
         answers, stay = whole.labels[rows], kept[rows]
-        yes, no, uncertain = ((answers == code).any(axis=0) for code in (1, 0, UNCERTAIN))
-        joined = np.select([yes, no, uncertain], [1, 0, UNCERTAIN], IGNORE_INDEX).astype(np.int8)
+        joined = answers.max(axis=0)  # yes is the largest code, then no, unknown, uncertain
+        joined[(joined == IGNORE_INDEX) & (answers == UNCERTAIN).any(axis=0)] = UNCERTAIN
+        clash = (joined == 1) & (answers == 0).any(axis=0)
         other = np.logical_or.reduce(answers[~stay] >= 0)  # another source knows
-        for column in np.flatnonzero(yes & no):
+        for column in np.flatnonzero(clash):
             given = answers[:, column]
             text = f"{names[column]!r} is {_say(given, sources[rows])}"
             report.contradictions.append(f"{_name(files[rows])}: {text}")
             joined[column] = given[given >= 0][0] if policy == "first" else IGNORE_INDEX
             if policy == "error" and other[column]:
                 faults.add(_name(files[rows]), text)
-        # What rows of one source say stays as each says it, where no other source has an answer.
-        own = (yes & no & ~other) | stay.all() | ((policy == "first") & (answers[stay] >= 0))
-        labels[rows[stay]] = np.where(own, answers[stay], joined)
+        if not stay.all():  # else it is of one source alone, and each row keeps what it says
+            own = (clash & ~other) | ((policy == "first") & (answers[stay] >= 0))
+            labels[rows[stay]] = np.where(own, answers[stay], joined)
     return labels
 
 

@@ -218,7 +218,7 @@ def open_stream(sources: Sequence[Source], labels: Sequence[str] | None = None) 
             "streaming takes one source; put several together first: halflabel data A B --output shards/"
         )
     source = sources[0]
-    form = source.format or find_format(source.path)
+    form = find_format(source)
     if form != "datasets":
         raise HalflabelError(
             f"{source.path}: streaming needs Parquet shards or a data set of the Hub, and this is {form}; "

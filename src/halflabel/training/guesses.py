@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.errors import HalflabelError, did_you_mean
+from ..model.errors import HalflabelError, did_you_mean, number
 from ..model.labels import IGNORE_INDEX
 from .evidence import FeatureBasis, Fit, Weighing, log_odds_beyond, mean_log_loss, neighbour_graph, propagate
 
@@ -57,24 +57,12 @@ class PseudoLabelOptions:
                     f"pseudo_args takes no {name!r}; it takes {', '.join(names)}{did_you_mean(name, names)}"
                 )
         options = cls(**(given or {}))
-        fine = {
-            "neighbours": _is_count(options.neighbours, 1),
-            "confidence": _is_share(options.confidence, 0.5),
-            "rounds": _is_count(options.rounds, 1),
-            "folds": _is_count(options.folds, 2),
-        }
-        for name, valid in fine.items():
-            if not valid:
-                raise HalflabelError(f"pseudo_args: {name} is {getattr(options, name)!r}, which is out of its range")
+        whole = number(1, whole=True)
+        kinds = {"neighbours": whole, "confidence": number(0.5, 1, below=True), "rounds": whole,
+                 "folds": number(2, whole=True)}  # fmt: skip
+        for name, kind in kinds.items():
+            kind.check(f"pseudo_args: {name}", getattr(options, name))
         return options
-
-
-def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - from a file
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_share(value: Any, least: float) -> bool:  # noqa: ANN401 - from a file
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < 1
 
 
 @dataclass(frozen=True)
@@ -160,11 +148,11 @@ def make_pseudo_labels(
         return PseudoLabels(plain, without=without)
     chains = _Chains(features, labels[:, able], options, views, seed)
     rounds, found = [], []
-    for number in range(1, options.rounds + 1):
-        one, targets = chains.run(number)
+    for turn in range(1, options.rounds + 1):
+        one, targets = chains.run(turn)
         rounds.append(one)
         found.append(targets)
-        if number > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
+        if turn > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
             break  # guesses of guesses have become worse
     best = int(np.argmin([one.probe_log_loss for one in rounds]))
     kept = best + 1 if rounds[best].probe_log_loss < chains.known_log_loss else 0

@@ -217,15 +217,6 @@ def test_rows_are_numbered_as_in_an_editor(folder):
     assert load_images(folder / "t.csv").column("file_name").tolist() == ["x,\ny.jpg", "b.jpg"]
 
 
-def test_a_hundred_faults_in_one_line(folder):
-    (folder / "t.csv").write_text("file_name,car\n" + "".join(f"{i}.jpg,x\n" for i in range(100)))
-    with pytest.raises(HalflabelError) as error:
-        load_images(folder / "t.csv")
-    assert str(error.value).count("label value 'x'") == 5
-    assert str(error.value).count("no image") == 5
-    assert "; and 190 more faults; if 'car' is no label" in str(error.value)
-
-
 def test_the_label_names_are_checked_with_the_file_named(folder):
     (folder / "t.csv").write_text("file_name,car\na.jpg,1\n")
     with pytest.raises(HalflabelError, match=r"t\.csv: label names given more than once: car"):
@@ -273,38 +264,6 @@ def test_any_answers_come_back_from_any_format(folder, answers, ending):
     assert images.labels.tolist() == [list(row) for row in answers]
     again = load_images(folder / "again.parquet", write_table(images, folder / "again.parquet"))
     assert np.array_equal(again.labels, images.labels)
-
-
-WORDS = ["file_name", "split", "a.jpg", "b.jpg", "../a.jpg", "1", "x", ",", ",", "\n", "\n", '"', "\0", "é"]
-
-
-def rows_or_line(path):
-    try:
-        return len(load_images(path)), ""
-    except HalflabelError as error:
-        return 0, str(error)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(WORDS), max_size=25).map("".join))
-def test_any_table_gives_images_or_one_line(folder, text):
-    (folder / "t.csv").write_text("file_name,car\n" + text)
-    rows, line = rows_or_line(folder / "t.csv")
-    assert len(line.splitlines()) == (0 if rows else 1)
-    assert rows or line.startswith(str(folder / "t.csv"))
-
-
-@pytest.mark.parametrize("name", ["none.csv", "t.xlsx", "streetscenes", "bad.parquet", "bad.jsonl"])
-def test_sources_that_are_none(folder, name):
-    (folder / "bad.parquet").write_bytes(b"nothing")
-    (folder / "bad.jsonl").write_text("{nothing")
-    with pytest.raises(HalflabelError):
-        load_images(str(folder / name) if "." in name else name)
-
-
-def test_limits_take_the_first_of_each_split(folder):
-    images = load_images(str(write(folder, "csv")), max_train_images=1, max_test_images=0)
-    assert images.column("split").tolist() == ["train", "validation"]
 
 
 def test_the_road_sign_table(road_signs):

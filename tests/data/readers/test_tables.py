@@ -378,24 +378,3 @@ def test_any_bytes_as_csv(tmp_path, content):
     assert columns.names == rows[0]
     assert columns.rows == sorted(columns.find_rows())
     assert len(columns.find_rows()) == len(columns)
-
-
-PIECES = b'{ } "x": 1 , [ ] "a" null \\ud800 \xff " NaN 1e999 \0'.split(b" ") + [b"\n"]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
-    max_leaves=4,
-)
-LINES = st.lists(st.dictionaries(st.sampled_from(["x", "y", " y", ""]), JSON, max_size=3), max_size=4)
-
-
-@FUZZ
-@given(
-    st.binary(max_size=60)
-    | st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
-    | LINES.map(lambda lines: "\n".join(map(json.dumps, lines)).encode())
-)
-def test_any_bytes_as_json_lines(tmp_path, content):
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(content)
-    check_any(path)

@@ -2,9 +2,6 @@ import logging
 
 import numpy as np
 import pytest
-from fuzzing import broken
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from halflabel import HalflabelError
 from halflabel.data.loading import load_images
@@ -214,31 +211,3 @@ def test_detection(tmp_path):
     assert looks_like(tmp_path / "flat")
     for name in ("other", "voc/JPEGImages", "voc/Annotations/a.xml", "none", "a\0b"):
         assert not looks_like(tmp_path / name)
-
-
-PIECES = [
-    b"<", b">", b"</", b"/>", b"<!DOCTYPE a>", b"<!ENTITY e 'x'>", b"&e;", b"&#0;", b"&#10;", b"\0", b"\xff",
-    b"<name>", b"</name>", b"<object>", b"</object>", b"<object/>", b"<filename/>", b"<difficult>", b"\n",
-    b"a.jpg", b"../", b"1", b"2", b"dog", b"<?xml version='1.0' encoding='utf-16'?>", b"<![CDATA[", b"<!--",
-    b"x" * 300, b"\xef\xbb\xbf",
-]  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    a=broken(ANNOTATIONS["a"], PIECES),
-    c=broken(ANNOTATIONS["c"], PIECES),
-    train=broken(LISTS["train"], PIECES),
-    outside=st.booleans(),
-)
-def test_any_folder_gives_a_result_or_a_fault(tmp_path, a, c, train, outside):
-    write(tmp_path, {**ANNOTATIONS, "a": a, "c": c}, {**LISTS, "train": train})
-    looks_like(tmp_path)
-    try:
-        images = read_voc(Source(str(tmp_path), allow_outside=outside))
-    except HalflabelError as error:
-        text = str(error)
-        assert text.startswith(str(tmp_path)) and len(text.splitlines()) == 1  # noqa: PT018
-    else:
-        assert len(images) == 4
-        assert set(np.unique(images.labels)) <= {1, 0, UNKNOWN}

@@ -1,9 +1,6 @@
 import numpy as np
 import pytest
 import yaml
-from fuzzing import broken
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from halflabel import HalflabelError
 from halflabel.data.loading import load_images
@@ -312,34 +309,3 @@ def test_detection(tmp_path):
         assert looks_like(tmp_path / name), name
     for name in ("recipe.yaml", "other", "lone", "lone/classes.txt", "yaml/images", "none", "a\0b"):
         assert not looks_like(tmp_path / name), name
-
-
-PIECES = [
-    b"names:", b"path: ", b"train: ", b"[", b"]", b"{", b"}", b"- ", b": ", b"\n", b"  ", b"\t", b"&a ", b"*a", b"<<: ",
-    b"!!int ''", b"!!float ''", b"!!timestamp x", b"!!bool x", b"!!binary x", b"!!set {a}", b"~", b"yes", b"0", b"-1",
-    b"..", b"/", b"images/val", b"\0", b"\xff", b"'\\ud800'", b'"\\ud800"', b"2024-13-45", b"1e999", b"nan", b"x" * 300,
-]  # fmt: skip
-
-
-YAML = broken(yaml.safe_dump({**CONTENT, "path": ".", "test": "test.txt", "names": dict(enumerate(NAMES))}), PIECES)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    content=YAML,
-    label=broken(LABELS["train/b"], PIECES),
-    listed=broken("images/more/f.jpg\n", PIECES),
-    outside=st.booleans(),
-)
-def test_any_folder_gives_a_result_or_a_fault(tmp_path, content, label, listed, outside):
-    texts = {"labels/train/b.txt": label, "labels/more/f.txt": "", "test.txt": listed, "data.yaml": content}
-    write(tmp_path, None, pictures=[*PICTURES, "more/f.jpg"] if not (tmp_path / "images").exists() else [], texts=texts)
-    looks_like(tmp_path)
-    try:
-        images = read_yolo(Source(str(tmp_path), allow_outside=outside))
-    except HalflabelError as error:
-        text = str(error)
-        assert text.startswith(str(tmp_path)) and len(text.splitlines()) == 1  # noqa: PT018
-    else:
-        assert len(images) > 0
-        assert set(np.unique(images.labels)) <= {1, 0, UNKNOWN}

@@ -1,7 +1,7 @@
 """The labels of a data set's columns: one column per label, a list of labels, or the class of each image."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -192,16 +192,27 @@ def _read_answers(columns: Columns, classes: ClassNames, found: list[str]) -> tu
         names = sorted({str(value).strip() for value in found_values - {None}} - {""})
     matrix = np.full((len(columns), len(names)), IGNORE_INDEX, dtype=np.int8)
     for name, (rows, values, _) in lists.items():
-        if name not in classes:
-            values = values.cast(pa.string())
+        values = values if name in classes else values.cast(pa.string())
         places, _ = _places(columns, name, rows, values, names)
-        rows, places, code = rows[places >= 0], places[places >= 0], ANSWER_COLUMNS[name]
-        before = matrix[rows, places]
-        clash = (before != IGNORE_INDEX) & (before != code)
-        for row, place in zip(rows[clash], places[clash], strict=True):
-            columns.faults.add(columns.where(int(row), name), f"{names[place]!r} has another answer already")
-        matrix[rows, places] = code
+        _answer(columns, name, matrix, rows[places >= 0], places[places >= 0], names)
     return matrix, names
+
+
+def _answer(
+    columns: Columns,
+    name: str,
+    matrix: IntMatrix,
+    rows: NDArray[np.int64],
+    places: NDArray[np.int64],
+    names: Sequence[str],
+) -> None:
+    """Write the answer of a list column into the matrix, and note entries that have another one already."""
+    before = matrix[rows, places]
+    clash = np.flatnonzero((before != IGNORE_INDEX) & (before != ANSWER_COLUMNS[name]))
+    columns.faults.add_rows(
+        clash, lambda i: (columns.where(int(rows[i]), name), f"{names[places[i]]!r} has another answer already")
+    )
+    matrix[rows, places] = ANSWER_COLUMNS[name]
 
 
 def _read_list(source: Source, columns: Columns, column: str, names: list[str] | None) -> tuple[IntMatrix, list[str]]:
@@ -244,18 +255,23 @@ def _read_columns(
     uncertain = uncertain_codes(source.uncertain_values)
     matrix = np.empty((len(columns), len(names)), dtype=np.int8)
     for i, name in enumerate(names):
-        if name not in classes:
+        if name in classes:
+            matrix[:, i] = _read_yes_no(columns, name, classes[name], uncertain)
+        else:
             matrix[:, i] = columns.codes(name, uncertain)
-            continue
-        codes = _yes_no(classes[name], uncertain)
-        if codes is None:
-            told = shortlist(map(repr, classes[name]))
-            text = f"its classes ({told}) do not say yes or no; as label_column it makes a label of each"
-            columns.faults.add(f"column {name!r}", text)
-            continue
-        numbers = columns.table.column(name).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
-        known = (numbers >= -1) & (numbers < len(codes))  # -1 is how the library writes that a class is not known
-        for row in np.flatnonzero(~known):
-            columns.faults.add(columns.where(int(row), name), f"{numbers[row]} is no class")
-        matrix[:, i] = np.array([*codes, IGNORE_INDEX], dtype=np.int8)[np.where(known, numbers, -1)]
     return matrix, names
+
+
+def _read_yes_no(columns: Columns, name: str, classes: list[str], uncertain: Collection[str]) -> IntMatrix:
+    """Return the codes of a class column whose classes are answers, shape (rows,)."""
+    codes = _yes_no(classes, uncertain)
+    if codes is None:
+        told = shortlist(map(repr, classes))
+        text = f"its classes ({told}) do not say yes or no; as label_column it makes a label of each"
+        columns.faults.add(f"column {name!r}", text)
+        return np.full(len(columns), IGNORE_INDEX, dtype=np.int8)
+    numbers = columns.table.column(name).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+    known = (numbers >= -1) & (numbers < len(codes))  # -1 is how the library writes that a class is not known
+    columns.note(np.flatnonzero(~known), name, lambda row: f"{numbers[row]} is no class")
+    chosen: IntMatrix = np.array([*codes, IGNORE_INDEX], dtype=np.int8)[np.where(known, numbers, -1)]
+    return chosen

@@ -164,7 +164,7 @@ def _index(columns: Columns, name: str) -> _Index:
     names = list(dict.fromkeys(text for text in texts if text))
     place = {text: i for i, text in enumerate(names)}
     of_row = np.array([place.get(text, -1) for text in texts] + [-1], dtype=np.int64)[places]
-    columns.faults.add_rows(np.flatnonzero(of_row < 0), lambda row: (columns.where(row, name), "it is empty"))
+    columns.note(np.flatnonzero(of_row < 0), name, lambda row: "it is empty")
     rows = np.flatnonzero(of_row >= 0)[::-1]
     first_row = np.zeros(len(names), dtype=np.int64)
     first_row[of_row[rows]] = rows  # from the last row to the first, which stays
@@ -177,12 +177,8 @@ def _per_image(columns: Columns, name: str, values: Sequence[str], images: _Inde
     result = np.full(len(images.names), "", dtype=object)
     rows = np.flatnonzero((texts != "") & (of_row >= 0))
     result[of_row[rows[::-1]]] = texts[rows[::-1]]
-
-    def tell(row: int) -> tuple[str, str]:
-        text = f"{images.names[of_row[row]]!r} is already in {name} {result[of_row[row]]!r}"
-        return columns.where(row, name), text
-
-    columns.faults.add_rows(rows[texts[rows] != result[of_row[rows]]], tell)
+    wrong = rows[texts[rows] != result[of_row[rows]]]
+    columns.note(wrong, name, lambda row: f"{images.names[of_row[row]]!r} is already in {name} {result[of_row[row]]!r}")
     return list(result)
 
 
@@ -214,11 +210,11 @@ def _fill(
     image_of, label_of = images.of_row[rows], column_of[labels.of_row[rows]]
     matrix[image_of[::-1], label_of[::-1]] = codes[rows[::-1]]  # the first of several stays
 
-    def tell(row: int) -> tuple[str, str]:
+    def tell(row: int) -> str:
         image, label = images.names[images.of_row[row]], label_names[labels.of_row[row]]
-        return columns.where(row, name), f"{image!r} has another answer for {label!r} in an earlier row"
+        return f"{image!r} has another answer for {label!r} in an earlier row"
 
-    columns.faults.add_rows(rows[matrix[image_of, label_of] != codes[rows]], tell)
+    columns.note(rows[matrix[image_of, label_of] != codes[rows]], name, tell)
     return matrix, chosen.names
 
 
@@ -240,10 +236,8 @@ def read_open_images(source: Source) -> AnnotatedImages:
     columns.need(*OPEN_IMAGES_COLUMNS)
     images, labels = _index(columns, "ImageID"), _index(columns, "LabelName")
     codes = columns.codes("Confidence", uncertain_codes(source.uncertain_values))
-    columns.faults.add_rows(
-        np.flatnonzero(codes == IGNORE_INDEX),
-        lambda row: (columns.where(row, "Confidence"), "it is unknown; a verified label is 1 or 0"),
-    )
+    unknown = np.flatnonzero(codes == IGNORE_INDEX)
+    columns.note(unknown, "Confidence", lambda row: "it is unknown; a verified label is 1 or 0")
     found = re.search(r"(?<![a-z])(train|validation|test)(?=-)", columns.path.name.lower())
     split = found[0] if found else ""
     here = columns.path.parent
@@ -392,7 +386,7 @@ def _read_mimic(source: Source, columns: Columns, matrix: IntMatrix, names: Sequ
             groups.append(f"p{subject}")
             splits.append(split or "")
     text = f"no picture of this study in {folder}/files; is image_folder right?"
-    columns.faults.add_rows(empty, lambda row: (columns.where(row, "study_id"), text))
+    columns.note(empty, "study_id", lambda row: text)
     columns.faults.raise_any()
     return build_images(files, [str(folder / file) for file in files], matrix[rows], names, splits, groups)
 

@@ -71,6 +71,10 @@ class Columns:
         """Return the place of a cell, for people."""
         return f"row {self.rows[position]}, column {column!r}"
 
+    def note(self, rows: Iterable[int], column: str, tell: Callable[[int], str]) -> None:
+        """Note what is wrong with these rows' cells of a column, as `Faults.add_rows` does."""
+        self.faults.add_rows(rows, lambda row: (self.where(row, column), tell(row)))
+
     def need(self, *names: str) -> None:
         """Refuse a table that lacks a column.
 
@@ -107,7 +111,7 @@ class Columns:
         texts = [None if cell is None else cell.decode("utf-8", "backslashreplace") for cell in cells]
         pairs = enumerate(zip(cells, texts, strict=True))
         wrong = [row for row, (cell, text) in pairs if text is not None and text.encode() != cell]
-        self.faults.add_rows(wrong, lambda row: (self.where(row, name), f"{show(cells[row])} is not UTF-8"))
+        self.note(wrong, name, lambda row: f"{show(cells[row])} is not UTF-8")
         return pa.chunked_array([pa.array(texts, pa.string())])
 
     def _is_nested(self, name: str, told: str) -> bool:
@@ -146,10 +150,8 @@ class Columns:
             except HalflabelError:
                 wrong[i] = True
         if wrong.any():
-            self.faults.add_rows(
-                np.flatnonzero(wrong[places]),
-                lambda row: (self.where(row, name), f"label value {show(uniques[places[row]])} {NOT_A_LABEL}"),
-            )
+            rows = np.flatnonzero(wrong[places])
+            self.note(rows, name, lambda row: f"label value {show(uniques[places[row]])} {NOT_A_LABEL}")
             if not (codes >= 0).any():
                 self.faults.hint(f"if {name!r} is no label, {name_labels(self.path)}")
         return codes[places]
@@ -164,7 +166,7 @@ class Columns:
             except HalflabelError as error:
                 wrong[value] = str(error)
         rows = [row for row, value in enumerate(values) if value in wrong]
-        self.faults.add_rows(rows, lambda row: (self.where(row, name), wrong[values[row]]))
+        self.note(rows, name, lambda row: wrong[values[row]])
         return [standard.get(value, "") for value in values]
 
 
@@ -340,7 +342,7 @@ def _read_separated(path: Path, separator: str) -> Columns:
     if not _holds_quote(path):
         with contextlib.suppress(pa.ArrowInvalid):  # mostly for rows that are not whole: all are found below
             table = _read_plain(path, separator, len(names))
-            return Columns(path, table.rename_columns(names), faults, lambda: _row_numbers(path, separator))
+            return Columns(path, table.rename_columns(names), faults, lambda: _row_numbers(path, separator, faults))
     rows, cells = list[int](), [list[bytes]() for _ in names]
     records = _records(path, separator)
     next(records)  # the header
@@ -368,8 +370,14 @@ def _read_plain(path: Path, separator: str, width: int) -> pa.Table:
     ).slice(1)
 
 
-def _row_numbers(path: Path, separator: str) -> list[int]:
-    return [line for line, cells, _ in _records(path, separator) if cells][1:]
+def _row_numbers(path: Path, separator: str, faults: Faults) -> list[int]:
+    numbers = []
+    for line, _, wrong in _records(path, separator):
+        if wrong:  # a cell too long to be any, which pyarrow reads
+            faults.add(f"row {line}", wrong)
+            faults.raise_any()
+        numbers.append(line)
+    return numbers[1:]
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
