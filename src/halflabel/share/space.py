@@ -51,8 +51,8 @@ def answer(model: Any, processor: Any, path: str | None) -> tuple[str, Any]:  # 
     if path is None:
         return quiet("Drop a picture on the left."), nothing
     rule, names = model.config.decision_rule, model.config.label_space.names
-    decode_image = sys.modules[type(processor).__module__].decode_image  # type: ignore[attr-defined]
-    say_threshold = sys.modules[type(rule).__module__].say_threshold  # type: ignore[attr-defined]
+    decode_image = sys.modules[type(processor).__module__].decode_image
+    say_threshold = sys.modules[type(rule).__module__].say_threshold
     try:
         picture = decode_image({"path": path}, shortest_side=processor.needed_side())
     except ValueError as error:

@@ -134,7 +134,7 @@ def _run(recipe: Recipe) -> Run:
             shutil.rmtree(folder)
             card(result.folder)
     if done:  # in the main process of a run that was not finished before
-        model, processor = done[0].model.eval(), done[0].processor
+        model, processor = done[0].model.train(False), done[0].processor
         return Run(model, processor, str(result.folder), metrics, done[0])
     own = {key: part for key in ("backbone", "head", "loss")
            if not isinstance(part := getattr(recipe.model, key), str)}  # fmt: skip

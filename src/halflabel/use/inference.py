@@ -93,7 +93,7 @@ def open_model(
     """
     if isinstance(model, SavedModel):
         return model
-    name, kind = str(model), TimmMultiLabelForImageClassification
+    name, kind, revision = str(model), TimmMultiLabelForImageClassification, revision or "main"
     _check_place(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)

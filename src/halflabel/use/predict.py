@@ -99,7 +99,7 @@ def find_images(paths: Iterable[Name]) -> list[str]:
         HalflabelError: If a path leads to nothing.
     """
     found: list[str] = []
-    for path in map(os.fspath, paths):
+    for path in [os.fspath(one) for one in paths]:
         if os.path.isdir(path):
             here = sorted(_pictures_in(path), key=lambda file: file.split(os.sep))
         elif os.path.isfile(path):
