@@ -141,6 +141,15 @@ def test_of_many_labels_those_with_the_most_positives_are_drawn(draw):
     assert "24 of 30 labels: those with the most known positives" in figure.get_suptitle()
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_what_explains_the_marks_is_not_cut_off(count):
+    rng = np.random.default_rng(0)
+    scores, labels, names = rng.random((40, count)), rng.integers(0, 2, (40, count)), [str(i) for i in range(count)]
+    for figure in (draw_reliability(scores, labels, names), draw_precision_recall(scores, labels, names, 0.5)):
+        figure.draw_without_rendering()
+        assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize(
     ("scores", "names", "thresholds", "message"),
     [

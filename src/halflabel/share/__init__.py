@@ -1,1 +1,1 @@
-"""A model shown to others: plots, card, push, export and demo."""
+"""Show a result to others: `trained.train` gives a `Run`; then `card`, `push`, `export`, `demo`, and pictures."""

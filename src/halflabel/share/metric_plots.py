@@ -376,7 +376,8 @@ def _explained(figure: "Figure", *entries: tuple[str, str, str]) -> "Figure":
         Patch(color=colour, label=text) if mark == "patch" else Line2D([], [], color=colour, label=text, **_MARKS[mark])
         for mark, colour, text in entries
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
+    columns = len(handles) if figure.get_figwidth() > 11 else 1  # side by side they are about 10 inches wide
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
     return finish(figure)
 
 
