@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 import halflabel
 from halflabel.data.images import AnnotatedImages
-from halflabel.data.readers.table import read_table
+from halflabel.data.loading import load_images
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 atexit.register(gc.unfreeze)  # else libraries report as leaked what the interpreter's end would have freed
@@ -112,7 +112,7 @@ def uncertain_colours(known_colours) -> Path:
 
 @pytest.fixture
 def colour_images(colour_table) -> AnnotatedImages:
-    return read_table(colour_table)
+    return load_images(colour_table)
 
 
 @pytest.fixture

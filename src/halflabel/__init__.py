@@ -9,7 +9,7 @@ from importlib.metadata import version
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .data.hiding import hide_labels
+from .data.splitting import hide_labels
 from .decide.decision_fitting import fit_decisions
 from .metrics.ranking import average_precision, roc_auc
 from .metrics.report import evaluate_scores

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import torch
 
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.studies.advice_data import advise_data
 from halflabel.studies.held_out import Measured, cut_folds, measurable, number_groups, rank_networks
 from halflabel.studies.multitask_advice import advise_multi_task
@@ -24,7 +24,7 @@ from halflabel.training.evidence import FeatureBasis
 
 
 def load(source):
-    images = load_source([source])
+    images = load_images([source])
     return images.select(np.flatnonzero(images.column("split") != "test"))
 
 
@@ -84,7 +84,7 @@ def ranking(options):
         probed[name, kind] = Measured.of(rank_known(logits, labels, folds), labels, groups, INFLATION)
         start, scores = time.perf_counter(), np.full(images.labels.shape, np.nan)
         weights = "installed" if kind == "pretrained" else None
-        scores[tested] = train_and_predict(split, name, weights, options.epochs, quiet=True)
+        scores[tested] = train_and_predict(split, name, weights, options.epochs)
         trained[name, kind] = Measured.of(scores, known, groups, 1 + 2 / 3)
         print(f"{name}, {kind}: trained in {time.perf_counter() - start:.0f} s", flush=True)
     show("probes, five folds", *rank_networks(probed))

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging as transformers_logging
 
-from halflabel.data.loading import load_source
-from halflabel.data.street_drawing import draw_scene
+from halflabel.data.loading import load_images
+from halflabel.data.sample import draw_scene
 from halflabel.studies.compare import NEAR, choose, render_comparison
 from halflabel.studies.compare import compare as compare_recipes
 from halflabel.studies.compare_runs import Run, parse_entrants
@@ -37,7 +37,7 @@ def per_label(*counts):
 
 def two_teams(data):
     """Two teams that share the labels."""
-    names = load_source([data]).label_space.names
+    names = load_images([data]).label_space.names
     teams = json.dumps({"first": names[0::2], "second": names[1::2]})
     return {"by group (2 teams)": f"--hide_protocol by_group --hide_groups {shlex.quote(teams)}"}
 
@@ -48,9 +48,7 @@ def render_streets(folder):
     rows = []
     for split, count in (("train", 640), ("test", 256)):
         for index in range(count):
-            rng = np.random.default_rng([0, ("train", "test").index(split), index])
-            rng.choice(3)  # the team
-            picture, answers = draw_scene(rng, 256)
+            picture, answers = draw_scene(f"0 {split} {index}")  # the key of the sample's own pictures
             name = f"{split}_{index}.jpg"
             picture.save(folder / name, quality=90)
             rows.append({"file_name": name, **answers, "split": split})

@@ -44,7 +44,7 @@ def flat(values, name=""):
 def test_train_evaluate_predict(trained, colour_table, tmp_path, capsys):
     assert main(["evaluate", str(trained), "--data", str(colour_table), "--output", str(tmp_path / "m.json")]) == 0
     again, first = (flat(json.loads(path.read_text())) for path in (tmp_path / "m.json", trained / "metrics.json"))
-    assert again == pytest.approx(first, abs=1e-5)  # cached features have their BatchNorm folded
+    assert again == pytest.approx(first, abs=1e-5)
     scores = tmp_path / "scores.csv"
     pictures = str(colour_table.parent / "0*.png")
     assert main(["predict", str(trained), pictures, "--output", str(scores), "--labels", "blue"]) == 0

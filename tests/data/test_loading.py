@@ -1,14 +1,17 @@
 import gzip
 import json
+from pathlib import Path
 
 import datasets
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.loading import READERS, find_format, load_source, load_sources, parse_sources
-from halflabel.data.source import FORMATS, Source
-from halflabel.data.writing import write_shards, write_table
+from halflabel.data.images import build_images, write_shards, write_table
+from halflabel.data.loading import READERS, Reader, find_format, load_images, load_sources, parse_sources
+from halflabel.data.source import Source
 
 X, U = -100, -101
 
@@ -29,18 +32,14 @@ def folder(tmp_path):
 
 def error_of(data, **keys):
     with pytest.raises(HalflabelError) as error:
-        load_source(data, **keys)
+        load_images(data, **keys)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
 
-def test_every_format_has_a_reader():
-    assert {*READERS, "street_scenes"} == set(FORMATS)
-
-
 def test_one_source(folder):
     path = str(folder / "cars.csv")
-    images = load_source(path, uncertain_values=["?"])
+    images = load_images(path, uncertain_values=["?"])
     assert images.label_space.names == ("car", "dog")
     assert images.labels.tolist() == [[1, X], [0, U], [X, 1]]
     assert images.column("source").tolist() == [path] * 3
@@ -50,7 +49,7 @@ def test_one_source(folder):
 def test_the_keys_of_a_source(folder):
     source = {"path": str(folder / "cars.csv"), "name": "cars", "labels": ["dog", "car"], "uncertain_values": ["?"],
               "label_map": {"car": "vehicle"}, "split": "validation"}  # fmt: skip
-    images = load_source(source, uncertain_values=["ignored: the source says its own"])
+    images = load_images(source, uncertain_values=["ignored: the source says its own"])
     assert images.label_space.names == ("dog", "vehicle")
     assert images.labels.tolist() == [[X, 1], [U, 0], [1, X]]
     assert images.column("source").tolist() == ["cars"] * 3
@@ -62,11 +61,11 @@ def test_several_sources_become_one(folder):
         {"path": str(folder / "cars.csv"), "name": "C", "uncertain_values": ["?"]},
         {"path": str(folder / "signs.csv"), "name": "S", "label_map": {"Car": "car"}},
     ]
-    images = load_source(given)
+    images = load_images(given)
     assert images.label_space.names == ("car", "dog", "sign")
     assert images.labels.tolist() == [[1, X, X], [0, U, 1], [X, 1, X], [X, X, 0]]
     assert images.column("source").tolist() == ["C", "C + S", "C", "S"]
-    only = load_source(given, labels=["sign", "car"])
+    only = load_images(given, labels=["sign", "car"])
     assert only.label_space.names == ("sign", "car")
     assert only.labels.tolist() == [[X, 1], [1, 0], [X, X], [0, X]]
     assert "unknown label 'sing'; did you mean sign" in error_of(given, labels=["sing"])
@@ -76,10 +75,10 @@ def test_other_columns_may_hold_anything_where_labels_are_named(folder):
     (folder / "notes.csv").write_text("file_name,car,van,comment\na.png,1,0,nice\nd.png,0,,\n")
     path = str(folder / "notes.csv")
     assert "if 'comment' is no label, name the label columns by labels" in error_of(path)
-    assert load_source(path, labels=["van"]).labels.tolist() == [[0], [X]]
+    assert load_images(path, labels=["van"]).labels.tolist() == [[0], [X]]
     renamed = {"path": path, "label_map": {"van": "car"}}
-    assert load_source(renamed, labels=["car"]).labels.tolist() == [[1], [X]]
-    images = load_source([renamed, str(folder / "signs.csv")], labels=["sign", "car"])
+    assert load_images(renamed, labels=["car"]).labels.tolist() == [[1], [X]]
+    images = load_images([renamed, str(folder / "signs.csv")], labels=["sign", "car"])
     assert images.labels.tolist() == [[X, 1], [0, X], [1, X]]
     assert "unknown label 'vna'; did you mean van" in error_of(path, labels=["vna"])
 
@@ -88,20 +87,20 @@ def test_contradictions_between_sources(folder):
     (folder / "other.csv").write_text("file_name,car\na.png,0\n")
     given = [{"path": str(folder / "cars.csv"), "uncertain_values": ["?"]}, str(folder / "other.csv")]
     assert error_of(given).startswith("data: 'a.png': 'car' is 1 and 0 (1 in ")
-    assert load_source(given, contradictions="unknown").labels[0].tolist() == [X, X]
-    assert load_source(given, contradictions="first").labels[0].tolist() == [1, X]
+    assert load_images(given, contradictions="unknown").labels[0].tolist() == [X, X]
+    assert load_images(given, contradictions="first").labels[0].tolist() == [1, X]
     images, report = load_sources(parse_sources(given), contradictions="first")
     assert (len(images), report.joined, len(report.contradictions)) == (3, 1, 1)
 
 
 def test_limits_take_the_first_images_of_each_split(folder):
     def kept(**limits):
-        return load_source(str(folder / "cars.csv"), uncertain_values=["?"], **limits).column("file_name").tolist()
+        return load_images(str(folder / "cars.csv"), uncertain_values=["?"], **limits).column("file_name").tolist()
 
     assert kept(max_train_images=1) == ["a.png", "c.png"]
     assert kept(max_test_images=0) == ["a.png", "b.png"]
     assert kept(max_train_images=0, max_test_images=9) == ["c.png"]
-    assert len(load_source(str(folder / "signs.csv"), max_train_images=1)) == 1  # without a split they are for training
+    assert len(load_images(str(folder / "signs.csv"), max_train_images=1)) == 1  # without a split they are for training
 
 
 def test_where_the_pictures_are(folder, tmp_path_factory):
@@ -109,8 +108,8 @@ def test_where_the_pictures_are(folder, tmp_path_factory):
     (folder / "signs.csv").rename(other / "signs.csv")
     path = str(other / "signs.csv")
     assert "no image 'b.png'" in error_of(path)
-    assert len(load_source(path, image_folder=str(folder))) == 2
-    assert len(load_source({"path": path, "image_folder": str(folder)}, image_folder="/nowhere")) == 2
+    assert len(load_images(path, image_folder=str(folder))) == 2
+    assert len(load_images({"path": path, "image_folder": str(folder)}, image_folder="/nowhere")) == 2
     assert error_of(path, image_folder="/nowhere") == "image_folder '/nowhere': no such folder"
 
 
@@ -119,20 +118,20 @@ def test_what_halflabel_writes_says_where_each_image_came_from(folder):
         {"path": str(folder / "cars.csv"), "name": "C", "uncertain_values": ["?"]},
         {"path": str(folder / "signs.csv"), "name": "S"},
     ]
-    images = load_source(sources)
+    images = load_images(sources)
     root = write_table(images, folder / "all.parquet")
     write_shards(images, folder / "shards", quiet=True)
-    again = load_source(str(folder / "all.parquet"), image_folder=str(root))
+    again = load_images(str(folder / "all.parquet"), image_folder=str(root))
     assert again.labels.tolist() == images.labels.tolist()
     assert again.column("source").tolist() == images.column("source").tolist() == ["C", "C + S", "C", "S"]
-    shards = load_source(str(folder / "shards"))
+    shards = load_images(str(folder / "shards"))
     assert sorted(shards.column("source")) == ["C", "C", "C + S", "S"]
-    named = load_source({"path": str(folder / "all.parquet"), "name": "all", "image_folder": str(root)})
+    named = load_images({"path": str(folder / "all.parquet"), "name": "all", "image_folder": str(root)})
     assert named.column("source").tolist() == ["all"] * 4
 
 
 def test_the_embedded_scenes():
-    images = load_source("street_scenes", max_train_images=2, max_test_images=1)
+    images = load_images("street_scenes", max_train_images=2, max_test_images=1)
     assert images.column("split").tolist() == ["train", "train", "test"]
     assert images.column("source").tolist() == ["street_scenes"] * 3
 
@@ -165,7 +164,7 @@ def test_the_long_form_in_parquet(folder):
     table = datasets.Dataset.from_dict({"file_name": ["a.png"], "label": ["car"], "value": [1]})
     table.to_parquet(str(folder / "t.parquet"))
     assert find_format(str(folder / "t.parquet")) == "long"
-    assert load_source(str(folder / "t.parquet")).labels.tolist() == [[1]]
+    assert load_images(str(folder / "t.parquet")).labels.tolist() == [[1]]
 
 
 def test_the_format_of_a_folder_is_found(folder):
@@ -211,7 +210,7 @@ def test_paths_of_no_format(folder):
 
 def test_a_format_that_is_said_goes_before_one_that_is_found(folder):
     (folder / "t.csv").write_text("file_name,label,value\na.png,1,0\n")
-    assert load_source({"path": str(folder / "t.csv"), "format": "table"}).label_space.names == ("label", "value")
+    assert load_images({"path": str(folder / "t.csv"), "format": "table"}).label_space.names == ("label", "value")
 
 
 def test_every_kind_of_source_through_one_door(folder):
@@ -228,7 +227,7 @@ def test_every_kind_of_source_through_one_door(folder):
     saved = datasets.Dataset.from_dict({"image": [str(meta / "a.png"), str(meta / "b.png")], "car": [True, False]})
     saved.cast_column("image", datasets.Image()).save_to_disk(folder / "saved")
     for path in ("wide.csv", "long.csv", "train-annotations.csv", "meta", "saved"):
-        images = load_source({"path": str(folder / path), "absent": "negative"}, image_folder=str(meta))
+        images = load_images({"path": str(folder / path), "absent": "negative"}, image_folder=str(meta))
         assert (images.label_space.names, images.labels.tolist()) == (("car",), [[1], [0]])
 
 
@@ -243,3 +242,75 @@ def test_a_source_object_may_be_given(folder):
 def test_missing_pictures_are_skipped_only_where_the_reader_can(folder):
     told = error_of({"path": str(folder / "cars.csv"), "missing_images": "skip"})
     assert told == f"{folder / 'cars.csv'}: missing_images: skip works for Open Images only, and this is table"
+
+
+def test_a_reader_of_another_format_is_one_record(folder, monkeypatch):
+    def read(source):
+        files = Path(source.path).read_text().split()
+        return build_images(files, [str(folder / file) for file in files], np.ones((len(files), 1), np.int8), ["car"])
+
+    (folder / "cars.names").write_text("a.png b.png")
+    assert "no known format" in error_of(str(folder / "cars.names"))
+    monkeypatch.setitem(READERS, "names", Reader("names", lambda source: source.path.endswith(".names"), read))
+    assert load_images(str(folder / "cars.names")).labels.tolist() == [[1], [1]]
+    assert load_images({"path": str(folder / "cars.names"), "format": "names", "labels": ["car"]}).labels.all()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_data_frame(folder, absolute):
+    names = [f"{name}.png" for name in "abcd"]
+    files = [folder / name if absolute else name for name in names]
+    columns = {
+        "file_name": files, "split": pd.Categorical(["train", "val", None, "test"]), 7: [1, 0, None, 1],
+        "mixed": [1, 0.0, True, "no"],
+        "more": pd.Series([None, np.nan, pd.NA, "?"], dtype=object), "group": [5, 5, 6, 7],
+    }  # fmt: skip
+    frame = pd.DataFrame(columns).set_axis([3, 3, 9, 9])
+    images = load_images(frame, None if absolute else folder, uncertain_values=["?"])
+    assert images.label_space.names == ("7", "mixed", "more")
+    assert images.labels.tolist() == [[1, 1, X], [0, 0, X], [X, 1, X], [1, 0, U]]
+    assert images.column("split").tolist() == ["train", "validation", "", "test"]
+    assert images.column("group").tolist() == ["5", "5", "6", "7"]
+    assert images.column("source").tolist() == ["data frame"] * 4
+    assert [record["path"] for record in images.dataset["image"]] == [str(folder / name) for name in names]
+
+
+def test_a_data_frame_with_options_and_faults(folder):
+    long = pd.DataFrame({"file_name": ["a.png", "b.png"], "label": "car", "value": [1, 0]})
+    images = load_images({"path": long, "name": "L", "label_map": {"car": "van"}}, folder)
+    assert (images.label_space.names, images.labels.tolist()) == (("van",), [[1], [0]])
+    assert images.column("source").tolist() == ["L", "L"]
+    both = load_images([long, str(folder / "signs.csv")], str(folder))
+    assert both.label_space.names == ("car", "sign", "Car")
+    wrong = pd.DataFrame({"file_name": ["a.png", "z.png"], "car": [1, 2]})
+    assert error_of(wrong, image_folder=folder) == (
+        "data frame, row 2, column 'car': label value 2 is not 1, 0 or unknown (empty, NaN, -1); "
+        f"row 2, column 'file_name': no image 'z.png' in {folder}; is image_folder right?"
+    )
+    assert error_of(wrong.rename(columns={"file_name": "file"})).startswith("data frame: no column 'file_name'")
+    assert error_of(wrong.iloc[:0]) == "data frame: the table has no rows"
+    assert error_of(wrong.set_axis(["x", "x"], axis=1)) == "data frame: column 'x' is given twice"
+    assert "is not UTF-8" in error_of(wrong.assign(file_name=pd.Series(["\ud800", "a.png"], dtype=object)))
+
+
+def test_annotated_images_are_a_source(folder):
+    cars, signs = load_images(str(folder / "cars.csv"), uncertain_values=["?"]), str(folder / "signs.csv")
+    again = load_images(cars)
+    assert again.labels.tolist() == cars.labels.tolist()
+    assert again.column("source").tolist() == cars.column("source").tolist()
+    named = load_images([{"path": cars, "name": "C", "labels": ["dog"]}, signs], labels=["sign", "dog"])
+    assert named.labels.tolist() == [[X, X], [1, U], [X, 1], [0, X]]
+    assert named.column("source").tolist() == ["C", f"C + {signs}", "C", signs]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_if_asked(folder, caplog):
+    (folder / "b.png").write_bytes(b"nothing")
+    path = str(folder / "signs.csv")
+    assert (len(load_images(path)), load_images(path).skipped) == (2, ())
+    images = load_images(path, bad_images="skip")
+    assert images.column("file_name").tolist() == ["d.png"]
+    assert len(images.skipped) == 1
+    assert "b.png" in images.skipped[0]
+    assert f"left out: {images.skipped[0]}" in caplog.text
+    assert load_images(images, bad_images="skip").skipped == images.skipped
+    assert error_of(path, bad_images="skpi") == "bad_images is 'skpi', expected error or skip"

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from transformers import TrainingArguments
 
 from halflabel import MultiLabelTrainer, TimmMultiLabelImageProcessor
 from halflabel.data.images import from_records
-from halflabel.data.pixels import FeatureDataset, PixelDataset, collate, inspect_pictures
+from halflabel.data.pixels import FeatureDataset, PixelDataset, collate, draw_seed, drawing, inspect_pictures
 from halflabel.model.labels import evaluation_labels
 from halflabel.training.features import ChangeViews
 
@@ -24,16 +26,6 @@ def test_pixels_and_labels_of_one_row(colour_images):
     assert len(dataset) == 48
     assert dataset[3]["pixel_values"].tolist() == [48, 48]
     assert (dataset[3]["labels"] == colour_images.labels[3]).all()
-
-
-def test_the_same_rows_as_another_transform_shows_them(colour_images):
-    dataset = PixelDataset(colour_images, lambda picture: torch.tensor(picture.size))
-    other = dataset.with_transform(lambda picture: torch.tensor(picture.getpixel((0, 0))), None)
-    assert other[3]["pixel_values"].tolist() == list(
-        Image.open(colour_images.dataset[3]["image"]["path"]).getpixel((0, 0))
-    )
-    assert (other[3]["labels"] == dataset[3]["labels"]).all()
-    assert dataset[3]["pixel_values"].tolist() == [48, 48]
 
 
 def test_a_jpeg_is_decoded_no_larger_than_asked(tmp_path):
@@ -95,3 +87,30 @@ def test_augmentation_follows_from_seed_epoch_and_image_and_not_from_the_workers
         assert torch.equal(one, other)
     for other in (batches(0, seed=1)[0], alone[3]):
         assert not any((picture == other).flatten(1).all(dim=1).any() for picture in alone[0])
+
+
+def draw():
+    return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_what_is_drawn_follows_from_the_seed_and_leaves_no_trace():
+    torch.manual_seed(1)
+    random.seed(2)
+    np.random.seed(3)  # noqa: NPY002
+    expected = draw()
+    torch.manual_seed(1)
+    random.seed(2)
+    np.random.seed(3)  # noqa: NPY002
+    with drawing(7):
+        first = draw()
+    assert draw() == expected
+    with drawing(7):
+        assert draw() == first
+    with drawing(8):
+        assert all(one != other for one, other in zip(draw(), first, strict=True))
+
+
+def test_every_seed_turn_and_image_has_a_seed_of_its_own():
+    seeds = {draw_seed(seed, turn, what) for seed in range(5) for turn in range(5) for what in (*range(30), "a", "b")}
+    assert len(seeds) == 5 * 5 * 32
+    assert all(0 <= seed < 2**32 for seed in seeds)

@@ -1,7 +1,8 @@
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.source import FORMATS, Source, parse_source
+from halflabel.data.loading import READERS, parse_sources
+from halflabel.data.source import FEW, SHOWN, Faults, Source, leaves_folder, locate_images, parse_source, show
 
 
 def test_a_path_alone_is_a_source():
@@ -48,12 +49,144 @@ def test_null_is_the_default():
         ({"path": "p", "image_folder": 5}, "data: image_folder of p is 5, expected a text"),
         ({"path": "p", "split": 1}, "data: split of p is 1, expected a text"),
         ({"path": "p", "split": "trian"}, "split 'trian' is none of train, validation, test; did you mean train?"),
-        ({"path": "p", "format": "tabel"}, f"source p: format 'tabel' is none of {FORMATS[0]}, "),
+        ({"path": "p", "format": "tabel"},
+         f"source p: format 'tabel' is none of street_scenes, {', '.join(READERS)}; did you mean table"),
         ({"path": "p", "absent": "no"}, "source p: absent 'no' is none of negative, unknown"),
         ({"path": "p", "absent": False}, "data: absent of p is False, expected a text"),
     ],
 )  # fmt: skip
 def test_mappings_that_are_none(given, message):
     with pytest.raises(HalflabelError) as error:
-        parse_source(given)
+        parse_sources([given])
     assert str(error.value).startswith(message)
+
+
+def message(faults):
+    with pytest.raises(HalflabelError) as error:
+        faults.raise_any()
+    return str(error.value)
+
+
+def test_without_a_fault_nothing_is_raised():
+    faults = Faults("t.csv")
+    faults.hint("never told")
+    faults.raise_any()
+    assert len(faults) == 0
+
+
+def test_faults_are_told_in_the_order_of_rows_in_one_line():
+    faults = Faults("t.csv")
+    faults.add("row 10, column 'car'", "late")
+    faults.add("row 9", "early")
+    faults.add("column 'dog'", "of no row")
+    faults.hint("a hint")
+    faults.hint("a hint")
+    assert message(faults) == (
+        "t.csv, column 'dog': of no row; row 9: early; row 10, column 'car': late; a hint"
+    )  # fmt: skip
+
+
+def test_a_fault_of_the_whole_file_has_no_place():
+    faults = Faults("t.json")
+    faults.add("", "it is wrong")
+    assert message(faults) == "t.json: it is wrong"
+
+
+def test_only_the_first_fault_of_a_cell_is_told():
+    faults = Faults("t.csv")
+    faults.add("row 2, column 'car'", "not UTF-8")
+    faults.add("row 2, column 'car'", "not a label")
+    faults.add("row 2", "one")
+    faults.add("row 2", "two")
+    assert message(faults) == "t.csv, row 2, column 'car': not UTF-8; row 2: one; row 2: two"
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"), [(SHOWN, ""), (SHOWN + 1, "; and 1 more fault"), (300, "; and 280 more faults")]
+)
+def test_twenty_are_shown_and_the_rest_counted(count, rest):
+    one_by_one, at_once = Faults("t"), Faults("t")
+    for row in range(count):
+        one_by_one.add(f"row {row + 2}", "x" * row)
+    at_once.add_rows(range(count), lambda row: (f"row {row + 2}", "x" * row))
+    assert len(one_by_one) == len(at_once) == count
+    assert message(one_by_one) == message(at_once)
+    assert message(at_once) == "t, " + "; ".join(f"row {row + 2}: {'x' * row}" for row in range(SHOWN)) + rest
+
+
+def test_of_one_kind_five_are_shown_so_that_others_are_seen():
+    faults = Faults("t")
+    faults.add_rows(range(80), lambda row: (f"row {row + 2}, column 'who'", f"label value 'ann {row}' is wrong"))
+    faults.add("row 90, column 'split'", "it is none of train, validation, test")
+    shown = message(faults)
+    assert shown.count("label value") == 5
+    assert "'ann 4'" in shown
+    assert shown.endswith("; row 90, column 'split': it is none of train, validation, test; and 75 more faults")
+
+
+def test_the_first_rows_are_shown_whichever_column_they_were_found_in():
+    faults = Faults("t")
+    for column in ("a", "b"):
+        faults.add_rows(range(100), lambda row, column=column: (f"row {row + 2}, column {column!r}", "x"))
+    shown = message(faults)
+    assert shown.count("row 2,") == shown.count("row 6,") == 2
+    assert "row 7," not in shown
+    assert shown.endswith("; and 190 more faults")
+
+
+def test_a_long_value_is_shortened():
+    assert show("ab") == "'ab'"
+    assert len(show("x" * 100_000)) < 200
+    assert "\n" not in show("a\nb")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.jpg", "x/../../a.jpg", "/a.jpg", "..", "..\\a.jpg", "x\\..\\..\\a.jpg", "\\a.jpg", "C:\\a.jpg", "c:a.jpg",
+     "C:/a.jpg", "\\\\server\\share\\a.jpg", "//server/share/a.jpg"],
+)  # fmt: skip
+def test_names_that_leave_the_folder(name):
+    assert leaves_folder(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "x/a.jpg", "a..jpg", "..a.jpg", "x/...jpg", "12:30.jpg", "", "ä b.jpg", "~a.jpg"]
+)
+def test_names_that_stay(name):
+    assert not leaves_folder(name)
+
+
+@pytest.mark.parametrize("count", [2, FEW + 5])
+def test_images_are_located_in_small_and_in_large_folders(tmp_path, count):
+    names = [f"deep/{i}.jpg" for i in range(count)]
+    (tmp_path / "deep").mkdir()
+    for name in names[1:]:
+        (tmp_path / name).touch()
+    faults = Faults("t.csv")
+    paths = locate_images(tmp_path, names, lambda i: f"row {i}", faults)
+    assert paths == [str(tmp_path / name) for name in names]
+    assert message(faults) == f"t.csv, row 0: no image 'deep/0.jpg' in {tmp_path}; is image_folder right?"
+
+
+def test_a_folder_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    faults = Faults("t")
+    locate_images(
+        tmp_path,
+        ["a.jpg", "", "a.jpg/b.jpg", "nul\0.jpg", "x" * 5000, "y" * 5000 + "/a.jpg"],
+        lambda i: f"row {i}",
+        faults,
+    )
+    assert len(faults) == 6
+
+
+def test_outside_only_where_it_is_allowed(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.jpg").touch()
+    for name in ("../a.jpg", str(tmp_path / "a.jpg")):
+        refused, allowed = Faults("t"), Faults("t")
+        locate_images(tmp_path / "inner", [name], lambda i: "row 2", refused)
+        assert f"row 2: {name!r} leaves the image folder {tmp_path / 'inner'}" in message(refused)
+        (path,) = locate_images(tmp_path / "inner", [name], lambda i: "row 2", allowed, allow_outside=True)
+        allowed.raise_any()
+        assert (tmp_path / "a.jpg").samefile(path)

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 
 import halflabel.training.trainer
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
-from halflabel.data.readers.table import read_table
+from halflabel.data.images import write_shards
+from halflabel.data.loading import load_images
 from halflabel.data.source import Source
 from halflabel.data.streaming import PrepareRows, open_stream
-from halflabel.data.writing import write_shards
 from halflabel.share.trained import train
 from halflabel.training.recipe import parse_recipe
 
@@ -32,7 +31,7 @@ BASE = {
 @pytest.fixture
 def shards(colour_table):
     """The 48 pictures of the colour table with their splits, in shards of about 8."""
-    images = read_table(colour_table)
+    images = load_images(colour_table)
     size = colour_table.parent.joinpath("000.png").stat().st_size
     folder = colour_table.parent / "shards"
     write_shards(images, folder, shard_bytes=8 * size, quiet=True)
@@ -247,7 +246,7 @@ def test_two_processes_share_the_shards_and_train_together(shards, tmp_path):
 
 
 def test_shards_read_without_streaming_are_the_table(shards, colour_images):
-    images = load_source(str(shards))
+    images = load_images(str(shards))
     order = np.argsort(images.column("file_name"))
     assert (images.labels[order] == colour_images.labels).all()
     assert (images.column("split")[order] == colour_images.column("split")).all()

@@ -9,8 +9,8 @@ import xxhash
 from accelerate import PartialState
 
 from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
+from halflabel.data.loading import load_images
 from halflabel.data.pixels import PixelDataset
-from halflabel.data.readers.table import read_table
 from halflabel.training import cache as feature_cache
 from halflabel.training import features
 from halflabel.training.features import Views
@@ -21,7 +21,7 @@ def make(table):
     torch.manual_seed(0)
     model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["red", "blue"], weights=None)
     processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    images = read_table(table)
+    images = load_images(table)
     both = [PixelDataset(images, transform) for transform in (processor.eval_transform(), processor.train_transform())]
     return model, Views(*both, views=2)
 
@@ -54,4 +54,4 @@ def die_after_a_shard(model, table, folder):
     model = TimmMultiLabelForImageClassification.from_pretrained(model)
     model.freeze_backbone()
     transform = TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform()
-    features.cached_features(model, Views(PixelDataset(read_table(table), transform)), folder, quiet=True)
+    features.cached_features(model, Views(PixelDataset(load_images(table), transform)), folder, quiet=True)

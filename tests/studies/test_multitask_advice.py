@@ -125,13 +125,13 @@ def test_the_full_budget_trains_both_ways_and_its_numbers_decide(colour_images, 
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
     features, _ = load_backbones(colour_images, ["test_resnet"], str(weights), quiet=True)
-    advice = advise(colour_images, features["test_resnet"], budget="full", seed=5, quiet=True)
+    advice = advise(colour_images, features["test_resnet"], budget="full", seed=5)
     assert advice["training"]["trainings"] == len(trained) == 6
     folds = cut_folds(colour_images.with_only(list(advice["training"]["labels"])), transfer_advice.FOLDS, 5)
     for number, (part, given) in enumerate(trained):
         run = number // 3
         np.testing.assert_array_equal(part.column("split") == "test", folds // 2 == run)
-        assert given == ("test_resnet", str(weights), 1, 5 + run, True)
+        assert given == ("test_resnet", str(weights), 1, 5 + run)
         assert len(part.label_space) == (2 if number % 3 == 0 else 1)
     assert advice["sentence"].startswith("networks trained together and alone: mean AUROC")
     for name, row in advice["training"]["labels"].items():

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from halflabel.studies.networks import find_source_data, held_out_probe, load_backbones, train_and_predict
 from halflabel.training.evidence import FeatureBasis
@@ -94,7 +94,7 @@ def test_a_network_whose_features_are_no_numbers_is_a_failure(colour_images, tmp
 
 def test_a_picture_that_cannot_be_read_is_no_fault_of_the_backbone(colour_table, weight_file):
     (colour_table.parent / "002.png").write_text("no picture")
-    few = load_source([str(colour_table)]).select(range(4))
+    few = load_images([str(colour_table)]).select(range(4))
     with pytest.raises(HalflabelError, match=r"002\.png"):
         load_backbones(few, ["test_resnet"], str(weight_file), quiet=True)
 
@@ -129,7 +129,7 @@ def test_what_a_probe_says_does_not_depend_on_the_answers_in_its_own_fold(plante
 def test_a_training_depends_on_its_seed_and_on_nothing_that_was_drawn_before(colour_images):
     images = colour_images.with_column("split", ["test"] * 12 + ["train"] * 36)
     torch.manual_seed(3)
-    once, again = (train_and_predict(images, "test_resnet", None, 1, seed=2, quiet=True) for _ in range(2))
+    once, again = (train_and_predict(images, "test_resnet", None, 1, seed=2) for _ in range(2))
     assert once.shape == (12, 2)
     np.testing.assert_array_equal(once, again)
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from halflabel.data.images import build_images
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.studies import transfer_advice
 from halflabel.studies.held_out import cut_folds
 from halflabel.studies.networks import BackboneFeatures, SourceData, load_backbones, train_and_predict
@@ -127,7 +127,7 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
     features, _ = load_backbones(colour_images, ["test_resnet"], str(weights), quiet=True)
-    advice = advise_transfer(colour_images, features, budget="full", quiet=True)
+    advice = advise_transfer(colour_images, features, budget="full")
     tuned = advice["fine_tuning"]
     rows = tuned["backbones"]["test_resnet"]["labels"]
     assert set(rows) == {"red", "blue"}
@@ -147,12 +147,12 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
     second = np.isin(folds, (2, 3))
     part = colour_images.with_column("split", np.where(second, "test", "train"))
     part = part.with_labels(np.where(second[:, None], -100, labels))
-    again = train_and_predict(part, "test_resnet", str(weights), 1, seed=1, quiet=True)
+    again = train_and_predict(part, "test_resnet", str(weights), 1, seed=1)
     whole = np.full(labels.shape, np.nan)
     whole[second] = again
     run = np.isin(folds, (0, 1))
     first = colour_images.with_column("split", np.where(run, "test", "train"))
-    whole[run] = train_and_predict(first, "test_resnet", str(weights), 1, seed=0, quiet=True)
+    whole[run] = train_and_predict(first, "test_resnet", str(weights), 1, seed=0)
     tested = np.where((folds < 4)[:, None], labels, -100)
     ranks = rank_known(whole, tested, np.where(folds < 4, folds // 2, -1))
     red = tested[:, 0] >= 0
@@ -162,7 +162,7 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
 
 @pytest.mark.slow
 def test_on_rendered_scenes_the_features_of_photographs_help():
-    images = load_source(["street_scenes"]).of_split("train").select(range(320))
+    images = load_images(["street_scenes"]).of_split("train").select(range(320))
     features, failures = load_backbones(images, ["tf_efficientnet_lite0"], "installed", quiet=True)
     assert failures == []
     advice = advise_transfer(images, features)
@@ -173,7 +173,7 @@ def test_on_rendered_scenes_the_features_of_photographs_help():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_photographs_with_labels_drawn_at_random_nothing_is_claimed(road_signs):
-    images = load_source([str(road_signs)]).of_split("train").select(range(240))
+    images = load_images([str(road_signs)]).of_split("train").select(range(240))
     features, _ = load_backbones(images, ["tf_efficientnet_lite0"], "installed", quiet=True)
     claimed = 0
     for seed in range(100):

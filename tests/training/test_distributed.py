@@ -14,8 +14,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from sklearn.metrics import log_loss
 
-from halflabel.data.readers.table import read_table
-from halflabel.data.writing import write_shards
+from halflabel.data.images import write_shards
+from halflabel.data.loading import load_images
 from halflabel.model.objective import count_items
 from halflabel.training.checkpoints import find_fault
 from halflabel.training.keys import recipe_folder, shipped_recipes
@@ -46,7 +46,7 @@ def together(tmp_path_factory):
     table = folder / "pictures" / "labels.csv"
     table.write_text("\n".join(["file_name,red,blue,split", *lines]) + "\n")
     size = (folder / "pictures" / "000.png").stat().st_size
-    write_shards(read_table(table), folder / "shards", shard_bytes=5 * size, quiet=True)
+    write_shards(load_images(table), folder / "shards", shard_bytes=5 * size, quiet=True)
     recipe = {
         "data": str(table), "backbone": "test_resnet", "weights": "none", "ema_decay": 0.9, "num_train_epochs": 2,
         "per_device_train_batch_size": 5, "output_dir": str(folder / "out"), "use_cpu": True, "disable_tqdm": True,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.hiding import hide_labels
+from halflabel.data.splitting import hide_labels
 from halflabel.training.guesses import PseudoLabelOptions, make_pseudo_labels
 
 U, UNSURE = -100, -101

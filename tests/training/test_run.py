@@ -17,7 +17,7 @@ from transfer_runs import broken_off
 import halflabel.training.run
 import halflabel.training.trainer
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
-from halflabel.data.readers.table import read_table
+from halflabel.data.loading import load_images
 from halflabel.metrics.trainer import trainer_metrics
 from halflabel.model.labels import IGNORE_INDEX, UNCERTAIN
 from halflabel.model.losses import LOSSES
@@ -53,7 +53,7 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     assert saved["split"] == "test"
     assert saved["labels"]["red"]["known"] == 16
     assert saved["mAP"] > 0.9  # two colours are easy even on random features
-    again = evaluate_model(str(tmp_path / "out"), read_table(colour_table), "test").metrics
+    again = evaluate_model(str(tmp_path / "out"), load_images(colour_table), "test").metrics
     assert again["mAP"] == pytest.approx(saved["mAP"], abs=1e-6)
     assert "mAP" in (tmp_path / "out" / "README.md").read_text()
 
@@ -317,7 +317,7 @@ def test_scores_of_large_photographs_hardly_depend_on_how_they_are_decoded(road_
     keys = ["--data", str(road_signs), "--num_train_epochs", "20", "--validation_share", "0", "--disable_tqdm", "true"]
     train(parse_recipe("linear_probe", [*keys, "--output_dir", str(tmp_path / "model")]))
     files = []
-    for i, row in enumerate(read_table(road_signs).of_split("test").dataset.select(range(24))):
+    for i, row in enumerate(load_images(road_signs).of_split("test").dataset.select(range(24))):
         photo = Image.open(row["image"]["path"]).convert("RGB")
         shortest = (1280, 1030, 700)[i % 3]  # decoded at a quarter, with and without much to spare, and at a half
         size = [round(side * shortest / min(photo.size)) for side in photo.size]

@@ -12,8 +12,8 @@ from sklearn.metrics import f1_score, precision_score
 from transformers import TrainingArguments
 
 from halflabel import HalflabelError, MultiLabelTrainer, TimmMultiLabelImageProcessor, fit_decisions
+from halflabel.data.loading import load_images
 from halflabel.data.pixels import collate
-from halflabel.data.readers.table import read_table
 from halflabel.model.decisions import DecisionRule
 from halflabel.share.contact_sheet import write_errors
 from halflabel.share.trained import train
@@ -93,7 +93,7 @@ def test_a_wrong_annotation_is_the_first_on_the_list(colour_table, tmp_path):
     lines[40] = ",".join([name, str(1 - int(red)), *rest])
     result = run(colour_table, tmp_path)
     colour_table.write_text("\n".join(lines) + "\n")
-    found = find_errors(str(result.folder), read_table(colour_table), "test", 1)
+    found = find_errors(str(result.folder), load_images(colour_table), "test", 1)
     assert found.about == "16 images of split test"
     write_errors(found, tmp_path / "found")
     table = pd.read_csv(tmp_path / "found" / "errors.csv")
@@ -118,7 +118,7 @@ def test_a_recipe_decides_by_what_its_validation_split_knows(colour_table, tmp_p
     assert [row["threshold"] for row in result.metrics["labels"].values()] == stored["thresholds"]
     assert len(result.metrics["mAP_interval"]) == 2
     assert (result.folder / "plots" / "learning_curve.png").is_file()
-    again = evaluate_model(str(result.folder), read_table(colour_table), "test", ci=0.9).metrics
+    again = evaluate_model(str(result.folder), load_images(colour_table), "test", ci=0.9).metrics
     assert again["labels"]["red"]["F1"] == pytest.approx(result.metrics["labels"]["red"]["F1"], abs=1e-6)
 
 

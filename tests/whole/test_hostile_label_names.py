@@ -16,7 +16,7 @@ from PIL import Image
 
 from halflabel import TimmMultiLabelForImageClassification
 from halflabel.data.images import AnnotatedImages
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.model import backbones as weights
 from halflabel.share.demo import Demo
 from halflabel.share.export import export_model
@@ -119,7 +119,7 @@ def test_every_table_of_scores_reads_back(model, data, tmp_path):
 def test_written_data_are_the_same_data(data, tmp_path, output):
     assert main(["data", str(data), "--output", f"{tmp_path}/{output}"]) == 0
     options = {"image_folder": str(data.parent)} if output.endswith("parquet") else {}
-    before, after = load_source(str(data)), load_source({"path": f"{tmp_path}/{output}", **options})
+    before, after = load_images(str(data)), load_images({"path": f"{tmp_path}/{output}", **options})
     assert after.label_space == before.label_space
     assert by_file(after) == by_file(before)
 

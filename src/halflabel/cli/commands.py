@@ -78,9 +78,9 @@ def run_data(options: argparse.Namespace) -> int:
     """Report on sources, and draw or write what they hold."""
     import datasets
 
+    from ..data.images import write_shards, write_table
     from ..data.loading import load_sources, parse_sources
     from ..data.report import describe, render
-    from ..data.writing import write_shards, write_table
     from ..share.data_plots import draw_coverage
     from ..share.figures import check_drawing
 
@@ -215,18 +215,18 @@ def _is_main() -> bool:
 
 def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
     """Load the annotated pictures of a command that runs a model on them, and a line for each that was left out."""
-    from ..data.loading import load_source
+    from ..data.loading import load_images
     from ..training.features import keep_freed_memory
-    from ..training.preparation import leave_out_unreadable
 
     keep_freed_memory()
-    images = load_source(
+    images = load_images(
         [read_source(one) for one in options.data],
         options.image_folder,
         uncertain_values=options.uncertain_values,
         contradictions=options.contradictions or "error",
+        bad_images=options.bad_images,
     )
-    return leave_out_unreadable(images) if options.bad_images == "skip" else (images, ())
+    return images, images.skipped
 
 
 def run_predict(options: argparse.Namespace) -> int:

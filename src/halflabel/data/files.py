@@ -1,11 +1,93 @@
-"""Files and folders by name: whether they are there. The command line checks with it before it loads anything."""
+"""Files: written as a whole or not at all, YAML of plain values, and whether data and models are where they should be.
 
+Imports nothing heavy: the command line reads recipes with it before anything else is loaded.
+"""
+
+import contextlib
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from ..model.errors import HalflabelError, did_you_mean, nearest_file, shortlist
+import yaml
+
+from ..model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
+
+UNFINISHED = ".*.part"
+"""What a file is called while it is written, beside its own place; one that is killed leaves such a file."""
+
 
 EMBEDDED = "street_scenes"
 """The name of the pictures that the package draws itself."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a place to write to; what was written there becomes the file if the block ends well, else it is removed.
+
+    The permissions of a file that is there already stay.
+
+    Raises:
+        OSError: If the disk is full, or the folder cannot be written to.
+    """
+    unfinished = path.with_name(UNFINISHED.replace("*", uuid.uuid4().hex))
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+        if path.exists():
+            shutil.copymode(path, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, texts as UTF-8, so that it is there as a whole or, where writing fails, as it was.
+
+    Raises:
+        OSError: As for `whole_file`.
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - what a file holds
+    """Read a YAML file of plain values: mappings, lists, texts, numbers, dates.
+
+    Raises:
+        HalflabelError: If it is not YAML of plain values in UTF-8, has an alias (merged aliases make a short file grow
+            without bounds), or a key twice in one mapping, of which YAML keeps the last in silence.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        aliases = [event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
+        content = None if aliases else yaml.safe_load(text)
+        repeated = [] if aliases else list(_repeated(yaml.compose(text, Loader=yaml.SafeLoader)))
+        repr(content)  # a hexadecimal number may be too long for that, which no message could tell
+    # PyYAML lets Python's own errors through: of `!!int ""` an IndexError, of `!!timestamp x` an AttributeError.
+    except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise HalflabelError(f"{path}: cannot be read as YAML ({reason_of(error)})") from error
+    if aliases:
+        raise HalflabelError(f"{path}: it has an alias (*{aliases[0].anchor}); write out what it stands for")
+    if repeated:
+        raise HalflabelError(f"{path}: the key {repeated[0][:100]!r} is given twice")
+    return content
+
+
+def _repeated(root: yaml.Node | None) -> Iterator[str]:
+    """Give the keys that stand twice in a mapping of a tree."""
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            yield from (key for i, key in enumerate(keys) if key in keys[:i])
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def check_data_place(path: str) -> None:

@@ -1,23 +1,36 @@
-"""What every source turns into: encoded pictures in one `datasets.Dataset`, and a matrix of label codes beside them."""
+"""What every source turns into: encoded pictures in one `datasets.Dataset` and a matrix of label codes; and its files.
 
+The files are one wide Parquet table, or Parquet shards that hold the pictures too.
+"""
+
+import contextlib
+import os
+import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError, did_you_mean
-from ..model.labels import IntMatrix, LabelSpace, check_matrix
+from ..model.image_processing_timm_multilabel import check_format
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelSpace, check_matrix
 
 SPLITS = ("train", "validation", "test")
 TEXT_COLUMNS = ("file_name", "split", "group", "source")
 FEATURES = datasets.Features(
     {"image": datasets.Image(decode=False), **{name: datasets.Value("string") for name in TEXT_COLUMNS}}
 )
+ANSWER_COLUMNS = {"positive": 1, "negative": 0, "uncertain": UNCERTAIN}
+"""The columns of shards that halflabel writes: per image the labels with each answer; what is in none is unknown."""
+SHARD_BYTES = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -31,11 +44,13 @@ class AnnotatedImages:
         label_space: The names of the label columns.
         labels: int8 of shape (n, num_labels): 1, 0, `IGNORE_INDEX`, `UNCERTAIN`. An array, never lists: a million
             entries are a megabyte.
+        skipped: A line for each picture that was left out, as it cannot be read.
     """
 
     dataset: datasets.Dataset
     label_space: LabelSpace
     labels: IntMatrix
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse labels of another shape than images and names say."""
@@ -62,11 +77,7 @@ class AnnotatedImages:
 
     def with_column(self, name: str, values: Sequence[str] | NDArray[Any]) -> "AnnotatedImages":
         """Return the same images with other texts in one column."""
-        others = self.dataset.remove_columns(name)
-        # With a fingerprint of its own the library does not pickle a quarter of a million texts to make one.
-        changed = others.add_column(
-            name, list(values), new_fingerprint=uuid.uuid4().hex, feature=datasets.Value("string")
-        )
+        changed = add_texts(self.dataset.remove_columns(name), name, list(values))
         return replace(self, dataset=changed.select_columns(list(FEATURES)))
 
     def with_only(self, names: Sequence[str]) -> "AnnotatedImages":
@@ -82,13 +93,10 @@ class AnnotatedImages:
         """Return the images of one split."""
         return self.select(np.flatnonzero(self.column("split") == split))
 
-    def to_dataset(self) -> datasets.Dataset:
-        """Return one data set that holds the labels too, as a column `labels` of num_labels codes an image."""
-        flat = pa.array(np.ascontiguousarray(self.labels).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, len(self.label_space)).cast(pa.list_(pa.int8()))
-        table = self.dataset.with_format("arrow")[:]
-        features = datasets.Features({**FEATURES, "labels": datasets.List(datasets.Value("int8"))})
-        return datasets.Dataset(table.append_column("labels", column), info=datasets.DatasetInfo(features=features))
+
+def add_texts(dataset: datasets.Dataset, name: str, texts: list[str]) -> datasets.Dataset:
+    """Return a data set with one more column; its fingerprint is given, as to make one from many texts takes long."""
+    return dataset.add_column(name, texts, new_fingerprint=uuid.uuid4().hex, feature=datasets.Value("string"))
 
 
 def build_images(
@@ -111,11 +119,10 @@ def build_images(
         groups: A group or "" per image; None: none is given.
         sources: Where an image came from before, or "" per image; None: nothing is known.
     """
-    count = len(names)
     pictures = pa.StructArray.from_arrays(
-        [pa.nulls(count, pa.binary()), pa.array(list(paths), pa.string())], ["bytes", "path"]
+        [pa.nulls(len(names), pa.binary()), pa.array(list(paths), pa.string())], ["bytes", "path"]
     )
-    empty = [""] * count
+    empty = [""] * len(names)
     texts = (names, splits or empty, groups or empty, sources or empty)  # in the order of TEXT_COLUMNS
     columns = [pa.array(list(column), pa.string()) for column in texts]
     table = pa.table([pictures, *columns], ["image", *TEXT_COLUMNS])
@@ -132,6 +139,12 @@ def from_records(records: Iterable[Mapping[str, Any]], label_names: Sequence[str
     return AnnotatedImages(dataset, LabelSpace(label_names), labels)
 
 
+def number_groups(groups: NDArray[np.object_]) -> NDArray[np.intp]:
+    """Number the groups of images; an image without one ("") is a group of its own. Shape (n,)."""
+    named = np.where(groups == "", [f"\0{i}" for i in range(len(groups))], groups)
+    return np.unique(named.astype(str), return_inverse=True)[1]
+
+
 def check_split(value: str) -> str:
     """Return the standard name of a split.
 
@@ -143,3 +156,116 @@ def check_split(value: str) -> str:
     if name not in SPLITS:
         raise HalflabelError(f"split {value!r} is none of {', '.join(SPLITS)}{did_you_mean(name, SPLITS)}")
     return name
+
+
+def guess_split(name: str) -> str:
+    """Return the split that a file or folder name tells ("instances_val2017"), "" where it tells none or several."""
+    found = re.findall(r"(?<![a-z])(train|validation|valid|val|test)(?![a-z])", name.lower())
+    splits = {check_split(word) for word in found}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def write_table(images: AnnotatedImages, path: Path) -> Path:
+    """Write a wide Parquet table, and return what its file names are relative to.
+
+    Labels are 1, 0, null for unknown and -101 for uncertain. Reading the table gives back the same data.
+
+    Raises:
+        HalflabelError: If pictures lie inside the data and not on disk, or a label is called like another column.
+    """
+    records = images.dataset["image"][:]
+    if any(record["bytes"] is not None for record in records):
+        raise HalflabelError(f"{path}: the pictures are not files; write shards instead: --output FOLDER/")
+    places = [os.path.abspath(record["path"]) for record in records]  # noqa: PTH100 - without following links
+    root = Path(os.path.commonpath([os.path.dirname(place) for place in places]))  # noqa: PTH120
+    columns: dict[str, Any] = {"file_name": [os.path.relpath(place, root) for place in places]}
+    for i, name in enumerate(images.label_space.names):
+        if name in TEXT_COLUMNS:
+            raise HalflabelError(f"{path}: label {name!r} is a column of such tables; rename it by label_map")
+        codes = images.labels[:, i]
+        columns[name] = pa.array(codes, mask=codes == IGNORE_INDEX)
+    columns.update({name: list(images.column(name)) for name in ("split", "group", "source")})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.table(columns), path)
+    return root
+
+
+def write_shards(images: AnnotatedImages, folder: Path, shard_bytes: int = SHARD_BYTES, quiet: bool = False) -> int:
+    """Write Parquet shards that hold the encoded pictures and every answer, for the Hub and for streaming.
+
+    Each image has the lists `positive`, `negative` and `uncertain` of its labels; what is in none is unknown. Files are
+    named `SPLIT-00000-of-00003.parquet`, as the Hub expects; images without a split go to train.
+
+    Args:
+        images: What to write.
+        folder: Where; made if it is not there. It must hold no Parquet file yet.
+        shard_bytes: A shard ends when its pictures exceed this.
+        quiet: Show no progress bar.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        HalflabelError: If the folder holds Parquet files, or a picture cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.parquet")):
+        raise HalflabelError(f"{folder}: it holds Parquet files already; choose an empty folder")
+    splits = np.where(images.column("split") == "", "train", images.column("split"))
+    files = 0
+    for split in dict.fromkeys(splits):
+        part = images.select(np.flatnonzero(splits == split))
+        waiting: list[Path] = []
+        for number, rows in enumerate(_shard_rows(part, shard_bytes)):
+            waiting.append(folder / f"{split}-{number:05d}.parquet.part")
+            _write_shard(part.select(rows), waiting[-1], quiet)
+        for number, place in enumerate(waiting):
+            place.rename(folder / f"{split}-{number:05d}-of-{len(waiting):05d}.parquet")
+        files += len(waiting)
+    return files
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HalflabelError(f"image {name} cannot be read: {error.strerror}") from error
+
+
+def _shard_rows(images: AnnotatedImages, shard_bytes: int) -> Iterator[range]:
+    start = held = 0
+    pictures = zip(images.dataset["image"][:], images.column("file_name"), strict=True)
+    for row, (record, name) in enumerate(pictures):
+        with _readable(name):
+            held += len(record["bytes"]) if record["bytes"] is not None else os.stat(record["path"]).st_size
+        if held >= shard_bytes:
+            yield range(start, row + 1)
+            start, held = row + 1, 0
+    if start < len(images):
+        yield range(start, len(images))
+
+
+def _write_shard(images: AnnotatedImages, path: Path, quiet: bool) -> None:
+    pictures = []
+    for row in tqdm(images.dataset, desc=path.name.removesuffix(".part"), unit="image", disable=quiet):
+        record = row["image"]
+        with _readable(row["file_name"]):
+            content = record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
+        check_format(content, row["file_name"])  # a link may lead to any file, which nobody wants in a data set
+        pictures.append({"bytes": content, "path": os.path.basename(row["file_name"])})  # noqa: PTH119
+    columns: dict[str, Any] = {"image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}
+    columns.update({name: pa.array(list(images.column(name)), pa.string()) for name in TEXT_COLUMNS})
+    columns.update({name: _list_columns(images.labels == code) for name, code in ANSWER_COLUMNS.items()})
+    label = datasets.ClassLabel(names=list(images.label_space.names))
+    features = datasets.Features(
+        {**FEATURES, "image": datasets.Image(), **{name: datasets.List(label) for name in ANSWER_COLUMNS}}
+    )
+    datasets.Dataset(pa.table(columns), info=datasets.DatasetInfo(features=features)).to_parquet(str(path))
+
+
+def _list_columns(chosen: NDArray[np.bool_]) -> pa.ListArray:
+    """Return per row the columns that are true."""
+    rows, columns = np.nonzero(chosen)
+    offsets = np.searchsorted(rows, np.arange(len(chosen) + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(columns.astype(np.int64)))

@@ -1,28 +1,33 @@
-"""Several sources become one: the union of their labels, and one row for an image that stands in more than one."""
+"""Several sources become one: the union of their labels, and one row for a picture that stands in more than one."""
 
+import contextlib
+import hashlib
 import logging
+import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..model.errors import HalflabelError, did_you_mean, shortlist
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels
 from .images import AnnotatedImages
-from .readers.faults import Faults
-from .same_images import same_images as same_images
-from .source import Source
+from .source import Faults, Source
 
 log = logging.getLogger(__name__)
 CONTRADICTIONS = ("error", "unknown", "first")
 SHOWN = 5
 """So many names of one picture are told."""
-_AT_ONCE = 20_000_000  # entries looked at together: of a hundred thousand images with ten thousand labels not all
+SAMPLE = 4096
+"""So many bytes are compared first: most pictures of equal size differ there, and need not be read whole."""
 
 
 @dataclass
@@ -147,85 +152,61 @@ def merge(parts: Sequence[AnnotatedImages], contradictions: str = "error") -> tu
     if len(parts) == 1:
         return whole, report
     part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    first = same_images(parts)
+    kept = part_of == part_of[first]  # the rows of the first source that has a picture
     faults = Faults("data")
-    repeats = _Repeats(same_images(parts), part_of)
-    labels = _join_labels(whole, repeats, contradictions, report, faults)
-    texts = _join_texts(whole, repeats, faults)
+    labels = _join_labels(whole, first, kept, contradictions, report, faults)
+    texts = _join_texts(whole, first, kept, faults)
     faults.raise_any()
-    report.joined = int((~repeats.kept).sum())
+    report.joined = int((~kept).sum())
     joined = AnnotatedImages(whole.dataset, whole.label_space, labels)
     for name, column in texts.items():
         joined = joined.with_column(name, column)
-    return joined if report.joined == 0 else joined.select(np.flatnonzero(repeats.kept)), report
+    return joined if report.joined == 0 else joined.select(np.flatnonzero(kept)), report
 
 
 def repeat_contradictions(images: AnnotatedImages, first: NDArray[np.int64]) -> list[str]:
     """Return what equal pictures within one data set are yes and no to; `first` is what `same_images` gives."""
     report = MergeReport()
-    _join_labels(images, _Repeats(first, np.zeros_like(first)), "first", report, Faults("data"))
+    _join_labels(images, first, np.ones(len(first), dtype=bool), "first", report, Faults("data"))
     return report.contradictions
 
 
-class _Repeats:
-    """Rows of the same picture.
-
-    Attributes:
-        rows: The rows of pictures with several, those of one picture together and in order.
-        starts: Where in `rows` each picture begins.
-        kept: For each row of all whether it stays: it is in the first source that has the picture.
-    """
-
-    def __init__(self, first: NDArray[np.int64], part_of: NDArray[np.int64]) -> None:
-        counts = np.bincount(first, minlength=len(first))
-        order = np.argsort(first, kind="stable")
-        self.rows = order[counts[first[order]] > 1]
-        self.starts = np.flatnonzero(np.diff(first[self.rows], prepend=-1))
-        self.kept = part_of == part_of[first]
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        """Give the rows of each picture."""
-        return iter(np.split(self.rows, self.starts[1:]) if len(self.rows) else ())
-
-    def pieces(self, columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Give `rows` and `starts` for so many pictures at a time that their labels fit in memory."""
-        ends = np.append(self.starts, len(self.rows))
-        begin = 0
-        while begin < len(self.starts):
-            room = self.starts[begin] + max(1, _AT_ONCE // columns)
-            end = max(begin + 1, int(np.searchsorted(ends, room, side="right")) - 1)
-            yield self.rows[ends[begin] : ends[end]], self.starts[begin:end] - ends[begin]
-            begin = end
+def _repeated(first: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Give the rows of each picture that has several, in order."""
+    order = np.argsort(first, kind="stable")
+    starts = np.flatnonzero(np.diff(first[order], prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(first)], strict=True):
+        if end - start > 1:
+            yield order[start:end]
 
 
 def _join_labels(
-    whole: AnnotatedImages, repeats: _Repeats, policy: str, report: MergeReport, faults: Faults
+    whole: AnnotatedImages,
+    first: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    policy: str,
+    report: MergeReport,
+    faults: Faults,
 ) -> IntMatrix:
     """Return the labels with what all rows of a picture know in the rows that stay."""
     labels = whole.labels.copy()
     files, sources, names = whole.column("file_name"), whole.column("source"), whole.label_space.names
-    for rows, starts in repeats.pieces(labels.shape[1]):
-        answers, kept = whole.labels[rows], repeats.kept[rows]
-        yes, no, uncertain = (np.logical_or.reduceat(answers == code, starts) for code in (1, 0, UNCERTAIN))
-        joined = np.where(uncertain, np.int8(UNCERTAIN), np.int8(IGNORE_INDEX))
-        joined = np.where(yes, np.int8(1), np.where(no, np.int8(0), joined))
-        other = np.logical_or.reduceat((answers >= 0) & ~kept[:, None], starts)  # another source knows
-        ends = np.append(starts[1:], len(rows))
-        alone = ~np.logical_or.reduceat(~kept, starts)  # a picture of one source only
-        own = np.repeat(alone[:, None], labels.shape[1], axis=1)  # entries in which each row keeps its own answer
-        for picture, column in np.argwhere(yes & no):
-            places = slice(starts[picture], ends[picture])
-            given, same = answers[places, column], rows[places]
-            where = _name(files[same])
-            text = f"{names[column]!r} is {_say(given, sources[same])}"
-            report.contradictions.append(f"{where}: {text}")
-            own[picture, column] |= not other[picture, column]
-            joined[picture, column] = given[given >= 0][0] if policy == "first" else IGNORE_INDEX
-            if policy == "error" and other[picture, column]:
-                faults.add(where, text)
-        picture_of = np.repeat(np.arange(len(starts)), ends - starts)[kept]
-        mine = answers[kept]
-        keep_own = own[picture_of] | ((policy == "first") & (mine >= 0))
-        labels[rows[kept]] = np.where(keep_own, mine, joined[picture_of])
+    for rows in _repeated(first):
+        answers, stay = whole.labels[rows], kept[rows]
+        yes, no, uncertain = ((answers == code).any(axis=0) for code in (1, 0, UNCERTAIN))
+        joined = np.select([yes, no, uncertain], [1, 0, UNCERTAIN], IGNORE_INDEX).astype(np.int8)
+        other = np.logical_or.reduce(answers[~stay] >= 0)  # another source knows
+        for column in np.flatnonzero(yes & no):
+            given = answers[:, column]
+            text = f"{names[column]!r} is {_say(given, sources[rows])}"
+            report.contradictions.append(f"{_name(files[rows])}: {text}")
+            joined[column] = given[given >= 0][0] if policy == "first" else IGNORE_INDEX
+            if policy == "error" and other[column]:
+                faults.add(_name(files[rows]), text)
+        # What rows of one source say stays as each says it, where no other source has an answer.
+        own = (yes & no & ~other) | stay.all() | ((policy == "first") & (answers[stay] >= 0))
+        labels[rows[stay]] = np.where(own, answers[stay], joined)
     return labels
 
 
@@ -243,18 +224,20 @@ def _say(answers: NDArray[np.int8], sources: NDArray[np.object_]) -> str:
     return f"{' and '.join(map(str, who))} ({told})"
 
 
-def _join_texts(whole: AnnotatedImages, repeats: _Repeats, faults: Faults) -> dict[str, NDArray[np.object_]]:
+def _join_texts(
+    whole: AnnotatedImages, first: NDArray[np.int64], kept: NDArray[np.bool_], faults: Faults
+) -> dict[str, NDArray[np.object_]]:
     """Return split, group and source of all rows, those that stay with what the rows joined to them say."""
     splits, groups, sources = (whole.column(name) for name in ("split", "group", "source"))
     files = whole.column("file_name")
     groups = np.array([f"{s}: {g}" if g else "" for s, g in zip(sources, groups, strict=True)], dtype=object)
     tied: dict[str, str] = {}  # group -> an earlier one that it is tied to
-    for rows in repeats:
-        kept, others = rows[repeats.kept[rows]], rows[~repeats.kept[rows]]
+    for rows in _repeated(first):
+        stay, others = rows[kept[rows]], rows[~kept[rows]]
         if not len(others):
             continue
         told = [split for split in dict.fromkeys(splits[others]) if split]
-        clash = sorted({*told, *splits[kept]} - {""})
+        clash = sorted({*told, *splits[stay]} - {""})
         if told and len(clash) > 1:
             where = f"{_name(files[rows])} ({' and '.join(dict.fromkeys(sources[rows]))})"
             faults.add(where, f"the same picture is in the splits {' and '.join(clash)}")
@@ -264,7 +247,7 @@ def _join_texts(whole: AnnotatedImages, repeats: _Repeats, faults: Faults) -> di
             if one != other:
                 tied[other] = one
         joined_sources = " + ".join(dict.fromkeys(name for text in sources[rows] for name in text.split(" + ")))
-        for row in kept:
+        for row in stay:
             splits[row] = splits[row] or next(iter(told), "")
             groups[row] = groups[row] or next(iter(named), "")
             sources[row] = joined_sources
@@ -277,3 +260,80 @@ def _root(tied: dict[str, str], group: str) -> str:
         tied[group] = tied.get(tied[group], tied[group])  # half the way for whoever asks next
         group = tied[group]
     return group
+
+
+def same_images(parts: Sequence[AnnotatedImages]) -> NDArray[np.int64]:
+    """Return for each row of the concatenation the first row of the same picture: the same file, or equal content.
+
+    Being the same carries over: a row whose file is that of one row and whose content is that of another joins them.
+
+    Raises:
+        HalflabelError: If a picture cannot be read; it is named.
+    """
+    pictures = [picture for part in parts for picture in _pictures(part)]
+    first = np.arange(len(pictures))
+    files: dict[Hashable, int] = {}
+    sizes = defaultdict(list)
+    for row, picture in enumerate(pictures):
+        file, size = picture.identify()
+        if file is not None:
+            first[row] = files.setdefault(file, row)
+        if first[row] == row and size:  # empty files are no pictures, and say nothing of one another
+            sizes[size].append(row)
+    for size, rows in sizes.items():
+        middle = max(0, (size - SAMPLE) // 2)
+        for like in _alike(rows, lambda row, at=middle: pictures[row].read(at, SAMPLE)):  # type: ignore[misc]
+            for same in _alike(like, lambda row: hashlib.blake2b(pictures[row].read()).digest()):
+                first[same] = same[0]
+    return first[first]  # the first row of a file may be the same as an earlier row
+
+
+def _alike(rows: Sequence[int], key: Callable[[int], bytes]) -> Iterator[list[int]]:
+    """Give the groups of several rows with the same key."""
+    groups = defaultdict(list)
+    for row in rows if len(rows) > 1 else ():
+        groups[key(row)].append(row)
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An encoded picture: `content`, a pyarrow scalar, or a file where this is null."""
+
+    name: str
+    path: str | None
+    content: Any
+
+    def identify(self) -> tuple[Hashable, int | None]:
+        """Return what only this file has (None: it is no file), and its size (None: it is not at hand)."""
+        if self.content.is_valid:
+            return None, len(self.content.as_buffer())
+        if self.path is not None and "://" in self.path:
+            return self.path, None
+        with self._readable():
+            found = os.stat(self.path or "")
+        return (found.st_dev, found.st_ino), found.st_size  # links to one file have these in common
+
+    def read(self, start: int = 0, count: int = -1) -> bytes:
+        """Return `count` bytes from `start` on, or all."""
+        if self.content.is_valid:
+            whole: bytes = self.content.as_py()
+            return whole[start : start + count] if count >= 0 else whole
+        with self._readable(), open(self.path or "", "rb") as file:  # noqa: PTH123 - of a text, many times
+            file.seek(start)
+            return file.read(count)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise HalflabelError(f"image {self.name!r} cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
+def _pictures(images: AnnotatedImages) -> Iterator[_Picture]:
+    table = images.dataset.select_columns(["image", "file_name"]).with_format("arrow")[:]
+    records = table.column("image")
+    contents: pa.ChunkedArray = pc.struct_field(records, "bytes")  # as buffers, which copy nothing
+    paths = pc.struct_field(records, "path").to_pylist()
+    yield from map(_Picture, table.column("file_name").to_pylist(), paths, contents)

@@ -1,13 +1,20 @@
-"""From annotated pictures to batches: decoding, transforms and the collator."""
+"""From annotated pictures to batches: decoding, what transforms draw, data sets and the collator."""
 
-import copy
+import contextlib
+import logging
+import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import xxhash
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -16,8 +23,64 @@ from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import ImageTransform, decode_image
-from .draws import draw_seed, drawing
 from .images import AnnotatedImages
+
+log = logging.getLogger(__name__)
+_DRAWING = threading.Lock()
+
+
+def draw_seed(seed: int, turn: int, what: int | str) -> int:
+    """Return the seed of the draws for one image, 32 bits.
+
+    It follows from its arguments alone, so that the draws do not depend on the order, on the folder, on the split, or
+    on how many processes draw.
+
+    Args:
+        seed: Of the run.
+        turn: The epoch, or the number of the view.
+        what: The image: its name or its place in the data set.
+    """
+    return xxhash.xxh32_intdigest(f"{seed}|{turn}|{what}".encode())
+
+
+@contextlib.contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Seed the generators that transforms draw from, one thread at a time, and put them back as they were."""
+    with _DRAWING:
+        before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reach for the accelerator too
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+            torch.default_generator.set_state(before[2])
+
+
+def process_state() -> PartialState:
+    """Return accelerate's state of this process.
+
+    Processes that a launcher started on CPUs are told that they are on CPUs: without, accelerate takes each for the
+    only one, and all would do the whole work.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> AnnotatedImages:
+    """Decode every picture once, each process its share; return the readable ones, and the others as `skipped`."""
+    state = process_state()
+    rows = list(range(state.process_index, len(images), state.num_processes))
+    found = zip(rows, inspect_pictures(images.select(rows), quiet), strict=True)
+    mine = {row: picture["error"] for row, picture in found if "error" in picture}
+    bad = dict(sorted(item for part in gather_object([mine]) for item in part.items()))
+    for line in list(bad.values())[:20]:
+        log.warning("left out: %s", line)
+    if len(bad) > 20:
+        log.warning("left out: %d more", len(bad) - 20)
+    kept = images.select(i for i in range(len(images)) if i not in bad) if bad else images
+    return replace(kept, skipped=(*images.skipped, *bad.values()))
 
 
 def inspect_pictures(images: AnnotatedImages, quiet: bool = False) -> Iterator[dict[str, Any]]:
@@ -112,12 +175,6 @@ class PixelDataset(Dataset[dict[str, Any]]):
             with drawing(draw_seed(self.seed, int(self._epoch), position)):
                 pixels = self.transform(picture)
         return {"pixel_values": pixels, "labels": self.labels[position]}
-
-    def with_transform(self, transform: ImageTransform, shortest_side: int | None) -> "PixelDataset":
-        """Return the same pictures and labels as another transform shows them."""
-        other = copy.copy(self)
-        other.transform, other.shortest_side = transform, shortest_side
-        return other
 
 
 class Rows(Protocol):

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ..model.labels import LabelCounts, count_labels
 from .images import AnnotatedImages
-from .merging import MergeReport, repeat_contradictions
+from .merging import MergeReport, repeat_contradictions, same_images
 from .pixels import inspect_pictures
-from .same_images import same_images
 
 _SHOWN, _LABELS_SHOWN = 20, 40
 _LISTS = {

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import ImageTransform, decode_image
 from ..model.labels import LabelCounts, LabelSpace, count_labels
-from .draws import draw_seed, drawing
 from .images import AnnotatedImages, check_split, from_records
 from .loading import find_format
 from .merging import map_codes
-from .readers.columns import Columns
-from .readers.faults import Faults
+from .pixels import draw_seed, drawing
 from .readers.hub import class_names, find_image_column, open_parts
 from .readers.hub_labels import find_labels
-from .source import Source
+from .readers.tables import Columns
+from .source import Faults, Source
 
 _LABEL_ROWS, _PICTURE_ROWS = 4096, 8
 _MANY_IMAGES = 20_000

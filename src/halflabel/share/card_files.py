@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from transformers.utils import CONFIG_NAME
 
+from ..data.files import read_yaml, write_whole
 from ..data.loading import find_format, parse_sources
-from ..data.strict_yaml import read_yaml
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, reason_of
 from ..model.labels import LabelCounts
 from ..training.keys import DEFAULTS
 from ..training.run import METRICS, PLOTS, RECIPE
-from ..use.model_calibration import replace_file
 from .card_record import RunRecord
 from .model_card import EXAMPLES, render_card
 
@@ -50,7 +49,7 @@ def save_card_data(
             },
         },
     }
-    replace_file(folder / CARD_DATA, json.dumps(content, indent=1) + "\n")
+    write_whole(folder / CARD_DATA, json.dumps(content, indent=1) + "\n")
 
 
 def render_folder(folder: str | Path, repository: str | None = None) -> str:
@@ -83,8 +82,8 @@ def write_card(folder: str | Path, repository: str | None = None) -> None:
     card = render_folder(place, repository)
     if repository is not None:
         content = {**json.loads((place / CARD_DATA).read_text(encoding="utf-8")), "repository": repository}
-        replace_file(place / CARD_DATA, json.dumps(content, indent=1) + "\n")
-    replace_file(place / CARD, card)
+        write_whole(place / CARD_DATA, json.dumps(content, indent=1) + "\n")
+    write_whole(place / CARD, card)
 
 
 def is_rendered(folder: str | Path) -> bool:

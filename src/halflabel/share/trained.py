@@ -4,10 +4,10 @@ import json
 import logging
 import shutil
 
+from ..data.files import write_whole
 from ..training.recipe import Recipe
 from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Result, Trained, run_recipe
 from ..use.evaluation import Measured
-from ..use.model_calibration import replace_file
 from .card_files import save_card_data, write_card
 from .figures import check_drawing, save
 from .model_card import EXAMPLES
@@ -52,7 +52,7 @@ def _run(recipe: Recipe) -> Result:
     rival = recipe.change(unknown="negative", pseudo_labels=None, pseudo_args=None, output_dir=str(folder))
     metrics = {**result.metrics, "unknown_as_negative": run_recipe(rival).metrics}
     if recipe.arguments.process_index == 0:
-        replace_file(result.folder / METRICS, json.dumps(metrics, indent=1) + "\n")
+        write_whole(result.folder / METRICS, json.dumps(metrics, indent=1) + "\n")
         shutil.rmtree(folder)
         write_card(result.folder)
     return Result(metrics, result.folder)

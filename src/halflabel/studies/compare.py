@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.loading import load_source
+from ..data.loading import load_images
 from ..decide.report import number
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_interval, mean_over_labels, percentile_interval
@@ -37,7 +37,7 @@ _COLUMNS, _WIDEST_NAME = 120, 48
 
 def compare(
     recipes: Sequence[str],
-    data: Any,  # noqa: ANN401 - what load_source takes
+    data: Any,  # noqa: ANN401 - what load_images takes
     *,
     image_folder: str | None = None,
     uncertain_values: Sequence[str] = (),
@@ -55,7 +55,7 @@ def compare(
 
     Args:
         recipes: Names or paths, with overrides behind them as on the command line: `linear_probe --loss em`.
-        data: What `data.loading.load_source` takes.
+        data: What `data.loading.load_images` takes.
         image_folder: What file names are relative to.
         uncertain_values: Cells of a table that mean uncertain.
         contradictions: What becomes of an entry that sources disagree about: error, unknown, first.
@@ -77,7 +77,7 @@ def compare(
         raise HalflabelError(f"seeds is {seeds}, expected at least 1")
     with tempfile.TemporaryDirectory() as temporary:
         entrants = parse_entrants(recipes, Path(temporary), backbone, weights)
-        images = load_source(data, image_folder, uncertain_values=uncertain_values, contradictions=contradictions)
+        images = load_images(data, image_folder, uncertain_values=uncertain_values, contradictions=contradictions)
         images = split_images(images, entrants[0].recipe)
         folder.mkdir(parents=True, exist_ok=True)
         runs = RunLog(folder / "runs.jsonl", describe_comparison(entrants, images))

@@ -50,7 +50,6 @@ def advise_multi_task(
     balance: Mapping[str, Any],
     budget: str = "quick",
     seed: int = 0,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Say whether the labels should be trained together, as a dict for JSON; what is undefined is None.
 
@@ -60,7 +59,6 @@ def advise_multi_task(
         balance: What `advice_data.advise_data` found about the labels' amounts of data.
         budget: `quick`: on the features; `full`: also trains networks both ways.
         seed: Of the folds and the trainings.
-        quiet: Show no progress bars.
 
     Returns:
         `verdict` (helps, hurts, mixed, no evidence, not enough data to tell, not applicable) and `sentence`; `labels`
@@ -83,7 +81,7 @@ def advise_multi_task(
     alone = held_out_probe(basis, labels, folds)
     together = held_out_together(basis, labels, folds)
     shared = compare_ways(together, alone, labels, folds, groups, INFLATION, shown)
-    trained = _train_both_ways(images, features, folds, groups, seed, quiet) if budget == "full" else None
+    trained = _train_both_ways(images, features, folds, groups, seed) if budget == "full" else None
     judge([shared, *([trained] if trained else [])])
     told = {name: _conclude_label(name, shared, trained) for name in names}
     deciding = trained if trained and trained.mean else shared
@@ -184,7 +182,6 @@ def _train_both_ways(
     folds: NDArray[np.intp],
     groups: NDArray[np.intp],
     seed: int,
-    quiet: bool,
 ) -> Comparison:
     """Fine-tune one network on all labels, and one on each label alone; several runs, each with its own test folds."""
     names, run_of = images.label_space.names[:MOST_TRAINED], number_runs(folds)
@@ -197,7 +194,7 @@ def _train_both_ways(
             for some in parted:
                 log.info("run %d of %d: a network for %s", run + 1, RUNS, shortlist(some))
                 only = part.with_only(some)
-                columns.append(train_and_predict(only, features.name, features.weights, EPOCHS, seed + run, quiet))
+                columns.append(train_and_predict(only, features.name, features.weights, EPOCHS, seed + run))
             scores[way][tested] = np.concatenate(columns, axis=1)
     labels = np.where((run_of >= 0)[:, None], images.with_only(names).labels, np.int8(IGNORE_INDEX))
     known = measurable(labels, groups)

@@ -248,7 +248,6 @@ def train_and_predict(
     weights: str | None,
     epochs: float,
     seed: int = 0,
-    quiet: bool = False,
 ) -> NDArray[np.float32]:
     """Train on the split `train` as the recipe `finetune` does, and return the logits of the split `test`.
 
@@ -261,7 +260,6 @@ def train_and_predict(
         weights: `hub`, `installed`, a path, or None for random weights.
         epochs: How long.
         seed: Of the head, the order of the pictures and their augmentation, and of random weights.
-        quiet: Show no progress bars.
 
     Returns:
         Shape (test images, num_labels), in the order of the images.
@@ -269,7 +267,7 @@ def train_and_predict(
     with tempfile.TemporaryDirectory() as folder:
         changed = {
             "backbone": backbone, "weights": weights or "none", "num_train_epochs": epochs, "seed": seed,
-            "output_dir": folder, "save_strategy": "no", "report_to": "none", "disable_tqdm": quiet,
+            "output_dir": folder, "save_strategy": "no", "report_to": "none",
             "logging_strategy": "no",
             **({} if weights else {"layer_decay": 1.0}),
         }  # fmt: skip

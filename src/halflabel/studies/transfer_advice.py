@@ -54,7 +54,6 @@ def advise_transfer(
     failures: Sequence[Mapping[str, str]] = (),
     budget: str = "quick",
     seed: int = 0,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure per label and backbone what pretraining is worth, as a dict for JSON; what is undefined is None.
 
@@ -64,7 +63,6 @@ def advise_transfer(
         failures: Backbones that could not be had; they are listed.
         budget: `quick`: probes on the features; `full`: also trains each network from pretrained and random weights.
         seed: Of the folds and the trainings.
-        quiet: Show no progress bars.
 
     Returns:
         `verdict` (helps, hurts, mixed, no evidence, not enough data to tell) with a `sentence`; `labels` with a verdict
@@ -95,7 +93,7 @@ def advise_transfer(
     tuned = None
     if budget == "full":
         weights = {name: one.weights for name, one in features.items()}
-        tuned = _fine_tune(images, weights, ranks, labels, folds, groups, seed, quiet)
+        tuned = _fine_tune(images, weights, ranks, labels, folds, groups, seed)
     judge([*compared.values(), *(tuned["backbones"].values() if tuned else ())])
     described = {
         name: _describe(compared[name], name, images, groups) | {
@@ -134,7 +132,6 @@ def _fine_tune(
     folds: NDArray[np.intp],
     groups: NDArray[np.intp],
     seed: int,
-    quiet: bool,
 ) -> dict[str, Any]:
     """Train whole networks from pretrained and from random weights, on the same pictures in the same order.
 
@@ -149,7 +146,7 @@ def _fine_tune(
             part = replace(images.with_column("split", np.where(tested, "test", "train")), labels=labels)
             log.info("%s from %s weights, run %d of %d", name, kind, run + 1, RUNS)
             weights = backbones[name] if kind == "pretrained" else None
-            predicted[tested] = train_and_predict(part, name, weights, EPOCHS, seed + run, quiet)
+            predicted[tested] = train_and_predict(part, name, weights, EPOCHS, seed + run)
     known = measurable(np.where((run_of >= 0)[:, None], labels, np.int8(IGNORE_INDEX)), groups)
     trained = {
         network: Measured.of(rank_known(found, known, run_of), known, groups, TUNING_INFLATION)

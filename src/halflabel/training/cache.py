@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..data.draws import draw_seed
-from ..data.pixels import PixelDataset
+from ..data.files import UNFINISHED, write_whole
+from ..data.pixels import PixelDataset, draw_seed
 from ..model import backbones, image_processing_timm_multilabel
 from ..model.errors import HalflabelError
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -39,7 +38,6 @@ KEY_BYTES = 16
 
 log = logging.getLogger(__name__)
 
-UNFINISHED = ".*.part"
 """Pattern of the files that are being written; only a killed process leaves one behind."""
 
 _FORMAT = "halflabel features 1"
@@ -126,24 +124,6 @@ def write_shard(folder: Path, made_by: str, keys: Sequence[bytes], features: Ten
         "checksum": xxhash.xxh3_64_hexdigest(memoryview(plain)[8 + int.from_bytes(plain[:8], "little") :]),
     }
     write_whole(folder / f"shard-{xxhash.xxh3_128_hexdigest(joined)}.safetensors", save(tensors, about))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all.
-
-    Raises:
-        OSError: If the disk is full, or the folder cannot be written to.
-    """
-    unfinished = path.with_name(UNFINISHED.replace("*", uuid.uuid4().hex))
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut may leave the name without the content
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 class MappedRows:

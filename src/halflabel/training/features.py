@@ -20,20 +20,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..data.draws import draw_seed, drawing
-from ..data.pixels import FeatureDataset, PixelDataset
+from ..data.pixels import FeatureDataset, PixelDataset, draw_seed, drawing
+from ..data.pixels import process_state as process_state
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import FeatureFolder, MappedRows, backbone_parts, hash_parts, row_keys
-from .folding import fold_batch_norms
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +45,6 @@ _CPU_BATCH = 4  # on a core: activations of more leave its cache, and its share 
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-
-def process_state() -> PartialState:
-    """Return accelerate's state of this process.
-
-    Processes that a launcher started on CPUs are told that they are on CPUs: without, accelerate takes each for the
-    only one, and all would do the whole work.
-    """
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def keep_freed_memory() -> bool:
@@ -92,19 +81,16 @@ class Network:
     def __init__(
         self,
         model: TimmMultiLabelForImageClassification,
-        some_pixels: Tensor,
         run: Callable[[TimmMultiLabelForImageClassification, Tensor], Tensor],
     ) -> None:
-        """Fold what can be folded, see `fold_batch_norms`.
+        """Take the model.
 
         Args:
             model: In evaluation mode, on its device and in its precision.
-            some_pixels: A few pictures to try the folded model on.
             run: What is computed: a function of the model and pixels of shape (batch, channels, height, width).
         """
-        self.device, self.dtype, self.run = model.device, model.dtype, run
+        self.model, self.device, self.dtype, self.run = model, model.device, model.dtype, run
         self.turn = threading.Semaphore(_MOST_THREADS if self.device.type == "cpu" else 1)
-        self.model = fold_batch_norms(model, self._on_device(some_pixels))
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -259,7 +245,7 @@ def run_backbone(
     model.train(False)
     size = min(batch_limit(model.device, batch_size), math.ceil(len(rows) / count_threads(model.device)))
     batches = _Batches(views, rows, size)
-    network = Network(model, views.load(rows[:2]), lambda run, pixels: run.extract_features(pixels))
+    network = Network(model, lambda run, pixels: run.extract_features(pixels))
     source: Iterable[Any] = range(len(batches))
     if workers:
         # With a generator of its own the loader draws nothing from the one that training draws from.

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.hiding import hide_labels
 from ..data.images import AnnotatedImages
-from ..data.loading import load_source, parse_sources
-from ..data.pixels import FeatureDataset, PixelDataset, inspect_pictures
-from ..data.splitting import assign_splits
+from ..data.loading import load_images, parse_sources
+from ..data.pixels import FeatureDataset, PixelDataset, leave_out_unreadable
+from ..data.splitting import assign_splits, hide_labels
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
@@ -25,7 +23,7 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, Labe
 from ..model.losses import Loss, find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import DEFAULT_FOLDER, MappedRows
-from .features import Views, cached_features, process_state
+from .features import Views, cached_features
 from .keys import DataKeys
 from .recipe import Policy, Recipe, parse_policy
 
@@ -212,25 +210,10 @@ def prepare_data(recipe: Recipe) -> TrainingData:
         images = stream.collect({"train": EXAMPLES, "validation": None, "test": data.max_test_images})
     else:
         images = load_data(recipe)
-    skipped: tuple[str, ...] = ()
     if data.bad_images == "skip":
-        images, skipped = leave_out_unreadable(images, quiet=bool(stream or recipe.arguments.disable_tqdm))
+        images = leave_out_unreadable(images, quiet=bool(stream or recipe.arguments.disable_tqdm))
     counts = count_labels(images.of_split("train").labels) if stream is None else stream.counts["train"]
-    return TrainingData(images, counts, stream, skipped)
-
-
-def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> tuple[AnnotatedImages, tuple[str, ...]]:
-    """Decode every picture once, each process its share, and return the readable ones and a line for each other one."""
-    state = process_state()
-    rows = list(range(state.process_index, len(images), state.num_processes))
-    found = zip(rows, inspect_pictures(images.select(rows), quiet), strict=True)
-    mine = {row: picture["error"] for row, picture in found if "error" in picture}
-    bad = dict(sorted(item for part in gather_object([mine]) for item in part.items()))
-    for line in list(bad.values())[:20]:
-        log.warning("left out: %s", line)
-    if len(bad) > 20:
-        log.warning("left out: %d more, see %s", len(bad) - 20, SKIPPED)
-    return images.select(i for i in range(len(images)) if i not in bad) if bad else images, tuple(bad.values())
+    return TrainingData(images, counts, stream, images.skipped)
 
 
 def count_skipped(path: Path) -> int:
@@ -245,7 +228,7 @@ def count_skipped(path: Path) -> int:
 def load_data(recipe: Recipe) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     data, seed = recipe.data, recipe.arguments.seed
-    images = load_source(
+    images = load_images(
         data.data,
         data.image_folder,
         data.labels,

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import CONFIG_NAME
 
+from ..data.files import write_whole
 from ..data.images import AnnotatedImages
 from ..decide.decision_fitting import check_fitting, fit_decisions
 from ..decide.report import describe_decisions
@@ -68,16 +68,4 @@ def store_decisions(folder: Path, rule: DecisionRule) -> None:
     path = folder / CONFIG_NAME
     content = json.loads(path.read_text(encoding="utf-8"))
     content["decisions"] = rule.to_dict()
-    replace_file(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file wholly or, where writing fails, leave the one that is there; its permissions stay."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

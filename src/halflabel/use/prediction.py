@@ -86,8 +86,7 @@ class Scorer:
         torch.nn.Module.to(self.model, process_state().device)
         torch.nn.Module.to(self.model, memory_format=torch.channels_last)
         self.batch_size = batch_limit(self.model.device, batch_size)
-        some_pixels = torch.randn(2, *processor.input_size, generator=torch.Generator().manual_seed(0))
-        self.network = Network(self.model, some_pixels, _logits)
+        self.network = Network(self.model, _logits)
 
     def score(
         self, files: Sequence[str], advance: Callable[[int], Any] = lambda count: None

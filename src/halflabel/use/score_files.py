@@ -5,8 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from ..data.files import whole_file, write_whole
 from ..model.errors import HalflabelError, shortlist
 from ..training.features import process_state
 from .prediction import YES, Scorer
@@ -122,7 +122,7 @@ def _prepare_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
         raise HalflabelError(f"{folder} holds other files: give a new folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8"))
+        write_whole(path, json.dumps(about, indent=1) + "\n")
 
 
 def _score_parts(
@@ -144,24 +144,14 @@ def _score_parts(
             frame, skipped = scorer.score(files[some], progress.update)
             table = pa.Table.from_pandas(frame, schema, preserve_index=False)
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), _SKIPPED: json.dumps(skipped)})
-            _write_whole(path, partial(pq.write_table, table))
+            with whole_file(path) as unfinished:
+                pq.write_table(table, unfinished)
 
 
 def _schema(scorer: Scorer) -> pa.Schema:
     """Return the columns, which a part without a readable picture does not show."""
     columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
     return pa.schema(columns + [(label, pa.float64()) for label in scorer.labels])
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name and move it to its own when it is whole."""
-    temporary = path.with_name(f"_{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _sum_up(paths: Sequence[Path]) -> tuple[int, list[str]]:
@@ -177,10 +167,11 @@ def _join(paths: Sequence[Path], output: Path, schema: pa.Schema) -> None:
     """Write all parts as one file, a part in memory at a time."""
     output.parent.mkdir(parents=True, exist_ok=True)
     tables = (pq.read_table(path) for path in paths)
-    if output.suffix == ".parquet":
-        _write_whole(output, partial(_join_parquet, tables, schema))
-    else:
-        _write_whole(output, partial(_join_text, (table.to_pandas() for table in tables), output.suffix == ".csv"))
+    with whole_file(output) as unfinished:
+        if output.suffix == ".parquet":
+            _join_parquet(tables, schema, unfinished)
+        else:
+            _join_text((table.to_pandas() for table in tables), output.suffix == ".csv", unfinished)
 
 
 def _join_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:

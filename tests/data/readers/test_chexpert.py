@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.readers.chexpert import FINDINGS, read_chexpert
+from halflabel.data.readers.label_files import FINDINGS, read_chexpert
 from halflabel.data.source import Source
 
 HEADER = (

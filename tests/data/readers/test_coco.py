@@ -7,11 +7,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
-from halflabel.data.readers.coco import guess_split, looks_like_coco, read_coco
+from halflabel.data.images import guess_split
+from halflabel.data.loading import load_images
+from halflabel.data.readers.coco import looks_like_coco, read_coco
 from halflabel.data.source import Source
 
 from PIL import Image  # isort: skip
+
+
+def looks_like(path):
+    return looks_like_coco(Source(str(path)))
+
 
 UNKNOWN = -100
 
@@ -101,7 +107,7 @@ def fault(path, **options):
 @pytest.mark.parametrize(("absent", "matrix"), [(None, MATRIX), ("negative", MATRIX), ("unknown", POSITIVE_ONLY)])
 def test_every_entry_of_the_matrix(folder, absent, matrix):
     path = write(folder, COCO)
-    detected = load_source({"path": str(path), "absent": absent})
+    detected = load_images({"path": str(path), "absent": absent})
     for images in (detected, read_coco(Source(str(path), absent=absent))):
         assert images.labels.tolist() == matrix
         assert images.labels.dtype == np.int8
@@ -114,7 +120,7 @@ def test_every_entry_of_the_matrix(folder, absent, matrix):
 def test_lvis_is_federated(tmp_path):
     write_pictures(tmp_path, *LVIS_FILES)
     path = write(tmp_path, LVIS, "annotations/lvis_v1_train.json")
-    for images in (load_source(str(path)), read_coco(Source(str(path), absent="unknown"))):
+    for images in (load_images(str(path)), read_coco(Source(str(path), absent="unknown"))):
         assert images.labels.tolist() == LVIS_MATRIX
         assert images.label_space.names == ("aerosol_can", "banana", "cup")
         assert images.column("file_name").tolist() == LVIS_FILES
@@ -148,7 +154,7 @@ def test_annotations_may_be_none_at_all(folder):
 @pytest.mark.parametrize("pictures", [".", "images", "train2017", "images/train2017"])
 def test_pictures_are_found_in_the_usual_places(tmp_path, file, pictures):
     write_pictures(tmp_path / pictures, *FILES)
-    images = load_source(str(write(tmp_path, COCO, file)))
+    images = load_images(str(write(tmp_path, COCO, file)))
     assert images.dataset[0]["image"]["path"] == str(tmp_path / pictures / "c.jpg")
 
 
@@ -162,7 +168,7 @@ def test_pictures_may_lie_elsewhere(tmp_path):
 
 
 def test_only_the_asked_labels(folder):
-    images = load_source({"path": str(write(folder, COCO)), "labels": ["car", "dog"]})
+    images = load_images({"path": str(write(folder, COCO)), "labels": ["car", "dog"]})
     assert images.labels.tolist() == [[0, 1], [0, 1], [0, 0]]
 
 
@@ -282,7 +288,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_a_byte_order_mark_and_other_scripts(folder):
     path = folder / "train.json"
     path.write_text(json.dumps(changed(COCO, "categories.0.name", "犬 🐕"), ensure_ascii=False), "utf-8-sig")
-    assert load_source(str(path)).label_space.names == ("犬 🐕", "person", "car")
+    assert load_images(str(path)).label_space.names == ("犬 🐕", "person", "car")
 
 
 def test_outside_the_folder_only_where_allowed(tmp_path):
@@ -290,23 +296,23 @@ def test_outside_the_folder_only_where_allowed(tmp_path):
     for name in ("../out/a.jpg", str(tmp_path / "out" / "a.jpg")):
         path = write(tmp_path / "in", changed(COCO, "images.1.file_name", name))
         assert f": image 2 (id 10): {name!r} leaves the image folder" in fault(path)
-        images = load_source({"path": str(path), "allow_outside": True})
+        images = load_images({"path": str(path), "allow_outside": True})
         assert images.labels.tolist() == MATRIX
         assert images.dataset[1]["image"]["path"].endswith("out/a.jpg")
 
 
 def test_detection(folder, monkeypatch):
-    assert looks_like_coco(write(folder, COCO))
-    assert looks_like_coco(write(folder, json.dumps(COCO, indent=1)))
+    assert looks_like(write(folder, COCO))
+    assert looks_like(write(folder, json.dumps(COCO, indent=1)))
     monkeypatch.setattr("halflabel.data.readers.coco.CHUNK", 15)  # many keys lie across two chunks
-    assert looks_like_coco(write(folder, COCO))
-    assert not looks_like_coco(write(folder, {"images": [], "annotations": []}))
-    assert not looks_like_coco(write(folder, ""))
-    assert not looks_like_coco(folder)
-    assert not looks_like_coco(folder / "none.json")
-    assert not looks_like_coco(folder / "a\0b")
+    assert looks_like(write(folder, COCO))
+    assert not looks_like(write(folder, {"images": [], "annotations": []}))
+    assert not looks_like(write(folder, ""))
+    assert not looks_like(folder)
+    assert not looks_like(folder / "none.json")
+    assert not looks_like(folder / "a\0b")
     with pytest.raises(HalflabelError, match="not of COCO or LVIS"):
-        load_source(str(write(folder, {"images": []})))
+        load_images(str(write(folder, {"images": []})))
 
 
 def test_presence_is_what_pycocotools_finds(tmp_path):
@@ -368,7 +374,7 @@ def test_any_file_gives_a_result_or_a_fault(folder, data, absent, outside):
         write_pictures(folder, *LVIS_FILES)
     path = folder / "train.json"
     path.write_bytes(data)
-    looks_like_coco(path)
+    looks_like(path)
     try:
         images = read_coco(Source(str(path), absent=absent, allow_outside=outside))
     except HalflabelError as error:

@@ -5,10 +5,9 @@ import pyarrow as pa
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.readers.columns import Columns
-from halflabel.data.readers.faults import Faults
 from halflabel.data.readers.hub_labels import find_labels
-from halflabel.data.source import Source
+from halflabel.data.readers.tables import Columns
+from halflabel.data.source import Faults, Source
 
 X, U = -100, -101
 CLASSES = pa.list_(pa.int64())

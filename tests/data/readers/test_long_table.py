@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from halflabel import HalflabelError
-from halflabel.data.readers.long_table import read_long, read_open_images
+from halflabel.data.readers.label_files import read_long, read_open_images
 from halflabel.data.source import Source
 
 

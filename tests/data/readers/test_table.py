@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
-from halflabel.data.readers.table import read_table, read_wide
+from halflabel.data.images import write_table
+from halflabel.data.loading import load_images, read_wide
 from halflabel.data.source import Source
-from halflabel.data.writing import write_table
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def write(folder, ending, rows=ROWS):
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "tsv.gz", "parquet", "jsonl"])
 def test_every_format_gives_the_same(folder, ending):
-    images = read_table(write(folder, ending))
+    images = load_images(write(folder, ending))
     assert images.labels.tolist() == MATRIX
     assert images.label_space.names == ("car", "dog")
     assert images.column("split").tolist() == ["train", "test", "validation"]
@@ -59,7 +58,7 @@ def test_every_format_gives_the_same(folder, ending):
 
 
 def test_only_the_asked_labels_in_the_asked_order(folder):
-    assert read_table(write(folder, "csv"), labels=["dog"]).labels.tolist() == [[-100], [1], [0]]
+    assert load_images(write(folder, "csv"), labels=["dog"]).labels.tolist() == [[-100], [1], [0]]
 
 
 def test_pictures_may_lie_in_images_or_elsewhere(folder, tmp_path_factory):
@@ -67,11 +66,11 @@ def test_pictures_may_lie_in_images_or_elsewhere(folder, tmp_path_factory):
     table = other / "t.csv"
     table.write_text("file_name,car\na.jpg,1\n")
     with pytest.raises(HalflabelError, match=r"t\.csv, row 2, column 'file_name': no image 'a\.jpg'"):
-        read_table(table)
-    assert len(read_table(table, image_folder=folder)) == 1
+        load_images(table)
+    assert len(load_images(table, image_folder=folder)) == 1
     (other / "images").mkdir()
     Image.new("RGB", (8, 8)).save(other / "images" / "a.jpg")
-    assert len(read_table(table)) == 1
+    assert len(load_images(table)) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,14 +113,14 @@ def test_pictures_may_lie_in_images_or_elsewhere(folder, tmp_path_factory):
 def test_faults_name_file_row_and_column(folder, text, message):
     (folder / "t.csv").write_text(text)
     with pytest.raises(HalflabelError, match=message) as error:
-        read_table(folder / "t.csv")
+        load_images(folder / "t.csv")
     assert "t.csv" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_wrong_label_column_shows_the_nearest(folder):
     with pytest.raises(HalflabelError, match="no label column 'cars'; did you mean car"):
-        read_table(write(folder, "csv"), labels=["cars"])
+        load_images({"path": str(write(folder, "csv")), "labels": ["cars"]})
 
 
 FAULTY = [
@@ -136,7 +135,7 @@ def test_faults_are_told_alike_in_every_format(folder, ending, first):
     path = write(folder, ending, FAULTY)
     shown = "0.5" if ending == "parquet" else "'0.5'"
     with pytest.raises(HalflabelError) as error:
-        read_table(path)
+        load_images(path)
     assert str(error.value) == (
         f"{path}, row {first + 1}, column 'car': label value {shown} is not 1, 0 or unknown (empty, NaN, -1); "
         f"row {first + 2}, column 'file_name': no image 'gone.jpg' in {folder}; is image_folder right?"
@@ -152,7 +151,7 @@ def test_paths_that_leave_the_folder_are_refused(folder, ending, name):
     name = name.format(folder.name, folder)
     path = write(folder, ending, [{"file_name": name, "car": 1}])
     with pytest.raises(HalflabelError) as error:
-        read_table(path)
+        load_images(path)
     assert f"column 'file_name': {name!r} leaves the image folder {folder}" in str(error.value)
 
 
@@ -173,12 +172,12 @@ def test_every_code_of_a_cell(folder):
     for i in range(len(unknown)):
         (folder / f"{i}.jpg").touch()
     (folder / "t.csv").write_text(text)
-    assert read_table(folder / "t.csv").labels.tolist() == [[1, 0, -100]] * 10
+    assert load_images(folder / "t.csv").labels.tolist() == [[1, 0, -100]] * 10
 
 
 def test_an_image_nobody_annotated_stays(folder):
     (folder / "t.csv").write_text("file_name,car,dog\na.jpg,,\nb.jpg,1,0\n")
-    assert read_table(folder / "t.csv").labels.tolist() == [[-100, -100], [1, 0]]
+    assert load_images(folder / "t.csv").labels.tolist() == [[-100, -100], [1, 0]]
 
 
 def test_mixed_cells_of_json_lines(folder):
@@ -188,10 +187,10 @@ def test_mixed_cells_of_json_lines(folder):
     rows = [{"file_name": f"{i}.jpg", "car": cell} for i, cell in enumerate(cells)]
     good = [row for row in rows if row["car"] not in (0.5, {"a": 1}, [1], "maybe", 2)]
     path = write(folder, "jsonl", good)
-    assert read_table(path).labels[:, 0].tolist() == [1, 1, 1, 0, 0, 0, -100, -100, -100, 1]
+    assert load_images(path).labels[:, 0].tolist() == [1, 1, 1, 0, 0, 0, -100, -100, -100, 1]
     path = write(folder, "jsonl", rows)
     with pytest.raises(HalflabelError) as error:
-        read_table(path)
+        load_images(path)
     wrong = {10: "0.5", 11: '{"a": 1}', 12: "[1]", 13: "maybe", 14: "2"}
     told = [
         f"row {row}, column 'car': label value {cell!r} is not 1, 0 or unknown (empty, NaN, -1)"
@@ -204,7 +203,7 @@ def test_a_key_that_a_json_line_lacks_is_unknown(folder):
     path = write(
         folder, "jsonl", [{"file_name": "a.jpg"}, {"car": 1, "file_name": "b.jpg"}, {"file_name": "c.jpg", "dog": 0}]
     )
-    images = read_table(path)
+    images = load_images(path)
     assert images.label_space.names == ("car", "dog")
     assert images.labels.tolist() == [[-100, -100], [1, -100], [-100, 0]]
 
@@ -213,15 +212,15 @@ def test_rows_are_numbered_as_in_an_editor(folder):
     (folder / "x,\ny.jpg").touch()
     (folder / "t.csv").write_text('file_name,car\r\n"x,\ny.jpg",1\r\n\r\nb.jpg,2\r\n')
     with pytest.raises(HalflabelError, match=r"t\.csv, row 5, column 'car': label value '2'"):
-        read_table(folder / "t.csv")
+        load_images(folder / "t.csv")
     (folder / "t.csv").write_text('file_name,car\r\n"x,\ny.jpg",1\r\n\r\nb.jpg,0\r\n')
-    assert read_table(folder / "t.csv").column("file_name").tolist() == ["x,\ny.jpg", "b.jpg"]
+    assert load_images(folder / "t.csv").column("file_name").tolist() == ["x,\ny.jpg", "b.jpg"]
 
 
 def test_a_hundred_faults_in_one_line(folder):
     (folder / "t.csv").write_text("file_name,car\n" + "".join(f"{i}.jpg,x\n" for i in range(100)))
     with pytest.raises(HalflabelError) as error:
-        read_table(folder / "t.csv")
+        load_images(folder / "t.csv")
     assert str(error.value).count("label value 'x'") == 5
     assert str(error.value).count("no image") == 5
     assert "; and 190 more faults; if 'car' is no label" in str(error.value)
@@ -230,14 +229,14 @@ def test_a_hundred_faults_in_one_line(folder):
 def test_the_label_names_are_checked_with_the_file_named(folder):
     (folder / "t.csv").write_text("file_name,car\na.jpg,1\n")
     with pytest.raises(HalflabelError, match=r"t\.csv: label names given more than once: car"):
-        read_table(folder / "t.csv", labels=["car", "car"])
+        load_images({"path": str(folder / "t.csv"), "labels": ["car", "car"]})
 
 
 def test_other_columns_may_hold_anything_where_labels_are_named(folder):
     (folder / "t.csv").write_bytes(b"file_name,note,car\na.jpg,\xff\0,1\nb.jpg,,0\n")
-    assert read_table(folder / "t.csv", labels=["car"]).labels.tolist() == [[1], [0]]
+    assert load_images(folder / "t.csv", labels=["car"]).labels.tolist() == [[1], [0]]
     with pytest.raises(HalflabelError, match=r"row 2, column 'note': b'\\xff\\x00' is not UTF-8"):
-        read_table(folder / "t.csv")
+        load_images(folder / "t.csv")
 
 
 def test_a_wide_table_becomes_parquet_and_comes_back_the_same(folder):
@@ -249,14 +248,14 @@ def test_a_wide_table_becomes_parquet_and_comes_back_the_same(folder):
     for name in ("d.jpg", "images/c.jpg"):
         (folder / name).touch()
     (folder / "t.csv").write_text(text, encoding="utf-8")
-    images = read_table(folder / "t.csv", uncertain_values=["?"])
+    images = load_images(folder / "t.csv", uncertain_values=["?"])
     assert images.labels.tolist() == [[1, -101, -100], [0, -100, -101], [-100, -101, 0], [-100, -100, -100]]
-    again = read_table(folder / "new" / "t.parquet", write_table(images, folder / "new" / "t.parquet"))
+    again = load_images(folder / "new" / "t.parquet", write_table(images, folder / "new" / "t.parquet"))
     assert again.label_space == images.label_space
     assert again.labels.tolist() == images.labels.tolist()
     assert again.dataset.features == images.dataset.features
     assert again.dataset[:] == images.dataset[:]
-    once_more = read_table(folder / "t2.parquet", write_table(again, folder / "t2.parquet"))
+    once_more = load_images(folder / "t2.parquet", write_table(again, folder / "t2.parquet"))
     first, second = (pa.parquet.read_table(folder / name) for name in ("new/t.parquet", "t2.parquet"))
     assert first.equals(second)
     assert once_more.dataset[:] == images.dataset[:]
@@ -270,9 +269,9 @@ CODES = st.sampled_from([1, 0, -100, -101])
 def test_any_answers_come_back_from_any_format(folder, answers, ending):
     cell = {1: 1, 0: 0, -100: None, -101: "?" if ending != "parquet" else -101}
     rows = [{"file_name": f"{'abc'[i]}.jpg", "x": cell[x], "y": cell[y]} for i, (x, y) in enumerate(answers)]
-    images = read_table(write(folder, ending, rows), uncertain_values=["?"])
+    images = load_images(write(folder, ending, rows), uncertain_values=["?"])
     assert images.labels.tolist() == [list(row) for row in answers]
-    again = read_table(folder / "again.parquet", write_table(images, folder / "again.parquet"))
+    again = load_images(folder / "again.parquet", write_table(images, folder / "again.parquet"))
     assert np.array_equal(again.labels, images.labels)
 
 
@@ -281,7 +280,7 @@ WORDS = ["file_name", "split", "a.jpg", "b.jpg", "../a.jpg", "1", "x", ",", ",",
 
 def rows_or_line(path):
     try:
-        return len(read_table(path)), ""
+        return len(load_images(path)), ""
     except HalflabelError as error:
         return 0, str(error)
 
@@ -300,16 +299,16 @@ def test_sources_that_are_none(folder, name):
     (folder / "bad.parquet").write_bytes(b"nothing")
     (folder / "bad.jsonl").write_text("{nothing")
     with pytest.raises(HalflabelError):
-        load_source(str(folder / name) if "." in name else name)
+        load_images(str(folder / name) if "." in name else name)
 
 
 def test_limits_take_the_first_of_each_split(folder):
-    images = load_source(str(write(folder, "csv")), max_train_images=1, max_test_images=0)
+    images = load_images(str(write(folder, "csv")), max_train_images=1, max_test_images=0)
     assert images.column("split").tolist() == ["train", "validation"]
 
 
 def test_the_road_sign_table(road_signs):
-    images = read_table(road_signs)
+    images = load_images(road_signs)
     test = images.of_split("test")
     assert (len(images), len(test)) == (877, 264)
     assert (test.labels == 1).sum(axis=0).tolist() == [31, 27, 206, 52]
@@ -317,5 +316,5 @@ def test_the_road_sign_table(road_signs):
 
 def test_declared_cells_are_uncertain(folder):
     (folder / "u.csv").write_text("file_name,car\na.jpg,-1\nb.jpg,\n")
-    assert read_table(folder / "u.csv").labels.tolist() == [[-100], [-100]]
-    assert read_table(folder / "u.csv", uncertain_values=["-1"]).labels.tolist() == [[-101], [-100]]
+    assert load_images(folder / "u.csv").labels.tolist() == [[-100], [-100]]
+    assert load_images(folder / "u.csv", uncertain_values=["-1"]).labels.tolist() == [[-101], [-100]]

@@ -7,11 +7,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.data.readers.voc import looks_like_voc, read_voc
 from halflabel.data.source import Source
 
 from PIL import Image  # isort: skip
+
+
+def looks_like(path):
+    return looks_like_voc(Source(str(path)))
+
 
 UNKNOWN = -100
 
@@ -64,7 +69,7 @@ def fault(folder, **options):
 @pytest.mark.parametrize(("absent", "matrix"), [(None, MATRIX), ("negative", MATRIX), ("unknown", POSITIVE_ONLY)])
 def test_every_entry_of_the_matrix(tmp_path, absent, matrix):
     write(tmp_path)
-    detected = load_source({"path": f"{tmp_path}/", "absent": absent})
+    detected = load_images({"path": f"{tmp_path}/", "absent": absent})
     for images in (detected, read_voc(Source(str(tmp_path), absent=absent))):
         assert images.labels.tolist() == matrix
         assert images.labels.dtype == np.int8
@@ -78,7 +83,7 @@ def test_every_entry_of_the_matrix(tmp_path, absent, matrix):
     ("xml", "pictures"), [("Annotations", "images"), ("annotations", "images"), (".", "."), ("Annotations", ".")]
 )
 def test_the_usual_folders(tmp_path, xml, pictures):
-    images = load_source(str(write(tmp_path, xml=xml, pictures=pictures)))
+    images = load_images(str(write(tmp_path, xml=xml, pictures=pictures)))
     assert images.labels.tolist() == MATRIX
     assert images.dataset[0]["image"]["path"] == str(tmp_path / pictures / "a.jpg")
 
@@ -86,7 +91,7 @@ def test_the_usual_folders(tmp_path, xml, pictures):
 def test_pictures_may_lie_elsewhere(tmp_path):
     write(tmp_path / "voc", pictures="../far")
     assert "Annotations/a.xml, filename: no image 'a.jpg'" in fault(tmp_path / "voc")
-    images = load_source(str(tmp_path / "voc"), image_folder=str(tmp_path / "far"))
+    images = load_images(str(tmp_path / "voc"), image_folder=str(tmp_path / "far"))
     assert images.labels.tolist() == MATRIX
     with pytest.raises(HalflabelError, match="image_folder 'none': no such folder"):
         read_voc(Source(str(tmp_path / "voc"), image_folder="none"))
@@ -197,7 +202,7 @@ def test_outside_the_folder_only_where_allowed(tmp_path):
     write(tmp_path / "voc", {**ANNOTATIONS, "c": ANNOTATIONS["c"].replace("c.jpg", "../c.jpg")})
     (tmp_path / "voc" / "JPEGImages" / "c.jpg").rename(tmp_path / "voc" / "c.jpg")
     assert "Annotations/c.xml, filename: '../c.jpg' leaves the image folder" in fault(tmp_path / "voc")
-    images = load_source({"path": str(tmp_path / "voc"), "allow_outside": True})
+    images = load_images({"path": str(tmp_path / "voc"), "allow_outside": True})
     assert images.labels.tolist() == MATRIX
 
 
@@ -205,10 +210,10 @@ def test_detection(tmp_path):
     write(tmp_path / "voc")
     write(tmp_path / "flat", xml=".", pictures=".")
     write(tmp_path / "other", {"a": "<annotations/>"})
-    assert looks_like_voc(tmp_path / "voc")
-    assert looks_like_voc(tmp_path / "flat")
+    assert looks_like(tmp_path / "voc")
+    assert looks_like(tmp_path / "flat")
     for name in ("other", "voc/JPEGImages", "voc/Annotations/a.xml", "none", "a\0b"):
-        assert not looks_like_voc(tmp_path / name)
+        assert not looks_like(tmp_path / name)
 
 
 PIECES = [
@@ -228,7 +233,7 @@ PIECES = [
 )
 def test_any_folder_gives_a_result_or_a_fault(tmp_path, a, c, train, outside):
     write(tmp_path, {**ANNOTATIONS, "a": a, "c": c}, {**LISTS, "train": train})
-    looks_like_voc(tmp_path)
+    looks_like(tmp_path)
     try:
         images = read_voc(Source(str(tmp_path), allow_outside=outside))
     except HalflabelError as error:

@@ -6,11 +6,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.data.readers.yolo import looks_like_yolo, read_yolo
 from halflabel.data.source import Source
 
 from PIL import Image  # isort: skip
+
+
+def looks_like(path):
+    return looks_like_yolo(Source(str(path)))
+
 
 UNKNOWN = -100
 BOX = "0.5 0.5 0.25 1"
@@ -59,7 +64,7 @@ def fault(folder, **options):
 def test_every_entry_of_the_matrix(tmp_path, caplog, absent, matrix):
     write(tmp_path)
     sources = {"path": f"{tmp_path}/", "absent": absent}, {"path": str(tmp_path / "data.yaml")}
-    detected, direct = load_source(sources[0]), load_source({**sources[1], "absent": absent})
+    detected, direct = load_images(sources[0]), load_images({**sources[1], "absent": absent})
     for images in (detected, direct, read_yolo(Source(str(tmp_path), absent=absent))):
         assert images.labels.tolist() == matrix
         assert images.labels.dtype == np.int8
@@ -78,7 +83,7 @@ def test_names_may_be_a_mapping_in_any_order(tmp_path):
 
 @pytest.mark.parametrize("file", ["classes.txt", "obj.names", "names.txt", "labels/classes.txt"])
 def test_folders_with_a_file_of_names(tmp_path, file):
-    images = load_source(str(write(tmp_path, None, texts={file: NAMES_TEXT})))
+    images = load_images(str(write(tmp_path, None, texts={file: NAMES_TEXT})))
     assert images.labels.tolist() == MATRIX
     assert images.label_space.names == NAMES
     assert images.column("split").tolist() == ["train"] * 3 + ["validation"] * 2
@@ -98,7 +103,7 @@ def test_a_folder_per_split_as_roboflow_exports_it(tmp_path):
         (tmp_path / split / "images").mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / split / "images" / f"{split}.jpg")
     write_texts(tmp_path, {"data.yaml": yaml.safe_dump(content)})
-    images = load_source(str(tmp_path))
+    images = load_images(str(tmp_path))
     assert images.labels.tolist() == [[1], [1]]
     assert images.column("file_name").tolist() == ["train/images/train.jpg", "valid/images/valid.jpg"]
     assert images.column("split").tolist() == ["train", "validation"]
@@ -108,7 +113,7 @@ def test_lists_of_pictures(tmp_path):
     content = {**CONTENT, "train": "lists/train.txt", "val": ["val.txt", "images/more"], "test": None}
     lists = {"lists/train.txt": "../images/train/a.jpg\n\nimages/train/b.png\n", "val.txt": "./images/val/d.jpg\n"}
     write(tmp_path, content, {**LABELS, "more/f": ""}, [*PICTURES, "more/f.jpg"], lists)
-    images = load_source(str(tmp_path))
+    images = load_images(str(tmp_path))
     assert images.labels.tolist() == [MATRIX[0], MATRIX[1], MATRIX[3], [0, 0, 0]]
     assert images.column("file_name").tolist()[0] == "images/train/a.jpg"
     assert images.column("split").tolist() == ["train", "train", "validation", "validation"]
@@ -117,7 +122,7 @@ def test_lists_of_pictures(tmp_path):
 def test_the_last_images_of_a_path_is_replaced(tmp_path):
     write(tmp_path, "train: images/2024/images\nnames: [dog]\n", {}, ["2024/images/a.jpg"])
     write_texts(tmp_path, {"images/2024/labels/a.txt": f"0 {BOX}"})
-    assert load_source(str(tmp_path)).labels.tolist() == [[1]]
+    assert load_images(str(tmp_path)).labels.tolist() == [[1]]
 
 
 def test_labels_beside_the_pictures(tmp_path):
@@ -126,9 +131,9 @@ def test_labels_beside_the_pictures(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / "set" / "train" / f"{name}.jpg")
     home = tmp_path / "images" / "set"  # a data set may itself lie in a folder `images`
     write_texts(home, {"data.yaml": "train: train\nnames: [dog]\n"})
-    assert load_source(str(home)).labels.tolist() == [[1], [0]]
+    assert load_images(str(home)).labels.tolist() == [[1], [0]]
     write_texts(home, {"data.yaml": "train: train/list.txt\nnames: [dog]\n", "train/list.txt": "a.jpg\nb.jpg"})
-    assert load_source(str(home)).labels.tolist() == [[1], [0]]
+    assert load_images(str(home)).labels.tolist() == [[1], [0]]
     write_texts(home, {"train/lone.txt": ""})
     assert fault(home) == ": train/lone.txt: no picture of this name in train"
 
@@ -138,7 +143,7 @@ def test_the_root_may_be_of_another_machine(tmp_path, caplog, path):
     home = tmp_path / "set"
     write(home / "here" if path == "here" else home)
     write_texts(home, {"data.yaml": yaml.safe_dump({**CONTENT, "path": path})})
-    assert load_source(str(home)).labels.tolist() == MATRIX
+    assert load_images(str(home)).labels.tolist() == MATRIX
     assert ("is not there, so the file's own folder is taken" in caplog.text) == ("datasets" in str(path))
 
 
@@ -146,7 +151,7 @@ def test_pictures_may_lie_elsewhere(tmp_path):
     write(tmp_path / "far")
     write_texts(tmp_path, {"near/data.yaml": yaml.safe_dump(CONTENT)})
     assert ": data.yaml, train: no folder and no .txt file 'images/train' in" in fault(tmp_path / "near")
-    images = load_source(str(tmp_path / "near"), image_folder=str(tmp_path / "far"))
+    images = load_images(str(tmp_path / "near"), image_folder=str(tmp_path / "far"))
     assert images.labels.tolist() == MATRIX
     assert images.column("file_name").tolist()[0] == "images/train/a.jpg"
     with pytest.raises(HalflabelError, match="image_folder 'none': no such folder"):
@@ -284,7 +289,7 @@ def test_outside_the_folder_only_where_allowed(tmp_path):
         content, texts = {**CONTENT, "val": val}, {"val.txt": f"{tmp_path}/out/images/val/d.jpg\n"}
         write(tmp_path / "in", content, {"train/a": ""}, ["train/a.jpg"], texts)
         assert "leaves the data folder" in fault(tmp_path / "in")
-        images = load_source({"path": str(tmp_path / "in"), "allow_outside": True})
+        images = load_images({"path": str(tmp_path / "in"), "allow_outside": True})
         assert images.labels.tolist()[:2] == [[0, 0, 0], [0, 0, 1]]
         assert images.dataset[1]["image"]["path"] == str(tmp_path / "out" / "images" / "val" / "d.jpg")
 
@@ -293,7 +298,7 @@ def test_a_root_outside_only_where_allowed(tmp_path):
     write(tmp_path / "out")
     write_texts(tmp_path, {"in/data.yaml": yaml.safe_dump({**CONTENT, "path": str(tmp_path / "out")})})
     assert "data.yaml, path: " in fault(tmp_path / "in")
-    images = load_source({"path": str(tmp_path / "in"), "allow_outside": True})
+    images = load_images({"path": str(tmp_path / "in"), "allow_outside": True})
     assert images.labels.tolist() == MATRIX
     assert images.column("file_name").tolist()[0] == "images/train/a.jpg"
 
@@ -304,9 +309,9 @@ def test_detection(tmp_path):
     write_texts(tmp_path, {"flow/data.yaml": "{train: x, 'names': [a]}", "recipe.yaml": "names: [a]\nbackbone: b\n"})
     write_texts(tmp_path, {"other/data.yaml": "data: x\n", "lone/classes.txt": NAMES_TEXT})
     for name in ("yaml", "yaml/data.yaml", "text", "flow", "flow/data.yaml"):
-        assert looks_like_yolo(tmp_path / name), name
+        assert looks_like(tmp_path / name), name
     for name in ("recipe.yaml", "other", "lone", "lone/classes.txt", "yaml/images", "none", "a\0b"):
-        assert not looks_like_yolo(tmp_path / name), name
+        assert not looks_like(tmp_path / name), name
 
 
 PIECES = [
@@ -329,7 +334,7 @@ YAML = broken(yaml.safe_dump({**CONTENT, "path": ".", "test": "test.txt", "names
 def test_any_folder_gives_a_result_or_a_fault(tmp_path, content, label, listed, outside):
     texts = {"labels/train/b.txt": label, "labels/more/f.txt": "", "test.txt": listed, "data.yaml": content}
     write(tmp_path, None, pictures=[*PICTURES, "more/f.jpg"] if not (tmp_path / "images").exists() else [], texts=texts)
-    looks_like_yolo(tmp_path)
+    looks_like(tmp_path)
     try:
         images = read_yolo(Source(str(tmp_path), allow_outside=outside))
     except HalflabelError as error:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from numpy.typing import NDArray
 
 from ...model.errors import HalflabelError, reason_of
 from ...model.labels import IGNORE_INDEX, IntMatrix
-from ..images import AnnotatedImages, build_images, check_split
-from ..source import Source
-from .faults import Faults, locate_images, show
-from .table import image_folder
+from ..images import AnnotatedImages, build_images, guess_split
+from ..source import Faults, Source, check_name, check_names, image_folder, locate_images, show
 
 LISTS = ("images", "annotations", "categories")
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -44,7 +41,9 @@ def read_coco(source: Source) -> AnnotatedImages:
     images, annotations, categories = _read_lists(path, faults)
     faults.raise_any()
     columns = _index("category", categories, faults)
-    names = _category_names(categories, faults)
+    named = [(_where("category", i, entry), entry) for i, entry in enumerate(categories) if isinstance(entry, dict)]
+    names: list[Any] = [entry.get("name") for _, entry in named]
+    check_names(names, [where for where, _ in named], faults)
     rows = _index("image", images, faults)
     federated = any(isinstance(image, dict) and not image.keys().isdisjoint(FEDERATED) for image in images)
     if federated and source.absent == "negative":
@@ -58,18 +57,26 @@ def read_coco(source: Source) -> AnnotatedImages:
         _mark_absent(labels, images, columns, faults)
     places = _place(annotations, rows, columns, faults)
     if federated and not len(faults):  # a faulty annotation has no place of its own
-        _note_contradictions(labels, annotations, places, names, faults)
+
+        def tell(i: int) -> tuple[str, str]:
+            row, column = places[i]
+            text = f"{names[column]!r} is in neg_category_ids of image {row + 1}, and yet annotated"
+            return _where("annotation", i, annotations[i]), text
+
+        faults.add_rows(np.flatnonzero(labels[places[:, 0], places[:, 1]] == 0), tell)
     labels[places[:, 0], places[:, 1]] = 1
     folder, files, wheres = _choose_files(path, source.image_folder, images, faults)
-    paths = locate_images(folder, files, wheres, faults, source.allow_outside)
+    paths = locate_images(folder, files, wheres.__getitem__, faults, source.allow_outside)
     faults.raise_any()
     return build_images(files, paths, labels, names, [guess_split(path.stem)] * len(files))
 
 
-def looks_like_coco(path: Path) -> bool:
+def looks_like_coco(source: Source) -> bool:
     """Tell whether a file holds the three keys of a COCO file; of a large one the end is read before the middle."""
-    missing = {f'"{name}"'.encode() for name in LISTS}
+    path, missing = Path(source.path), {f'"{name}"'.encode() for name in LISTS}
     step = CHUNK - max(map(len, missing))  # a key may lie across two chunks
+    if path.suffix != ".json":
+        return False
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -82,42 +89,6 @@ def looks_like_coco(path: Path) -> bool:
     except (OSError, ValueError):  # ValueError: a path with a null character
         return False
     return False
-
-
-def guess_split(name: str) -> str:
-    """Return the split that a file or folder name tells ("instances_val2017"), "" where it tells none or several."""
-    found = re.findall(r"(?<![a-z])(train|validation|valid|val|test)(?![a-z])", name.lower())
-    splits = {check_split(word) for word in found}
-    return splits.pop() if len(splits) == 1 else ""
-
-
-def check_name(name: object, file: bool = False) -> str:
-    """Return what is wrong with a label name, or with a file name that is looked for; "" where nothing is."""
-    if not isinstance(name, str):
-        return f"is {show(name)}, expected text"
-    if not name.strip():
-        return "is empty"
-    try:
-        parts = [len(part) for part in name.encode().split(b"/")]
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON and YAML can spell
-        return f"{show(name)} is not valid text"
-    if file:  # the operating system has errors of their own for these, where it should say "not there"
-        impossible = "\0" in name or max(parts) > 255 or sum(parts) > 3000
-        return f"{show(name)} cannot be a file name" if impossible else ""
-    return f"{show(name)} has blanks around it or a line break" if name != name.strip() or name.splitlines()[1:] else ""
-
-
-def check_names(names: Sequence[object], wheres: Sequence[str], faults: Faults) -> None:
-    """Note every label name that is none, or is given twice."""
-    seen: dict[object, str] = {}
-    for name, where in zip(names, wheres, strict=True):
-        wrong = check_name(name)
-        if not wrong and name in seen:
-            wrong = f"{show(name)} is already that of {seen[name]}"
-        if wrong:
-            faults.add(where, f"the name {wrong}")
-        else:
-            seen[name] = where
 
 
 def _read_lists(path: Path, faults: Faults) -> list[list[Any]]:
@@ -160,8 +131,8 @@ def _where(kind: str, position: int, entry: Mapping[str, Any]) -> str:
     return f"{kind} {position + 1}" + (f" (id {show(entry['id'])})" if "id" in entry else "")
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int  # True and 1.0 equal 1 and would be found among the ids
+def _is_known(value: object, positions: Mapping[int, int]) -> bool:
+    return type(value) is int and value in positions  # True and 1.0 equal 1 and would be found among the ids
 
 
 def _index(kind: str, entries: Sequence[Any], faults: Faults) -> dict[int, int]:
@@ -172,20 +143,13 @@ def _index(kind: str, entries: Sequence[Any], faults: Faults) -> dict[int, int]:
             faults.add(f"{kind} {i + 1}", f"it is {show(entry)}, expected an object")
         elif "id" not in entry:
             faults.add(f"{kind} {i + 1}", "it has no id")
-        elif not _is_id(entry["id"]):
+        elif type(entry["id"]) is not int:
             faults.add(f"{kind} {i + 1}", f"the id is {show(entry['id'])}, expected a whole number")
         elif entry["id"] in positions:
             faults.add(_where(kind, i, entry), f"the id is already that of {kind} {positions[entry['id']] + 1}")
         else:
             positions[entry["id"]] = i
     return positions
-
-
-def _category_names(categories: Sequence[Any], faults: Faults) -> list[str]:
-    places = [(_where("category", i, entry), entry) for i, entry in enumerate(categories) if isinstance(entry, dict)]
-    names: list[Any] = [entry.get("name") for _, entry in places]
-    check_names(names, [where for where, _ in places], faults)
-    return names
 
 
 def _mark_absent(labels: IntMatrix, images: Sequence[Any], columns: Mapping[int, int], faults: Faults) -> None:
@@ -200,7 +164,7 @@ def _mark_absent(labels: IntMatrix, images: Sequence[Any], columns: Mapping[int,
             if not isinstance(given, list):
                 faults.add(where, f"it is of type {type(given).__name__}, expected a list")
                 continue
-            unknown = [value for value in given if not _is_id(value) or value not in columns]
+            unknown = [value for value in given if not _is_known(value, columns)]
             for value in unknown:
                 faults.add(where, f"category {show(value)} is not in categories")
             found[key] = set() if unknown else set(given)
@@ -216,14 +180,14 @@ def _place(
     """Return the row and the column of each annotation, shape (annotations, 2), and note those that have none."""
     places = np.zeros((len(annotations), 2), dtype=np.int64)
     keys = (("image_id", rows, "images"), ("category_id", columns, "categories"))
-    wrong: list[int] = []
+    wrong: dict[int, None] = {}
     for i, annotation in enumerate(annotations):
         for side, (key, known, _) in enumerate(keys):
-            value = annotation.get(key) if isinstance(annotation, dict) else None
-            if type(value) is int and value in known:
+            value: Any = annotation.get(key) if isinstance(annotation, dict) else None
+            if _is_known(value, known):
                 places[i, side] = known[value]
-            elif not wrong or wrong[-1] != i:
-                wrong.append(i)
+            else:
+                wrong[i] = None
 
     def tell(i: int) -> tuple[str, str]:
         annotation = annotations[i]
@@ -231,23 +195,12 @@ def _place(
             return f"annotation {i + 1}", f"it is {show(annotation)}, expected an object"
         texts = [f"it has no {key}" for key, _, _ in keys if key not in annotation]
         for key, known, kind in keys:
-            if key in annotation and not (_is_id(annotation[key]) and annotation[key] in known):
+            if key in annotation and not _is_known(annotation[key], known):
                 texts.append(f"{key} {show(annotation[key])} is not in {kind}")
         return _where("annotation", i, annotation), " and ".join(texts)
 
     faults.add_rows(wrong, tell)
     return places
-
-
-def _note_contradictions(
-    labels: IntMatrix, annotations: Sequence[Any], places: NDArray[np.int64], names: Sequence[str], faults: Faults
-) -> None:
-    def tell(i: int) -> tuple[str, str]:
-        row, column = places[i]
-        text = f"{names[column]!r} is in neg_category_ids of image {row + 1}, and yet annotated"
-        return _where("annotation", i, annotations[i]), text
-
-    faults.add_rows(np.flatnonzero(labels[places[:, 0], places[:, 1]] == 0), tell)
 
 
 def _choose_files(

@@ -1,9 +1,9 @@
-"""Data sets of the `datasets` library: on the Hub, saved on disk, in Parquet files."""
+"""Data sets of the `datasets` library, on the Hub, on disk or in Parquet files, and image folders with metadata."""
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,77 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ...model.errors import HalflabelError, did_you_mean, reason_of, shortlist
 from ...model.labels import LabelSpace
-from ..images import FEATURES, TEXT_COLUMNS, AnnotatedImages, check_split
-from ..source import Source
-from .columns import Columns
-from .faults import Faults, show
-from .hub_labels import ANSWER_COLUMNS as ANSWER_COLUMNS
+from ..images import FEATURES, TEXT_COLUMNS, AnnotatedImages, add_texts, check_split
+from ..merging import stack
+from ..source import Faults, Source, show
 from .hub_labels import ClassNames, find_labels
-from .imagefolder import find_metadata
+from .label_files import attach_images
+from .tables import Columns, read_columns
 
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SHARDS = 64  # of a saved data set that is streamed: so many workers can share it
+
+
+def find_metadata(folder: Path) -> list[tuple[str, Path]]:
+    """Return the metadata files of an image folder: its own with split "", or else those of its split folders."""
+    own = [("", folder / name) for name in METADATA if (folder / name).is_file()]
+    if own or not folder.is_dir():
+        return own
+    files = sorted(file for name in METADATA for file in folder.glob(f"*/{name}"))
+    return [(standard_split(file.parent.name), file) for file in files if standard_split(file.parent.name)]
+
+
+def standard_split(name: str) -> str:
+    """Return the standard name of a split, "" for what is none."""
+    try:
+        return check_split(name)
+    except HalflabelError:
+        return ""
+
+
+def read_imagefolder(source: Source) -> AnnotatedImages:
+    """Read an image folder; https://huggingface.co/docs/datasets/image_dataset describes it.
+
+    Labels stand in the metadata as `hub_labels.find_labels` finds them. The split is that of a column `split`, or else
+    of the folder: where every file name begins with the name of a split, or each split folder has its own metadata.
+
+    Raises:
+        HalflabelError: If there is no metadata or several; else as for a wide table or a data set.
+    """
+    folder = Path(source.path)
+    found = find_metadata(folder)
+    if not found:
+        raise HalflabelError(f"{folder}: no {', '.join(METADATA[:-1])} or {METADATA[-1]}")
+    if len({file.parent for _, file in found}) < len(found):
+        raise HalflabelError(f"{folder}: several metadata files: {', '.join(file.name for _, file in found)}")
+    return stack([_read_metadata(source, split, file) for split, file in found])
+
+
+def _read_metadata(source: Source, split: str, metadata: Path) -> AnnotatedImages:
+    columns = read_columns(metadata)
+    columns.need("file_name")
+    matrix, names = find_labels(source, columns, {})
+    root = source.image_folder or str(metadata.parent)
+    images = attach_images(replace(source, image_folder=root), columns, matrix, names)
+    files = list(images.column("file_name"))
+    if split:  # the same file name may be in several folders
+        images = images.with_column("file_name", [f"{metadata.parent.name}/{name}" for name in files])
+    if "split" in columns.names:
+        return images
+    splits = [split or (standard_split(file.partition("/")[0]) if "/" in file else "") for file in files]
+    if any("/" in file and not found for file, found in zip(files, splits, strict=True)):
+        splits = [""] * len(files)  # a folder that is no split
+    return images.with_column("split", splits)
+
+
+def looks_like_datasets(source: Source) -> bool:
+    """Tell whether a folder holds a saved data set, or Parquet files that are no metadata of an image folder."""
+    path = Path(source.path)
+    if not os.path.isdir(path):  # noqa: PTH112 - which knows what to do with a name that is too long
+        return False
+    saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    shards = (file for pattern in ("*.parquet", "*/*.parquet") for file in path.glob(pattern))
+    return saved or any(file.name not in METADATA for file in shards)
 
 
 def read_datasets(source: Source) -> AnnotatedImages:
@@ -42,7 +104,10 @@ def read_datasets(source: Source) -> AnnotatedImages:
 def _read(source: Source) -> AnnotatedImages:
     whole = load(source)
     image = find_image_column(source, whole.features)
-    columns, classes = _read_columns(source, whole, image)
+    others = whole.select_columns([name for name in whole.column_names if name != image])
+    # Without any column nothing would tell how many rows there are.
+    table = others.with_format("arrow")[:] if others.column_names else pa.table({"split": [""] * len(whole)})
+    columns, classes = Columns(Path(source.title), table, Faults(source.title)), dict(class_names(others.features))
     matrix, names = find_labels(source, columns, classes)
     texts = _read_texts(columns, classes)
     pictures = whole.cast_column(image, datasets.Image(decode=False)).select_columns([image])
@@ -52,14 +117,13 @@ def _read(source: Source) -> AnnotatedImages:
         space = LabelSpace(names)
     except HalflabelError as error:
         raise HalflabelError(f"{source.title}: {error}") from error
-    if "file_name" not in columns.names:
-        texts["file_name"] = _picture_names(paths, Path(source.path))
+    if "file_name" not in columns.names:  # the path inside the data set's folder, or the number where there is none
+        root = f"{Path(source.path).absolute()}/"
+        texts["file_name"] = [path.removeprefix(root) or f"image {row}" for row, path in enumerate(paths)]
     if image != "image":
         pictures = pictures.rename_column(image, "image")
     for name in TEXT_COLUMNS:
-        pictures = pictures.add_column(
-            name, texts[name], new_fingerprint=uuid.uuid4().hex, feature=datasets.Value("string")
-        )
+        pictures = add_texts(pictures, name, texts[name])
     return AnnotatedImages(pictures.select_columns(list(FEATURES)), space, matrix)
 
 
@@ -69,7 +133,7 @@ def load(source: Source) -> datasets.Dataset:
     Raises:
         HalflabelError: If there is no such data set, the Hub cannot be reached, or its splits do not fit together.
     """
-    parts = [_with_split(part, _standard(split)) if split else part for split, part in open_parts(source).items()]
+    parts = [_with_split(part, standard_split(split)) if split else part for split, part in open_parts(source).items()]
     with _told(source):
         return datasets.concatenate_datasets(parts)
 
@@ -122,32 +186,20 @@ def _open(source: Source, streaming: bool, columns: Sequence[str] | None) -> Any
         return datasets.load_dataset("parquet", data_dir=str(path), streaming=streaming, columns=columns)
     if path.is_file() and path.suffix == ".parquet":
         return datasets.load_dataset("parquet", data_files=str(path), streaming=streaming, columns=columns)
-    if columns is None:
-        return datasets.load_dataset(source.path, streaming=streaming)
-    try:
-        return datasets.load_dataset(source.path, streaming=streaming, columns=columns)
-    except ValueError:  # not of Parquet files: no other builder knows columns
-        return datasets.load_dataset(source.path, streaming=streaming)
+    if columns is not None:
+        with contextlib.suppress(ValueError):  # not of Parquet files: no other builder knows columns
+            return datasets.load_dataset(source.path, streaming=streaming, columns=columns)
+    return datasets.load_dataset(source.path, streaming=streaming)
 
 
 def _with_split(part: datasets.Dataset, split: str) -> datasets.Dataset:
     """Write a part's split wherever its rows say none."""
     if "split" not in part.column_names:
-        return part.add_column("split", [split] * len(part), feature=datasets.Value("string"))
+        return add_texts(part, "split", [split] * len(part))
     if part.features["split"] != datasets.Value("string"):
         return part
     given = part["split"][:]
-    if all(given):
-        return part
-    texts = [text or split for text in given]
-    return part.remove_columns("split").add_column("split", texts, feature=datasets.Value("string"))
-
-
-def _standard(split: str) -> str:
-    try:
-        return check_split(split)
-    except HalflabelError:
-        return ""
+    return part if all(given) else add_texts(part.remove_columns("split"), "split", [one or split for one in given])
 
 
 def find_image_column(source: Source, features: datasets.Features) -> str:
@@ -166,15 +218,6 @@ def find_image_column(source: Source, features: datasets.Features) -> str:
         found = f"the image columns {shortlist(images)}: say which by image_column" if images else "no image column"
         raise HalflabelError(f"{source.title}: it has {found}")
     return str(images[0])
-
-
-def _read_columns(source: Source, whole: datasets.Dataset, image: str) -> tuple[Columns, ClassNames]:
-    """Return the columns but the pictures, and the names of classes."""
-    others = [name for name in whole.column_names if name != image]
-    # Without any column nothing would tell how many rows there are.
-    table = whole.select_columns(others).with_format("arrow")[:] if others else pa.table({"split": [""] * len(whole)})
-    classes = dict(class_names(whole.select_columns(others).features))
-    return Columns(Path(source.title), table, Faults(source.title)), classes
 
 
 def class_names(features: datasets.Features) -> Iterator[tuple[str, list[str]]]:
@@ -224,9 +267,3 @@ def _check_pictures(source: Source, pictures: datasets.Dataset, image: str, colu
         elif not os.path.isfile(path):  # noqa: PTH113 - many
             columns.faults.add(columns.where(row, image), f"no image {show(path)}")
     return [path or "" for path in paths]
-
-
-def _picture_names(paths: Sequence[str], folder: Path) -> list[str]:
-    """Return what to call pictures: the path inside the data set's folder, or the number where there is none."""
-    root = f"{folder.absolute()}/"
-    return [path.removeprefix(root) or f"image {row}" for row, path in enumerate(paths)]

@@ -9,16 +9,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...model.errors import HalflabelError, did_you_mean, shortlist
-from ...model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, encode_value, uncertain_codes
-from ..images import TEXT_COLUMNS
-from ..source import Source
-from .columns import Columns
-from .faults import show
+from ...model.labels import IGNORE_INDEX, IntMatrix, encode_value, uncertain_codes
+from ..images import ANSWER_COLUMNS, TEXT_COLUMNS
+from ..source import Source, show
+from .tables import Columns
 
 log = logging.getLogger(__name__)
 
-ANSWER_COLUMNS = {"positive": 1, "negative": 0, "uncertain": UNCERTAIN}
-"""The columns of shards that halflabel writes: per image the labels with each answer; what is in none is unknown."""
 YES_NO = {"absent": 0, "present": 1, "negative": 0, "positive": 1}
 """Class names that say yes or no, beside the codes of a table."""
 
@@ -201,12 +198,8 @@ def _read_answers(columns: Columns, classes: ClassNames, found: list[str]) -> tu
         rows, places, code = rows[places >= 0], places[places >= 0], ANSWER_COLUMNS[name]
         before = matrix[rows, places]
         clash = (before != IGNORE_INDEX) & (before != code)
-        columns.faults.add_rows(
-            np.flatnonzero(clash),
-            lambda i, rows=rows, places=places, name=name: (  # type: ignore[misc]
-                columns.where(int(rows[i]), name), f"{names[places[i]]!r} has another answer already"
-            ),
-        )  # fmt: skip
+        for row, place in zip(rows[clash], places[clash], strict=True):
+            columns.faults.add(columns.where(int(row), name), f"{names[place]!r} has another answer already")
         matrix[rows, places] = code
     return matrix, names
 
@@ -262,9 +255,7 @@ def _read_columns(
             continue
         numbers = columns.table.column(name).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
         known = (numbers >= -1) & (numbers < len(codes))  # -1 is how the library writes that a class is not known
-        columns.faults.add_rows(
-            np.flatnonzero(~known),
-            lambda row, name=name, numbers=numbers: (columns.where(row, name), f"{numbers[row]} is no class"),  # type: ignore[misc]
-        )
+        for row in np.flatnonzero(~known):
+            columns.faults.add(columns.where(int(row), name), f"{numbers[row]} is no class")
         matrix[:, i] = np.array([*codes, IGNORE_INDEX], dtype=np.int8)[np.where(known, numbers, -1)]
     return matrix, names

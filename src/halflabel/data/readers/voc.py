@@ -2,30 +2,70 @@
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from os.path import join, normpath, splitext
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from ...model.errors import HalflabelError
-from ...model.labels import IGNORE_INDEX, IntMatrix
+from ...model.labels import IGNORE_INDEX
 from ..images import AnnotatedImages, build_images, check_split
-from ..source import Source
-from .coco import check_name
-from .faults import Faults, locate_images, show
-from .table import image_folder
+from ..source import Faults, Source, check_name, image_folder, locate_images, show
 
 log = logging.getLogger(__name__)
-ANNOTATION_FOLDERS = ("Annotations", "annotations")
-IMAGE_FOLDERS = ("JPEGImages", "images")
-XML = (".xml",)
 PICTURE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".mpo", ".jp2", ".dng", ".pfm",
     ".heic", ".heif", ".avif",
 )  # fmt: skip
-LISTS = ("train", "val", "test")
+ANNOTATION_FOLDERS = ("Annotations", "annotations")
+IMAGE_FOLDERS = ("JPEGImages", "images")
+XML = (".xml",)
+
+
+def find_files(folder: str | Path, endings: Collection[str], faults: Faults, deep: bool = True) -> list[str]:
+    """Return the full paths of files with one of these endings, sorted, without hidden ones; none if no such folder.
+
+    Args:
+        folder: Where to look.
+        endings: Like ".jpg", in lower case.
+        faults: Where to note a folder that cannot be read, or is a link: links may go round in circles.
+        deep: Look into its subfolders too.
+    """
+    found = []
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            faults.add(show(str(error.filename)), f"cannot be read ({error.strerror})")
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        found += [join(parent, name) for name in names if _has_ending(name, endings)]
+        folders[:] = [name for name in folders if deep and not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(join(parent, name)):
+                faults.add(show(join(parent, name)), "a link to a folder is not followed")
+    return sorted(found)
+
+
+def _has_ending(name: str, endings: Collection[str]) -> bool:
+    return splitext(name)[1].lower() in endings and not name.startswith(".")
+
+
+def read_lines(path: str | Path, where: str, faults: Faults) -> list[tuple[int, str]] | None:
+    """Return the lines of a text file that are not blank, with their numbers from 1; None if there is no such file."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        faults.add(where, f"cannot be read ({error.strerror})")
+        return []
+    except UnicodeDecodeError as error:
+        faults.add(where, f"it is not UTF-8 text ({error.reason}, byte {error.start + 1})")
+        return []
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 @dataclass
@@ -61,25 +101,37 @@ def read_voc(source: Source) -> AnnotatedImages:
     faults = Faults(root)
     folder = next((root / name for name in ANNOTATION_FOLDERS if (root / name).is_dir()), root)
     found = find_files(folder, XML, faults, deep=folder != root)
-    annotations = [_read(root, folder, Path(path), faults) for path in found]
+    annotations = [_read_xml(root, folder, Path(path), faults) for path in found]
     if not annotations and not len(faults):
         raise HalflabelError(f"{root}: no XML file in {'Annotations' if folder == root else folder.name}")
-    splits = _read_lists(root, folder, annotations, faults)
-    files, wheres = _files(annotations, faults)
+    splits = _read_split_lists(root, folder, annotations, faults)
+    seen: dict[str, str] = {}
+    pictured = [one for one in annotations if one.file_name]  # of the others a fault is noted
+    for one in pictured:
+        first = seen.setdefault(normpath(one.file_name), one.where)
+        if first != one.where:
+            faults.add(one.where, f"filename {show(one.file_name)} is already the file of {first}")
+    files = [one.file_name for one in pictured]
     usual = [place for place in (*(root / name for name in IMAGE_FOLDERS), root, folder) if place.is_dir()]
     pictures = image_folder(usual[0] / "any", files, source.image_folder, *usual)
-    paths = locate_images(pictures, files, wheres, faults, source.allow_outside)
+    paths = locate_images(pictures, files, lambda i: f"{pictured[i].where}, filename", faults, source.allow_outside)
     faults.raise_any()
-    names = sorted({name for annotation in annotations for name in annotation.objects})
+    names = sorted({name for one in annotations for name in one.objects})
     if not names:
         raise HalflabelError(f"{root}: no object in any of {len(annotations)} XML files, so there are no labels")
-    _tell_left_out(root, pictures, files)
-    return build_images(files, paths, _codes(annotations, names, source.absent), names, splits)
+    rest = {name for name in os.listdir(pictures) if _has_ending(name, PICTURE_ENDINGS)} - seen.keys()
+    if rest:
+        log.warning("%s: %d pictures in %s are left out: they have no XML file", root, len(rest), pictures)
+    codes = np.full((len(files), len(names)), IGNORE_INDEX if source.absent == "unknown" else 0, dtype=np.int8)
+    for row, one in zip(codes, annotations, strict=True):
+        for name, certain in one.objects.items():
+            row[names.index(name)] = 1 if certain else IGNORE_INDEX
+    return build_images(files, paths, codes, names, splits)
 
 
-def looks_like_voc(path: Path) -> bool:
+def looks_like_voc(source: Source) -> bool:
     """Tell whether a folder, or `Annotations` in it, holds an XML file, the first found being a VOC annotation."""
-    for folder in (*(path / name for name in ANNOTATION_FOLDERS), path):
+    for folder in (*(join(source.path, name) for name in ANNOTATION_FOLDERS), source.path):
         try:
             with os.scandir(folder) as entries:
                 found = next((entry.path for entry in entries if _has_ending(entry.name, XML)), None)
@@ -90,49 +142,6 @@ def looks_like_voc(path: Path) -> bool:
         except (OSError, ValueError):  # ValueError: a path with a null character
             continue
     return False
-
-
-def find_files(folder: Path, endings: Collection[str], faults: Faults, deep: bool = True) -> list[str]:
-    """Return the full paths of files with one of these endings, sorted, without hidden ones; none if no such folder.
-
-    Args:
-        folder: Where to look.
-        endings: Like ".jpg", in lower case.
-        faults: Where to note a folder that cannot be read, or is a link: links may go round in circles.
-        deep: Look into its subfolders too.
-    """
-    found = []
-
-    def note(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            faults.add(show(str(error.filename)), f"cannot be read ({error.strerror})")
-
-    for parent, folders, names in os.walk(folder, onerror=note):
-        found += [os.path.join(parent, name) for name in names if _has_ending(name, endings)]
-        folders[:] = [name for name in folders if deep and not name.startswith(".")]
-        for name in folders:
-            if os.path.islink(os.path.join(parent, name)):
-                faults.add(show(os.path.join(parent, name)), "a link to a folder is not followed")
-    return sorted(found)
-
-
-def _has_ending(name: str, endings: Collection[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in endings and not name.startswith(".")
-
-
-def read_lines(path: str | Path, where: str, faults: Faults) -> list[tuple[int, str]] | None:
-    """Return the lines of a text file that are not blank, with their numbers from 1; None if there is no such file."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        faults.add(where, f"cannot be read ({error.strerror})")
-        return []
-    except UnicodeDecodeError as error:
-        faults.add(where, f"it is not UTF-8 text ({error.reason}, byte {error.start + 1})")
-        return []
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 class _Refused(Exception):  # noqa: N818 - never seen outside
@@ -147,9 +156,9 @@ class _Builder(ElementTree.TreeBuilder):
         raise _Refused
 
 
-def _read(root: Path, folder: Path, path: Path, faults: Faults) -> _Annotation:
-    key = path.relative_to(folder).as_posix()[: -len(".xml")]
+def _read_xml(root: Path, folder: Path, path: Path, faults: Faults) -> _Annotation:
     where = path.relative_to(root).as_posix()
+    key = path.relative_to(folder).as_posix()[: -len(".xml")]
     annotation = _Annotation(where if where.isprintable() else show(where), key)
     parser = ElementTree.XMLParser(target=_Builder())
     try:
@@ -198,15 +207,14 @@ def _text(parent: ElementTree.Element, tag: str, where: str, faults: Faults, def
     return text
 
 
-def _read_lists(root: Path, folder: Path, annotations: Sequence[_Annotation], faults: Faults) -> list[str]:
+def _read_split_lists(root: Path, folder: Path, annotations: Sequence[_Annotation], faults: Faults) -> list[str]:
     """Return the split of each annotation; `car_train.txt` lists for one class and `trainval.txt` joins two lists."""
     splits = {annotation.key: "" for annotation in annotations}
     listed: dict[str, str] = {}
     inside = "" if folder == root else f"{folder.name}/"
-    for name in LISTS:
-        path = root / "ImageSets" / "Main" / f"{name}.txt"
-        where = path.relative_to(root).as_posix()
-        for number, key in read_lines(path, where, faults) or []:
+    for name in ("train", "val", "test"):
+        where = f"ImageSets/Main/{name}.txt"
+        for number, key in read_lines(root / where, where, faults) or []:
             place = f"{where}, line {number}"
             if key in listed:
                 faults.add(place, f"{show(key)} is already in {listed[key]}")
@@ -216,37 +224,3 @@ def _read_lists(root: Path, folder: Path, annotations: Sequence[_Annotation], fa
                 splits[key] = check_split(name)
             listed.setdefault(key, place)
     return [splits[annotation.key] for annotation in annotations]
-
-
-def _files(annotations: Sequence[_Annotation], faults: Faults) -> tuple[list[str], list[str]]:
-    """Return the file names that can be looked for, and where each stands."""
-    seen: dict[str, str] = {}
-    files: list[str] = []
-    for annotation in annotations:
-        name = annotation.file_name
-        if not name:
-            continue  # noted as it was read
-        first = seen.setdefault(os.path.normpath(name), annotation.where)
-        if first != annotation.where:
-            faults.add(annotation.where, f"filename {show(name)} is already the file of {first}")
-        files.append(name)
-    return files, [f"{annotation.where}, filename" for annotation in annotations if annotation.file_name]
-
-
-def _codes(annotations: Sequence[_Annotation], names: Sequence[str], absent: str | None) -> IntMatrix:
-    column: Mapping[str, int] = {name: i for i, name in enumerate(names)}
-    fill = IGNORE_INDEX if absent == "unknown" else 0
-    codes = np.full((len(annotations), len(names)), fill, dtype=np.int8)
-    for row, annotation in zip(codes, annotations, strict=True):
-        for name, certain in annotation.objects.items():
-            row[column[name]] = 1 if certain else IGNORE_INDEX
-    return codes
-
-
-def _tell_left_out(root: Path, folder: Path, files: Sequence[str]) -> None:
-    used = {os.path.normpath(file) for file in files}
-    with os.scandir(folder) as entries:
-        rest = [entry.name for entry in entries if _has_ending(entry.name, PICTURE_ENDINGS)]
-    count = sum(name not in used for name in rest)
-    if count:
-        log.warning("%s: %d pictures in %s are left out: they have no XML file", root, count, folder)

@@ -14,12 +14,9 @@ import numpy as np
 
 from ...model.errors import HalflabelError
 from ...model.labels import IGNORE_INDEX, IntMatrix
-from ..images import AnnotatedImages, build_images, check_split
-from ..source import Source
-from ..strict_yaml import read_yaml
-from .coco import check_name, check_names, guess_split
-from .faults import Faults, show
-from .table import image_folder
+from ..files import read_yaml
+from ..images import AnnotatedImages, build_images, check_split, guess_split
+from ..source import Faults, Source, check_name, check_names, image_folder, show
 from .voc import PICTURE_ENDINGS, find_files, read_lines
 
 log = logging.getLogger(__name__)
@@ -30,7 +27,7 @@ SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 @dataclass
 class _Folder:
-    """A data set that is being read; all paths are full."""
+    """A YOLO data set that is being read; all paths are full."""
 
     home: str  # the folder it lies in, that of data.yaml
     root: str  # what paths in data.yaml are relative to
@@ -103,21 +100,24 @@ def read_yolo(source: Source) -> AnnotatedImages:
     file = usual if place.is_dir() else place
     faults, root = Faults(top), image_folder(top / "any", [], source.image_folder)
     folder = _Folder(abspath(top), abspath(root), source.allow_outside, faults)  # links are left as they are
+    content = read_yaml(file) if file else {}
+    if not isinstance(content, dict):
+        raise HalflabelError(f"{file}: it is {show(content)}, expected keys: names, train, val, test")
     title = file.name if file else ""
-    content = _read_yaml(file) if file else {}
     names = _names_of_yaml(content, title, faults) if file else _names_of_text(top, faults)
     if source.image_folder is None and content.get("path") is not None:
         _move_root(folder, content["path"], title)
     _find_pictures(folder, content, title)
-    codes = _read_codes(folder, len(names), source.absent)
+    codes = _read_boxes(folder, len(names), source.absent)
     _note_lone_labels(folder)
     faults.raise_any()
     splits = [split for split, _ in folder.pictures.values()]
     return build_images([folder.short(path) for path in folder.pictures], list(folder.pictures), codes, names, splits)
 
 
-def looks_like_yolo(path: Path) -> bool:
+def looks_like_yolo(source: Source) -> bool:
     """Tell whether this is a data.yaml, or a folder with one, or with a file of names beside `images` or `labels`."""
+    path = Path(source.path)
     try:
         if path.is_file():
             keys = _keys(path) if path.suffix in (".yaml", ".yml") else set()
@@ -134,13 +134,6 @@ def _keys(path: Path) -> set[str]:
     with path.open("rb") as file:
         text = file.read(1 << 20).decode("utf-8-sig", errors="replace")
     return set(re.findall(r"(?:^|[{,])[ \t]*[\"']?(\w+)[\"']?[ \t]*:", text, re.MULTILINE))
-
-
-def _read_yaml(path: Path) -> Mapping[Any, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise HalflabelError(f"{path}: it is {show(content)}, expected keys: names, train, val, test")
-    return content
 
 
 def _names_of_yaml(content: Mapping[Any, Any], file: str, faults: Faults) -> list[str]:
@@ -215,7 +208,7 @@ def _walk(folder: _Folder, path: str, split: str | None) -> None:
     labels = dirname(folder.label_file(f"{path}/x"))
     if labels != path:
         folder.pairs |= {place: path + place[len(labels) :] for place, _, _ in os.walk(labels)}
-    for picture in find_files(Path(path), PICTURE_ENDINGS, folder.faults):
+    for picture in find_files(path, PICTURE_ENDINGS, folder.faults):
         guesses = map(guess_split, folder.short(dirname(picture)).split("/"))
         folder.add(picture, next(filter(None, guesses), "") if split is None else split, folder.where(picture))
 
@@ -234,7 +227,7 @@ def _read_list(folder: _Folder, path: str, split: str) -> None:
             folder.add(picture, split, where)
 
 
-def _read_codes(folder: _Folder, count: int, absent: str | None) -> IntMatrix:
+def _read_boxes(folder: _Folder, count: int, absent: str | None) -> IntMatrix:
     """Return the labels, int8 of shape (pictures, count), and warn of pictures without a label file."""
     codes = np.full((len(folder.pictures), count), IGNORE_INDEX if absent == "unknown" else 0, dtype=np.int8)
     missing, owners = 0, dict[str, str]()
@@ -277,8 +270,8 @@ def _check_words(words: Sequence[str], count: int) -> str:
 def _note_lone_labels(folder: _Folder) -> None:
     """Note label files whose picture is not there; a picture that data.yaml does not name is there."""
     for labels, pictures in sorted(folder.pairs.items()):
-        there = {splitext(path)[0] for path in find_files(Path(pictures), PICTURE_ENDINGS, folder.faults, deep=False)}
-        for path in find_files(Path(labels), (".txt",), folder.faults, deep=False):
+        there = {splitext(path)[0] for path in find_files(pictures, PICTURE_ENDINGS, folder.faults, deep=False)}
+        for path in find_files(labels, (".txt",), folder.faults, deep=False):
             other = path in folder.lists or basename(path) in NAME_FILES
             if pictures + splitext(path[len(labels) :])[0] not in there and not other:
                 folder.faults.add(folder.where(path), f"no picture of this name in {folder.where(pictures)}")

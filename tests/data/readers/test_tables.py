@@ -1,7 +1,11 @@
 import csv
+import datetime
+import decimal
 import gzip
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -9,7 +13,141 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.data.readers.tabular import ENDINGS, column_names, read_columns, table_ending
+from halflabel.data.readers.tables import ENDINGS, Columns, column_names, read_columns, table_ending
+from halflabel.data.source import Faults, Source
+from halflabel.model.labels import uncertain_codes
+
+
+def columns_of(**arrays):
+    return Columns(Path("t"), pa.table(arrays), Faults("t"))
+
+
+def message(columns):
+    with pytest.raises(HalflabelError) as error:
+        columns.faults.raise_any()
+    return str(error.value)
+
+
+YES_NO_UNKNOWN = [1, 0, -100]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["1", "0", ""]), pa.array(["yes", "NO", "NaN"]), pa.array(["True", "false", "null"]),
+        pa.array([1, 0, None]), pa.array([1, 0, -1], pa.int8()), pa.array([1.0, 0.0, np.nan]),
+        pa.array([1, 0, None], pa.uint8()), pa.array([True, False, None]), pa.array(np.array([1, 0, -1], np.float16)),
+        pa.array([decimal.Decimal("1.0"), decimal.Decimal("0.0"), None]), pa.array([b"1", b"0", b""]),
+        pa.array(["1", "0", None], pa.large_string()), pa.array(["1", "0", None], pa.string_view()),
+        pa.array(["1", "0", None]).dictionary_encode(),
+        pa.chunked_array([pa.array(["1"]).dictionary_encode(), pa.array(["0", None]).dictionary_encode()]),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), pa.array(["1", "0", None])),
+    ],
+    ids=lambda array: str(array.type),
+)  # fmt: skip
+def test_every_kind_of_cell(array):
+    columns = columns_of(x=array)
+    codes = columns.codes("x")
+    columns.faults.raise_any()
+    assert codes.tolist() == YES_NO_UNKNOWN
+    assert codes.dtype == np.int8
+
+
+def test_nothing_but_nulls_is_unknown():
+    assert columns_of(x=pa.nulls(2)).codes("x").tolist() == [-100, -100]
+    assert columns_of(x=pa.chunked_array([], pa.string())).codes("x").tolist() == []
+
+
+def test_uncertain_goes_before_all_else():
+    columns = columns_of(x=["-1", "-1.0", "?", "", "-101", "1"])
+    assert columns.codes("x", uncertain_codes(["-1", "?"])).tolist() == [-101, -101, -101, -100, -101, 1]
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (pa.array([1, 2]), "row 2, column 'x': label value 2"),
+        (pa.array([1.0, 0.5]), "row 2, column 'x': label value 0.5"),
+        (pa.array(["1", "x" * 999]), "row 2, column 'x': label value 'xxxxx"),
+        (pa.array([b"1", b"\xff"]), r"row 2, column 'x': b'\xff' is not UTF-8"),
+        (pa.array([datetime.date(2000, 1, 1)]), "row 1, column 'x': label value datetime.date(2000, 1, 1)"),
+        (pa.array([b"0" * 16], pa.uuid()), "row 1, column 'x': label value '3030"),
+        (pa.array([[1], [0]]), "column 'x': it holds list<"),
+        (pa.array([{"a": 1}]), "column 'x': it holds struct<a: int64>, which is not 1, 0 or unknown"),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_what_is_no_label_is_told(array, told):
+    columns = columns_of(x=array)
+    columns.codes("x")
+    assert message(columns).startswith(f"t, {told}")
+    assert len(columns.faults) == 1
+    assert len(message(columns)) < 300
+
+
+def test_a_column_that_answers_nothing_comes_with_a_hint():
+    columns = columns_of(comment=["blurred", "", "nice"], car=["1", "x", "0"])
+    columns.codes("comment")
+    columns.codes("car")
+    assert message(columns) == (
+        "t, row 1, column 'comment': label value 'blurred' is not 1, 0 or unknown (empty, NaN, -1); "
+        "row 2, column 'car': label value 'x' is not 1, 0 or unknown (empty, NaN, -1); "
+        "row 3, column 'comment': label value 'nice' is not 1, 0 or unknown (empty, NaN, -1); "
+        "if 'comment' is no label, name the label columns by labels, "
+        """with '{"path": "t", "labels": ["cat", "dog"]}' as the source"""
+    )
+
+
+def test_texts_are_stripped_and_empty_where_there_is_nothing():
+    columns = columns_of(x=pa.array([" a ", None, "b"]), n=pa.array([1, 2, None]), f=pa.array([0.5, np.nan, 2]))
+    assert columns.texts("x") == ["a", "", "b"]
+    assert columns.texts("n") == ["1", "2", ""]
+    assert columns.texts("f") == ["0.5", "", "2.0"]
+    assert columns.texts("no such column") == ["", "", ""]
+    columns.faults.raise_any()
+    assert columns_of(x=pa.array([["a"]])).texts("x") == [""]
+
+
+def test_lists_are_no_texts():
+    columns = columns_of(group=pa.array([["a"]]))
+    columns.texts("group")
+    assert message(columns).startswith("t, column 'group': it holds list<")
+
+
+def test_splits_get_their_standard_names():
+    columns = columns_of(split=["train", "VAL", "valid", "validate", "dev", "training", "Test ", "", None])
+    assert columns.splits() == ["train", *["validation"] * 4, "train", "test", "", ""]
+    assert len(columns.faults) == 0
+    assert columns_of(x=["1"]).splits() == [""]
+
+
+def test_what_is_no_split_is_told_with_the_nearest():
+    columns = columns_of(split=["trian", "test", "trian"])
+    assert columns.splits() == ["", "test", ""]
+    one = "split 'trian' is none of train, validation, test; did you mean train?"
+    assert message(columns) == f"t, row 1, column 'split': {one}; row 3, column 'split': {one}"
+
+
+def test_a_missing_column_is_told_with_the_nearest():
+    with pytest.raises(
+        HalflabelError, match=r"t: no column 'file_name'; its columns are filename, x; did you mean filename"
+    ):
+        columns_of(filename=["a"], x=["1"]).need("x", "file_name")
+
+
+def test_places_are_made_when_asked_for():
+    asked = []
+
+    def find_rows():
+        asked.append(1)
+        return [2, 5, 6]
+
+    columns = Columns(Path("t"), pa.table({"x": ["a", "b", "c"]}), Faults("t"), find_rows)
+    assert not asked
+    assert columns.where(1, "x") == "row 5, column 'x'"
+    assert columns.where(2, "x") == "row 6, column 'x'"
+    assert asked == [1]
+
 
 ROWS = [("a.jpg", "1"), ("b.jpg", "0"), ("ü c.jpg", "")]
 
@@ -24,6 +162,10 @@ def write(tmp_path):
     return write
 
 
+def names_of(path):
+    return column_names(Source(str(path)))
+
+
 def cells(path):
     columns = read_columns(path)
     columns.faults.raise_any()
@@ -32,7 +174,7 @@ def cells(path):
 
 def read_all(path):
     """Look at every cell, as texts and as labels; return the columns and the line that was raised."""
-    column_names(path)
+    names_of(path)
     try:
         columns = read_columns(path)
         for name in columns.names:
@@ -64,7 +206,7 @@ def test_every_ending_gives_the_same_cells(tmp_path, ending):
     else:
         text = "\n".join(("\t" if "tsv" in ending else ",").join(row) for row in [("x", "y"), *ROWS])
         path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
-    assert column_names(path) == ["x", "y"]
+    assert names_of(path) == ["x", "y"]
     assert cells(path) == ROWS
 
 
@@ -81,7 +223,7 @@ def test_every_ending_gives_the_same_cells(tmp_path, ending):
 )
 def test_line_ends_marks_quotes_and_blanks_do_not_matter(write, text):
     assert cells(write(text)) == [("a", "1"), ("b", "2")]
-    assert column_names(write(text)) == ["x", "y"]
+    assert names_of(write(text)) == ["x", "y"]
 
 
 def test_cells_are_kept_as_written(write):
@@ -194,7 +336,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for name in ("no.csv", "folder.csv", "no.parquet", "x" * 300 + ".csv", "nul\0.csv"):
         assert fault(tmp_path / name) == "PATH: no such file"
-        assert column_names(tmp_path / name) == []
+        assert names_of(tmp_path / name) == []
     assert fault(tmp_path / "t.xlsx").startswith("PATH: a table ends in .csv, .csv.gz, ")
 
 
