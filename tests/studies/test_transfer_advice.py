@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from halflabel.data.images import build_images
 from halflabel.data.loading import load_images
-from halflabel.studies import transfer_advice
+from halflabel.studies import networks
 from halflabel.studies.held_out import cut_folds
 from halflabel.studies.networks import BackboneFeatures, SourceData, load_backbones, train_and_predict
 from halflabel.studies.transfer_advice import FOLDS, advise_transfer, rank_known
@@ -123,7 +123,7 @@ def test_without_a_backbone_the_failures_are_left(planted):
 
 
 def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer_advice, "EPOCHS", 1)
+    monkeypatch.setattr(networks, "EPOCHS", 1)
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
     features, _ = load_backbones(colour_images, ["test_resnet"], str(weights), quiet=True)

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset
 from ..metrics.entries import Floats
-from ..model.errors import HalflabelError
+from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IntMatrix, count_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -63,6 +63,9 @@ SOURCE_IMAGES = {
     "webli": 10_000_000_000,
 }
 """Images by the words of timm's tags, rounded as the data sets' authors publish them."""
+
+EPOCHS, RUNS, RUN_FOLDS = 3, 2, 2
+"""Each training is this long; a run with its own seed tests on its own two folds and trains on all others."""
 
 PENALTY = 0.04
 """Of the probes, per feature; the middle one of those that `training.guesses` chooses from. Nothing is tuned on what is
@@ -280,3 +283,32 @@ def train_and_predict(
             trainer.remove_callback(shown)
         trainer.train()
         return np.asarray(trainer.predict(datasets["test"]).predictions)
+
+
+def number_runs(folds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return, for the fold of each image, the run of `held_out_training` that tests it; -1 where none does."""
+    return np.where(folds < RUNS * RUN_FOLDS, folds // RUN_FOLDS, -1)
+
+
+def held_out_training(
+    images: AnnotatedImages, backbone: str, weights: str | None, run_of: NDArray[np.intp], seed: int = 0
+) -> Floats:
+    """Return logits of the images by networks that were trained without them, `EPOCHS` long; see `train_and_predict`.
+
+    Args:
+        images: With the labels that are trained; their splits do not count.
+        backbone: A timm name.
+        weights: `hub`, `installed`, a path, or None for random weights.
+        run_of: See `number_runs`.
+        seed: Of the first run; the next has the next.
+
+    Returns:
+        Shape (n, num_labels); NaN where no run tests.
+    """
+    logits = np.full(images.labels.shape, np.nan)
+    for run in range(RUNS):
+        log.info("%s from %s weights, run %d of %d: a network for %s", backbone, weights or "random", run + 1, RUNS,
+                 shortlist(images.label_space.names))  # fmt: skip
+        part = images.with_column("split", np.where(run_of == run, "test", "train"))
+        logits[run_of == run] = train_and_predict(part, backbone, weights, EPOCHS, seed + run)
+    return logits
