@@ -23,8 +23,7 @@ from side_by_side import copy_pictures, finish, run_side, show
 
 def score(folder, images):
     from halflabel.training.features import keep_freed_memory
-    from halflabel.use.prediction import Scorer, find_images
-    from halflabel.use.score_files import score_to
+    from halflabel.use.predict import Scorer, find_images, score_to
 
     keep_freed_memory()
     scorer, files = Scorer(str(folder / "model" / "ours")), find_images([str(folder / f"images-{images}")])

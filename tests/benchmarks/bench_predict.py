@@ -27,14 +27,14 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def save_models(backbone, folder):
     """Write the same network twice: as our model, and as a plain timm wrapper."""
     from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
-    from halflabel.share.export import export_model
+    from halflabel.share.export import export
 
     torch.manual_seed(0)
     weights = "installed" if "lite0" in backbone else None
     model = TimmMultiLabelForImageClassification.from_backbone(backbone, LABELS, weights=weights)
     model.save_pretrained(folder / "ours")
     TimmMultiLabelImageProcessor.from_backbone(model.backbone).save_pretrained(folder / "ours")
-    export_model(str(folder / "ours"), "timm", folder / "stock")
+    export(folder / "ours", folder / "stock", "timm")
 
 
 def pictures(table):
@@ -75,8 +75,7 @@ def stock(table, models, batch):
 
 def ours(table, models, batch):
     from halflabel.training.features import keep_freed_memory
-    from halflabel.use.prediction import Scorer
-    from halflabel.use.score_files import score_to
+    from halflabel.use.predict import Scorer, score_to
 
     keep_freed_memory()
     files, scorer = pictures(table), Scorer(str(models / "ours"))
@@ -93,11 +92,12 @@ def difference(files, models):
     """Return how far scores of the fast path are from the plain one, on average."""
     from PIL import Image
 
-    from halflabel.use.inference import load_model
-    from halflabel.use.prediction import predict_files
+    from halflabel.use.inference import open_model
+    from halflabel.use.predict import predict
 
-    frame, _ = predict_files(str(models / "ours"), files)
-    model, processor = load_model(str(models / "ours"))
+    frame = predict(models / "ours", files)
+    saved = open_model(models / "ours")
+    model, processor = saved.model, saved.processor
     plain = []
     with torch.no_grad():
         for file in files:
@@ -109,7 +109,7 @@ def difference(files, models):
 def decode(table, models, batch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from halflabel.use.prediction import Scorer, decode_image
+    from halflabel.use.predict import Scorer, decode_image
 
     files, scorer = pictures(table), Scorer(str(models / "ours"))
     torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def decode(table, models, batch):
 
 def network(table, models, batch):
     from halflabel.training.features import keep_freed_memory, run_in_threads
-    from halflabel.use.prediction import Scorer
+    from halflabel.use.predict import Scorer
 
     keep_freed_memory()
     files, scorer = pictures(table), Scorer(str(models / "ours"))

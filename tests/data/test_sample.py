@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from halflabel import IGNORE_INDEX
-from halflabel.data.loading import load_source
+from halflabel.data.loading import load_images
 from halflabel.data.sample import LABEL_NAMES, SIZE, TEAMS, draw_scene, iterate_street_scenes, render_street_scene
 
 SCENES = 400
@@ -46,7 +46,7 @@ def test_a_team_answers_its_own_questions_and_the_test_split_is_known():
 
 def test_under_half_of_the_training_entries_are_known_and_each_label_has_yes_and_no_in_each_split():
     assert sum(len(asked) for asked in TEAMS.values()) / (len(TEAMS) * len(LABEL_NAMES)) < 0.5
-    images = load_source("street_scenes", max_train_images=90, max_test_images=30)
+    images = load_images("street_scenes", max_train_images=90, max_test_images=30)
     assert images.label_space.names == LABEL_NAMES
     assert 0.3 < (images.of_split("train").labels != IGNORE_INDEX).mean() < 0.5
     for split in ("train", "test"):

@@ -18,7 +18,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 import halflabel
 from halflabel import DecisionRule, HalflabelError, MultiLabelImageClassificationPipeline
 from halflabel.model.decisions import NEVER
-from halflabel.use.prediction import predict_files
+from halflabel.use.predict import predict
 
 TASK = "multi-label-image-classification"
 NAMES = ["red", "blue", "green", "grey"]
@@ -61,11 +61,11 @@ def test_the_task_is_registered_and_makes_our_pipeline(answer):
 
 def test_scores_and_decisions_are_those_of_predict(answer, folder):
     files = sorted([*folder.glob("*.jpg"), *folder.glob("*.png")])
-    frame, _ = predict_files(str(folder), files)
+    frame = predict(folder, files)
     for row, answers in zip(frame.to_dict("records"), answer([str(file) for file in files]), strict=True):
         assert by_label(answers) == {name: (row[name], name in row["answered_yes"]) for name in NAMES}
         assert [one["score"] for one in answers] == sorted((row_["score"] for row_ in answers), reverse=True)
-    full, _ = predict_files(str(folder), files[:1], fast_decode=False)
+    full = predict(folder, files[:1], fast_decode=False)
     assert by_label(answer(str(files[0]), fast_decode=False))["red"][0] == full["red"][0]
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from halflabel import HalflabelError
-from halflabel.use.inference import load_model
+from halflabel.use.inference import open_model
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_by_0_1"
 
 
 def test_a_model_of_version_0_1_gives_the_scores_that_it_gave():
-    model, processor = load_model(str(SAVED))
+    saved = open_model(SAVED)
+    model, processor = saved.model, saved.processor
     torch.manual_seed(1)
     with torch.no_grad():
         logits = model(torch.randn(4, 3, 64, 64)).logits.double()
@@ -34,5 +35,5 @@ def test_a_saved_model_that_names_what_is_gone_says_so_in_one_line(tmp_path):
     with pytest.raises(
         HalflabelError, match="relations between labels, which halflabel has no more .* set relations to null"
     ) as error:
-        load_model(str(tmp_path / "old"))
+        open_model(tmp_path / "old")
     assert "\n" not in str(error.value)

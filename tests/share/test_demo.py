@@ -26,9 +26,10 @@ from PIL import Image
 import halflabel
 from halflabel import HalflabelError
 from halflabel.model.decisions import NEVER, DecisionRule
-from halflabel.share.demo import Demo, draw_heat_map
-from halflabel.share.demo_space import write_space
+from halflabel.share import space as page_of
+from halflabel.share.demo import draw_heat_map, show_heat_map, write_space
 from halflabel.use.explain import Explanation, LabelMap, explain
+from halflabel.use.inference import open_model
 from halflabel_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +104,8 @@ def heat_map_on(page, before=None):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium, which is not installed")
 def test_answers_and_heat_maps_in_a_browser(folder, tmp_path):
     name, requests = str(folder / "model"), []
-    model, processor = loaded(name)
-    classify = halflabel.MultiLabelImageClassificationPipeline(model, image_processor=processor)
+    saved = open_model(name)
+    classify = halflabel.MultiLabelImageClassificationPipeline(saved.model, image_processor=saved.processor)
     answers = classify(str(folder / "picture.jpg"))
     assert {answer["decision"] for answer in answers} == {True, False}
     words = {"red": "(yes from 0.7)", NAMES[1]: "(yes from 0.6)", "never": "(never yes)", "always": "(always yes)"}
@@ -134,15 +135,8 @@ def test_answers_and_heat_maps_in_a_browser(folder, tmp_path):
     assert hosts == {url.split("/")[2]}  # no font, script or picture from elsewhere
 
 
-def loaded(name):
-    return (
-        halflabel.TimmMultiLabelForImageClassification.from_pretrained(name).eval(),
-        halflabel.TimmMultiLabelImageProcessor.from_pretrained(name),
-    )
-
-
 def overlay(name, picture, label):
-    return np.asarray(draw_heat_map(explain(*loaded(name), Image.open(picture), [label])))
+    return np.asarray(draw_heat_map(explain(name, picture, [label])))
 
 
 def test_a_heat_map_colours_the_grey_picture_where_it_is_high():
@@ -159,16 +153,28 @@ def test_a_heat_map_colours_the_grey_picture_where_it_is_high():
             assert abs(shown.getpixel((x, 0))[channel] - mixed) <= 0.51
 
 
-def test_what_cannot_be_shown_is_said_on_the_page(folder, tmp_path, monkeypatch):
-    demo, picture = Demo(str(folder / "model")), str(folder / "picture.jpg")
-    assert "Drop a picture" in demo.answer(None)[0]
-    assert demo.show(None, None)[1] == ""
+def test_the_page_answers_as_the_pipeline_does(folder):
+    saved, picture = open_model(folder / "model"), str(folder / "picture.jpg")
+    expected = halflabel.MultiLabelImageClassificationPipeline(saved.model, image_processor=saved.processor)(picture)
+    html, choice = page_of.answer(saved.model, saved.processor, picture)
+    told = re.findall(r"<b>(yes|no)</b> ([\d.]+) ", html)
+    assert told == [("yes" if one["decision"] else "no", f"{one['score']:.3f}") for one in expected]
+    assert choice["choices"] == [one["label"] for one in expected]
+    assert html.count("hl-threshold") == 3  # none for never
+    shown, words = show_heat_map(saved, picture, "red")
+    np.testing.assert_array_equal(np.asarray(shown["value"]), overlay(folder / "model", picture, "red"))
+    assert "as the model sees it" in words
+
+
+def test_what_cannot_be_shown_is_said_on_the_page(folder, tmp_path):
+    saved, picture = open_model(folder / "model"), str(folder / "picture.jpg")
+    assert "Drop a picture" in page_of.answer(saved.model, saved.processor, None)[0]
+    assert show_heat_map(saved, None, None)[1] == ""
     cut = tmp_path / "<cut>.jpg"
     cut.write_bytes((folder / "picture.jpg").read_bytes()[:2000])
-    assert "&lt;cut&gt;.jpg" in demo.answer(str(cut))[0]
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    assert "heat maps need Captum: pip install &#x27;halflabel[explain]&#x27;" in demo.show(picture, "red")[1]
-    assert "hl-row" in demo.answer(picture)[0]
+    assert "&lt;cut&gt;.jpg" in page_of.answer(saved.model, saved.processor, str(cut))[0]
+    assert "&lt;cut&gt;.jpg" in show_heat_map(saved, str(cut), "red")[1]
+    assert "unknown label" in show_heat_map(saved, picture, "green")[1]
 
 
 def test_mistakes_end_in_one_line(folder, tmp_path, capsys, monkeypatch):
@@ -187,6 +193,7 @@ def test_mistakes_end_in_one_line(folder, tmp_path, capsys, monkeypatch):
     assert error_of(name, "--port", "70000") == (
         "the demo cannot listen on 127.0.0.1, port 70000: give another --port or --host"
     )
+    monkeypatch.delitem(sys.modules, "halflabel.share.space")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert error_of(name) == "the demo needs Gradio: pip install 'halflabel[demo]'"
 
@@ -201,22 +208,31 @@ sys.exit(main(["demo", "alice/m", "--space", "alice/m-demo"]))
 """
 
 
+ANSWER = """
+import runpy, sys
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+try:
+    import halflabel.model.labels
+except ModuleNotFoundError:
+    space = runpy.run_path("app.py")
+    model = AutoModelForImageClassification.from_pretrained(space["MODEL"], trust_remote_code=True).eval()
+    processor = AutoImageProcessor.from_pretrained(space["MODEL"], trust_remote_code=True)
+    print(space["answer"](model, processor, sys.argv[1])[0])
+"""
+
+
 @pytest.mark.slow
 def test_a_pushed_space_runs_where_halflabel_is_not_installed(folder, tmp_path):
-    """Written from a wheel, pushed, taken from the Hub and started as the Hub would."""
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    """Pushed, taken from the Hub and started as the Hub would; its answers are those of the page here."""
     libraries = str(Path(timm.__file__).parents[1])
     hub = HubServer(tmp_path / "hub")
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), libraries]), "HF_ENDPOINT": hub.url,
+        **os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_ENDPOINT": hub.url,
         "HF_TOKEN": "hf_alice", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf"),
     }  # fmt: skip
-    try:  # -S leaves an editable install of halflabel out
+    try:
         pushed = subprocess.run(
-            [sys.executable, "-S", "-c", PUSHER, str(folder / "model")], env=environment, cwd=tmp_path,
+            [sys.executable, "-c", PUSHER, str(folder / "model")], env=environment, cwd=tmp_path,
             capture_output=True, text=True,
         )  # fmt: skip
         assert pushed.returncode == 0, pushed.stderr[-3000:]
@@ -226,10 +242,15 @@ def test_a_pushed_space_runs_where_halflabel_is_not_installed(folder, tmp_path):
             (space / path).parent.mkdir(parents=True, exist_ok=True)
             (space / path).write_bytes(content)
         check_space(space)
-        (tmp_path / "site").rename(tmp_path / "gone")
         environment["PYTHONPATH"] = libraries
+        alone = [sys.executable, "-S"]  # which leaves an editable install of halflabel out
+        picture, saved = str(folder / "picture.jpg"), open_model(folder / "model")
+        told = subprocess.run(
+            [*alone, "-c", ANSWER, picture], env=environment, cwd=space, capture_output=True, text=True
+        )  # fmt: skip
+        assert told.stdout.strip() == page_of.answer(saved.model, saved.processor, picture)[0], told.stderr[-3000:]
         with (
-            running([sys.executable, "-S", "app.py"], env=environment, cwd=space) as url,
+            running([*alone, "app.py"], env=environment, cwd=space) as url,
             urlopen(f"{url}config") as answer,
         ):
             assert json.load(answer)["title"] == "alice/m"
@@ -245,9 +266,13 @@ def check_space(space):
     }  # fmt: skip
     assert "`halflabel demo alice/m --space alice/m-demo`" in text
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    expected = {Requirement(line) for line in (*project["dependencies"], *extras["demo"], *extras["explain"])}
-    assert {Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()} == expected
+    needed = {Requirement(line) for line in (space / "requirements.txt").read_text().splitlines()}
+    assert needed < {Requirement(line) for line in project["dependencies"]}
+    imported = set()  # by what travels
+    for file in (ROOT / "src" / "halflabel" / "model").glob("*.py"):
+        imported |= set(re.findall(r"^(?:from|import) (\w+)", file.read_text(), re.MULTILINE))
+    packages = {"pillow" if name == "PIL" else name.replace("_", "-") for name in imported - sys.stdlib_module_names}
+    assert packages <= {one.name for one in needed}
 
 
 def test_a_space_is_written_without_the_hub(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from halflabel import HalflabelError
-from halflabel.share.figures import choose_labels, finish, letters, load_font, new_figure, plain, save
+from halflabel.share.figures import finish, letters, load_font, new_figure, plain, save
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end():
@@ -59,15 +59,6 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(HalflabelError, match=r"^pictures need matplotlib: pip install 'halflabel\[plots\]'$"):
         new_figure(1, 1, "")
-
-
-def test_the_labels_with_the_most_positives_are_shown_and_the_clause_says_so():
-    positives = np.array([3, 9, 0, 9, 5])
-    order, clause = choose_labels(positives, 3)
-    assert order.tolist() == [1, 3, 4]
-    assert clause == "3 of 5 labels: those with the most known positives"
-    assert choose_labels(positives, 5)[0].tolist() == [1, 3, 4, 0, 2]
-    assert choose_labels(positives[:1])[1] == "1 label"
 
 
 def test_the_font_has_accents():

@@ -1,13 +1,29 @@
 """The drawn values are read back from the figures and held against loops and scikit-learn."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from transformers import TrainingArguments
 
-from halflabel import HalflabelError
-from halflabel.share.metric_plots import draw_precision_recall, draw_reliability, draw_score_histograms
+from halflabel import HalflabelError, MultiLabelTrainer
+from halflabel.data.pixels import FeatureDataset, collate
+from halflabel.metrics.trainer import trainer_metrics
+from halflabel.model.labels import count_labels
+from halflabel.share.metric_plots import (
+    choose_labels,
+    draw_average_precision,
+    draw_coverage,
+    draw_learning_curve,
+    draw_metrics,
+    draw_precision_recall,
+    draw_reliability,
+    draw_score_histograms,
+)
 
 NAMES = ["common", "rare", "no yes", "no no", "unknown"]
 THRESHOLDS = [0.4, 0.3, 0.5, 0.5, 2.0]
@@ -67,7 +83,7 @@ def test_what_is_undefined_is_said_in_its_panel(answered):
     assert texts(panel(figure, "unknown")) == ["undefined: nothing known"]
     assert not panel(figure, "no yes").lines
     assert texts(panel(figure, "rare")) == []
-    assert texts(panel(draw_reliability(*answered, NAMES), "unknown")) == ["undefined: nothing known"]
+    assert texts(panel(draw_reliability(*answered, NAMES), "unknown")) == ["nothing known"]
     histograms = draw_score_histograms(*answered, NAMES, THRESHOLDS)
     assert texts(panel(histograms, "unknown")) == ["nothing known"]
 
@@ -137,3 +153,137 @@ def test_of_many_labels_those_with_the_most_positives_are_drawn(draw):
 def test_what_does_not_fit_is_refused(scores, names, thresholds, message):
     with pytest.raises(HalflabelError, match=message):
         draw_precision_recall(scores, [[1]], names, thresholds)
+
+
+def answers(rows, columns, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, -100], (rows, columns), p=[0.4, 0.2, 0.4])
+    return np.clip(rng.random((rows, columns)) * 0.7 + 0.3 * (labels == 1), 0, 1), labels
+
+
+def test_all_pictures_are_written_with_a_display_or_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
+    monkeypatch.delenv("DISPLAY", raising=False)
+    scores, labels = answers(80, 3)
+    names = ["price in $", "снег и лёд" * 10, "c_1"]
+    history = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 1.0, "eval_mAP": 0.4, "eval_known_loss": 0.6}]
+    counts = count_labels(labels)
+    files = draw_metrics(tmp_path / "plots", scores, labels, names, [0.5] * 3, None, history, counts)
+    assert [file.name for file in files] == [
+        "average_precision.png",
+        "precision_recall.png",
+        "reliability.png",
+        "score_histograms.png",
+        "coverage.png",
+        "learning_curve.png",
+    ]
+    for file in files:
+        with Image.open(file) as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    assert len(draw_metrics(tmp_path, scores, labels, names, 0.5)) == 5  # no history, no learning curve
+
+
+def test_nothing_is_written_where_scores_are_logits_or_names_are_missing(tmp_path):
+    with pytest.raises(HalflabelError, match="apply the sigmoid"):
+        draw_metrics(tmp_path, [[-3.0], [2.0]], [[0], [1]], ["a"], 0.5)
+    with pytest.raises(HalflabelError, match="1 label names for 2 labels"):
+        draw_metrics(tmp_path, [[0.3, 0.2]], [[0, 1]], ["a"], 0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bars_are_scikit_learns_average_precision_best_first():
+    scores, labels = answers(120, 4)
+    labels[:, 2] = np.where(labels[:, 2] == 1, -100, labels[:, 2])
+    ends = np.array([[0.1, 0.2, np.nan, 0.3], [0.8, 0.7, np.nan, 0.6]])
+    figure = draw_average_precision(scores, labels, list("abcd"), ends)
+    axes = figure.axes[0]
+    expected, share = {}, {}
+    for name in "abd":
+        column = "abcd".index(name)
+        rows = [row for row in range(120) if labels[row, column] >= 0]
+        expected[name] = average_precision_score(labels[rows, column], scores[rows, column])
+        share[name] = sum(labels[row, column] for row in rows) / len(rows)
+    order = [label.get_text() for label in axes.get_yticklabels()]
+    assert order == [*sorted(expected, key=lambda name: -expected[name]), "c"]
+    widths = [bar.get_width() for bar in axes.patches]
+    np.testing.assert_allclose(widths[:3], [expected[name] for name in order[:3]])
+    assert np.isnan(widths[3])
+    said = [text.get_text() for text in axes.texts]
+    assert "undefined: no known positive" in said
+    positives = sum(labels[:, 0] == 1)
+    assert f"{expected['a']:.3f}   {positives} yes of {sum(labels[:, 0] >= 0)} known" in said
+    segments = {round(segment[0, 1]): segment[:, 0] for segment in axes.collections[0].get_segments() if len(segment)}
+    np.testing.assert_array_equal(segments[order.index("b")], [0.2, 0.7])
+    np.testing.assert_allclose(axes.lines[0].get_xdata()[:3], [share[name] for name in order[:3]])
+    mean = sum(expected.values()) / 3
+    assert figure.get_suptitle().startswith(
+        f"Average precision: mAP {mean:.3f} over 3 labels, 1 undefined and not in it"
+    )
+
+
+def test_coverage_is_counted_yes_no_and_unknown():
+    _, labels = answers(50, 70)
+    labels[3, 5] = -101  # uncertain is not known
+    names = [str(i) for i in range(70)]
+    figure = draw_coverage(count_labels(labels), names, "training")
+    axes = figure.axes[0]
+    order = [int(label.get_text()) for label in axes.get_yticklabels()]
+    assert order == sorted(range(70), key=lambda i: -sum(labels[:, i] == 1))[:60]
+    bars = [[bar.get_width() for bar in axes.patches[60 * k : 60 * (k + 1)]] for k in range(3)]
+    for place, i in enumerate(order):
+        counted = [sum(labels[:, i] == 1), sum(labels[:, i] == 0), sum(labels[:, i] < 0)]
+        assert [bars[k][place] for k in range(3)] == counted
+        assert axes.patches[60 + place].get_x() == counted[0]
+    assert figure.get_suptitle().endswith("60 of 70 labels: those with the most known positives")
+    assert f"{100 * (labels >= 0).mean():.0f} % of all entries" in figure.get_suptitle()
+
+
+@pytest.fixture
+def log_history(tiny_model, tmp_path):
+    features = torch.randn(24, tiny_model.head.in_features)
+    labels = (features[:, :2] > 0).numpy().astype(np.int8)
+    arguments = TrainingArguments(
+        str(tmp_path), num_train_epochs=4, learning_rate=1e-2, eval_strategy="epoch", logging_strategy="epoch",
+        save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    tiny_model.freeze_backbone()
+    trainer = MultiLabelTrainer(
+        model=tiny_model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=FeatureDataset(features, labels),
+        eval_dataset=FeatureDataset(features[:12], labels[:12]),
+        compute_metrics=trainer_metrics,
+    )
+    trainer.train()
+    return trainer.state.log_history
+
+
+def test_the_learning_curve_is_that_of_the_trainer(log_history):
+    figure = draw_learning_curve(log_history)
+    left, right = figure.axes
+    loss, validation = left.lines
+    assert loss.get_xdata().tolist() == [1, 2, 3, 4]
+    assert loss.get_ydata().tolist() == [entry["loss"] for entry in log_history if "loss" in entry]
+    assert validation.get_ydata().tolist() == [entry["eval_known_loss"] for entry in log_history if "eval_mAP" in entry]
+    measured = [entry["eval_mAP"] for entry in log_history if "eval_mAP" in entry]
+    assert right.lines[0].get_ydata().tolist() == measured
+    best = measured.index(max(measured))
+    assert right.lines[1].get_xdata()[0] == best + 1
+    assert right.get_title(loc="left") == f"best mAP {max(measured):.3f}, at epoch {best + 1}"
+
+
+@pytest.mark.parametrize("history", [[], [{"epoch": 1.0, "loss": 0.3}], [{"epoch": 1.0, "eval_mAP": float("nan")}]])
+def test_a_run_without_validation_says_so(history, tmp_path):
+    figure = draw_learning_curve(history)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["nothing was validated"]
+    figure.savefig(tmp_path / "a.png")
+
+
+def test_the_labels_with_the_most_positives_are_shown_and_the_clause_says_so():
+    positives = np.array([3, 9, 0, 9, 5])
+    order, clause = choose_labels(positives, 3)
+    assert order.tolist() == [1, 3, 4]
+    assert clause == "3 of 5 labels: those with the most known positives"
+    assert choose_labels(positives, 5)[0].tolist() == [1, 3, 4, 0, 2]
+    assert choose_labels(positives[:1])[1] == "1 label"

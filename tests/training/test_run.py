@@ -25,8 +25,8 @@ from halflabel.share.trained import train
 from halflabel.training.preparation import prepare_data
 from halflabel.training.recipe import parse_recipe
 from halflabel.training.run import prepare_training
-from halflabel.use.evaluation import evaluate_model
-from halflabel.use.prediction import predict_files
+from halflabel.use.evaluate import evaluate
+from halflabel.use.predict import predict
 
 BASE = {
     "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "optim": "sgd",
@@ -53,7 +53,7 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     assert saved["split"] == "test"
     assert saved["labels"]["red"]["known"] == 16
     assert saved["mAP"] > 0.9  # two colours are easy even on random features
-    again = evaluate_model(str(tmp_path / "out"), load_images(colour_table), "test").metrics
+    again = evaluate(tmp_path / "out", load_images(colour_table))
     assert again["mAP"] == pytest.approx(saved["mAP"], abs=1e-6)
     assert "mAP" in (tmp_path / "out" / "README.md").read_text()
 
@@ -325,7 +325,7 @@ def test_scores_of_large_photographs_hardly_depend_on_how_they_are_decoded(road_
         pixels += np.random.default_rng(i).integers(-3, 4, pixels.shape, dtype=np.int16)  # grain
         files.append(tmp_path / f"{i}.jpg")
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(files[-1], quality=90)
-    fast, full = (predict_files(str(tmp_path / "model"), files, fast_decode=fast)[0] for fast in (True, False))
+    fast, full = (predict(tmp_path / "model", files, fast_decode=fast) for fast in (True, False))
     difference = np.abs(fast.select_dtypes("number").to_numpy() - full.select_dtypes("number").to_numpy())
     assert 0 < difference.mean() < 0.01
 

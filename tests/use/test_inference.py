@@ -4,41 +4,41 @@ import pytest
 import torch
 
 from halflabel import HalflabelError
-from halflabel.use.evaluation import evaluate_model
-from halflabel.use.inference import load_model
+from halflabel.use.evaluate import evaluate
+from halflabel.use.inference import open_model
 
 
 def test_evaluation_checks_labels_and_split(saved_model, colour_images):
-    assert evaluate_model(saved_model, colour_images, "train").metrics["labels"]["red"]["known"] < 32
+    assert evaluate(saved_model, colour_images, split="train")["labels"]["red"]["known"] < 32
     with pytest.raises(HalflabelError, match="no image in split 'validation'"):
-        evaluate_model(saved_model, colour_images, "validation")
+        evaluate(saved_model, colour_images, split="validation")
     with pytest.raises(HalflabelError, match="no label 'blue'"):
-        evaluate_model(saved_model, colour_images.with_only(["red"]), "test")
+        evaluate(saved_model, colour_images.with_only(["red"]))
 
 
 def test_models_that_are_none(tmp_path):
     with pytest.raises(HalflabelError, match="cannot be loaded"):
-        load_model(str(tmp_path / "nowhere"))
+        open_model(str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(HalflabelError, match="'vit' model, not one of halflabel"):
-        load_model(str(tmp_path))
+        open_model(str(tmp_path))
 
 
 def test_a_folder_that_holds_models_is_none_and_says_which_it_holds(saved_model, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "probe").symlink_to(saved_model)
     with pytest.raises(HalflabelError, match=r"holds no config.json: .* finished run, like \S*runs/probe$"):
-        load_model(str(tmp_path / "runs"))
+        open_model(str(tmp_path / "runs"))
     with pytest.raises(HalflabelError, match=r"there is no such folder; did you mean \S*/runs/probe\?$"):
-        load_model(str(tmp_path / "runs" / "prob"))
+        open_model(str(tmp_path / "runs" / "prob"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         HalflabelError, match=r"there is no such folder \(did you mean runs/probe\?\), and from the Hub: "
     ):
-        load_model("runs/prob")
+        open_model("runs/prob")
     (tmp_path / "labels.csv").touch()
     with pytest.raises(HalflabelError, match="it is a file: give the folder of a model"):
-        load_model(str(tmp_path / "labels.csv"))
+        open_model(str(tmp_path / "labels.csv"))
 
 
 def test_a_pickled_model_is_refused(saved_model, tmp_path):
@@ -47,4 +47,4 @@ def test_a_pickled_model_is_refused(saved_model, tmp_path):
     (Path(saved_model) / "model.safetensors").unlink()
     torch.save({}, Path(saved_model) / "pytorch_model.bin")
     with pytest.raises(HalflabelError, match="has no model.safetensors, only pytorch_model.bin: a pickle can run any"):
-        load_model(saved_model)
+        open_model(saved_model)

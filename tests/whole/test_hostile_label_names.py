@@ -18,8 +18,9 @@ from halflabel import TimmMultiLabelForImageClassification
 from halflabel.data.images import AnnotatedImages
 from halflabel.data.loading import load_images
 from halflabel.model import backbones as weights
-from halflabel.share.demo import Demo
-from halflabel.share.export import export_model
+from halflabel.share import space
+from halflabel.share.export import export
+from halflabel.use.inference import open_model
 from halflabel_cli import main
 
 NAMES = [
@@ -148,7 +149,8 @@ def test_commands_that_measure_and_draw_take_them(model, data, tmp_path, capsys)
 
 
 def test_the_demo_shows_them_as_text(model, data):
-    html, _ = Demo(str(model)).answer(str(data.parent / "000.png"))
+    saved = open_model(model)
+    html, _ = space.answer(saved.model, saved.processor, str(data.parent / "000.png"))
     page = Page(html)
     assert page.tags == {"div", "span", "b"}
     assert all(name in page.text for name in NAMES)
@@ -173,6 +175,6 @@ def test_the_page_of_advise_shows_them_as_text(data, tmp_path):
 
 
 def test_an_exported_model_names_them(model, tmp_path):
-    export_model(str(model), "timm", tmp_path / "timm")
+    export(model, tmp_path / "timm", "timm")
     config = json.loads((tmp_path / "timm" / "config.json").read_text())
     assert config["label_names"] == NAMES or list(config["id2label"].values()) == NAMES

@@ -81,8 +81,8 @@ def run_data(options: argparse.Namespace) -> int:
     from ..data.images import write_shards, write_table
     from ..data.loading import load_sources, parse_sources
     from ..data.report import describe, render
-    from ..share.data_plots import draw_coverage
     from ..share.figures import check_drawing
+    from ..share.image_plots import draw_known
 
     datasets.disable_progress_bars()
     output = options.output
@@ -101,7 +101,7 @@ def run_data(options: argparse.Namespace) -> int:
     print(render(report))
     _write_json(options.report, report)
     if options.plot:
-        draw_coverage(images, Path(options.plot))
+        draw_known(images, Path(options.plot))
         print(f"drawn: {options.plot}")
     if output and output.endswith(".parquet"):
         root = write_table(images, Path(output))
@@ -116,15 +116,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from ..data.images import check_split
     from ..decide.report import render_metrics
     from ..share.figures import check_drawing
-    from ..share.summary_plots import draw_measured
-    from ..use.evaluation import evaluate_model
+    from ..share.metric_plots import draw_measured
+    from ..use.evaluate import measure
 
     split, plots = check_split(options.split), Path(options.plots) if options.plots else None
     check_outputs(options.output, folder=plots)
     if plots:
         check_drawing()
     images, skipped = _load_measured(options)
-    measured = evaluate_model(
+    measured = measure(
         options.model, images, split, options.batch_size, options.fast_decode, options.ci, options.compare
     )
     if _is_main():
@@ -140,21 +140,21 @@ def run_calibrate(options: argparse.Namespace) -> int:
     """Fit calibration and thresholds, store them in the model, print what they do, and bring the card up to date."""
     from ..data.images import check_split
     from ..decide.report import render_decisions
-    from ..share.card_files import is_rendered, write_card
-    from ..use.model_calibration import calibrate_model
+    from ..share.card import card, is_rendered
+    from ..use.evaluate import calibrate
 
     check_outputs(options.output)
     images, skipped = _load_measured(options)
-    card = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
-    report = calibrate_model(
-        options.model, images, check_split(options.split), options.objective, options.calibration,
-        batch_size=options.batch_size, fast_decode=options.fast_decode,
+    rendered = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
+    report = calibrate(
+        options.model, images, split=check_split(options.split), objective=options.objective,
+        calibration=options.calibration, batch_size=options.batch_size, fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
         print(render_decisions(report))
-        if card:
-            write_card(options.model)
-        told = "and told in its README.md" if card else "whose README.md, if there is one, may tell of earlier ones"
+        if rendered:
+            card(options.model)
+        told = "and told in its README.md" if rendered else "whose README.md, if there is one, may tell of earlier ones"
         print(f"stored in {options.model}, {told}")
         _write_json(options.output, report)
     return SKIPPED_FILES if skipped else 0
@@ -163,15 +163,18 @@ def run_calibrate(options: argparse.Namespace) -> int:
 def run_review(options: argparse.Namespace) -> int:
     """Write a table and a contact sheet of what somebody should look at."""
     from ..data.images import check_split
-    from ..share.contact_sheet import write_errors
-    from ..use.evaluation import find_errors
+    from ..share.image_plots import write_review
+    from ..use.review import review
 
     split, folder = options.split and check_split(options.split), Path(options.output)
     check_outputs(None, folder=folder)
     images, skipped = _load_measured(options)
-    found = find_errors(options.model, images, split, options.limit, options.batch_size, options.fast_decode)
+    found = review(
+        options.model, images, split=split, limit=options.limit, batch_size=options.batch_size,
+        fast_decode=options.fast_decode,
+    )  # fmt: skip
     if _is_main():
-        write_errors(found, folder)
+        write_review(found, folder)
         print(found.about)
         print(f"written: {folder / 'errors.csv'} and {folder / 'errors.png'}")
     return SKIPPED_FILES if skipped else 0
@@ -179,10 +182,9 @@ def run_review(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Draw where a picture speaks for labels."""
-    from ..model.image_processing_timm_multilabel import decode_image
-    from ..share.explanation import write_explanation
+    from ..share.figures import save
+    from ..share.image_plots import draw_explanation
     from ..use.explain import explain
-    from ..use.inference import load_model
 
     output = Path(options.output)
     if output.suffix != ".png":
@@ -190,11 +192,8 @@ def run_explain(options: argparse.Namespace) -> int:
     check_outputs(output)
     if not Path(options.image).is_file():
         raise HalflabelError(f"no picture at {options.image!r}: give one file")
-    model, processor = load_model(options.model)
-    # As `predict` decodes it, so that the scores are the same.
-    picture = decode_image({"path": options.image}, options.image, processor.needed_side())
-    explanation = explain(model, processor, picture, options.labels)
-    write_explanation(output, explanation)
+    explanation = explain(options.model, options.image, options.labels)
+    save(draw_explanation(explanation), output)
     for found in explanation.labels:
         print(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
     print(f"drawn: {output}")
@@ -232,8 +231,7 @@ def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
 def run_predict(options: argparse.Namespace) -> int:
     """Score pictures and write them to a file, or to a folder in parts."""
     from ..training.features import keep_freed_memory
-    from ..use.prediction import Scorer, find_images
-    from ..use.score_files import check_output, score_to
+    from ..use.predict import Scorer, check_output, find_images, score_to
 
     keep_freed_memory()
     output = Path(options.output)

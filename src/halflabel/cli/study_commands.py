@@ -12,8 +12,7 @@ def run_advise(options: argparse.Namespace) -> int:
     """Say whether transfer and multi-task learning make sense for the data, on the terminal and as files."""
     import datasets
 
-    from ..share.advice_report import write_report
-    from ..share.advice_summary import render_advice
+    from ..share.page import render_advice, write_report
     from ..studies.advice import advise
     from ..training.features import keep_freed_memory
 

@@ -1,107 +1,102 @@
-"""A page in the browser: drop a picture, see what the model answers, and where it saw it."""
+"""A model's page in the browser: here with heat maps, or as a Space of the Hub, a folder that runs there as it is."""
 
-from html import escape
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx2
 import numpy as np
 import torch
+from huggingface_hub import HfApi, SpaceCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from packaging.requirements import Requirement
 from PIL import Image
 
-from ..model.decisions import say_threshold
 from ..model.errors import HalflabelError
-from ..model.image_processing_timm_multilabel import decode_image
-from ..model.pipeline import MultiLabelImageClassificationPipeline
 from ..use.explain import Explanation, explain
-from ..use.inference import load_model
+from ..use.inference import Name, SavedModel, hub_reason, open_model
 
-if TYPE_CHECKING:
-    import gradio
+_NEEDED = {"huggingface-hub", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision", "transformers"}
+"""What the code that lies beside a model's weights needs."""
 
-_UPLOADS_STAY = 3600  # seconds
-_CSS = """
-.gradio-container {max-width: 1100px !important; margin: auto !important}
-.hl-title {font-size: 1.4em; font-weight: 600}
-.hl-quiet {opacity: .7}
-.hl-answers {max-height: 32em; overflow-y: auto; padding-right: .5em}
-.hl-row {display: grid; grid-template-columns: 1fr auto; gap: .15em 1em; padding: .5em 0}
-.hl-name {overflow-wrap: anywhere; font-weight: 600}
-.hl-no .hl-name {font-weight: 400}
-.hl-answer {white-space: nowrap; font-variant-numeric: tabular-nums}
-.hl-yes .hl-answer b {color: #0072b2}
-.dark .hl-yes .hl-answer b {color: #56b4e9}
-.hl-bar {grid-column: 1 / 3; position: relative; height: .7em; border-radius: .35em;
-  background: var(--border-color-primary)}
-.hl-fill {height: 100%; border-radius: .35em; background: #9aa1ac}
-.hl-yes .hl-fill {background: #0072b2}
-.hl-threshold {position: absolute; top: -.2em; bottom: -.2em; width: 2px; margin-left: -1px;
-  background: var(--body-text-color)}
-#heat_map img {width: 100%; height: 100%; object-fit: contain}
+_README = """---
+{metadata}
+---
+
+What `{model}` answers about a picture. Made by `halflabel demo {model} --space {space}`;
+the model is loaded by the code that lies beside its weights.
+
+Where the model is private, give this Space a secret named `HF_TOKEN` that may read it.
 """
 
 
-class Demo:
-    """What the page asks the model."""
+def demo(
+    model: Name | SavedModel,
+    host: str | None = "127.0.0.1",
+    port: int | None = None,
+    space: str | None = None,
+    output: Name | None = None,
+) -> str | None:
+    """Show the page of a model until it is interrupted, or make a Space that does.
 
-    def __init__(self, name: str) -> None:
-        """Load a model from a folder or from the Hub."""
-        model, processor = load_model(name)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = MultiLabelImageClassificationPipeline(model=model, image_processor=processor, device=device)
-        self.model, self.processor = model, processor
-        rule, names = model.config.decision_rule, model.config.label_space.names
-        self.thresholds = dict(zip(names, rule.thresholds, strict=True))
+    Args:
+        model: A folder, a Hub name, or what is open already; for a Space a Hub name.
+        host: The address to listen on; the default is reached from this machine alone.
+        port: None: the first free one from 7860.
+        space: The Hub name of a Space, which is pushed.
+        output: A new or an empty folder: the Space is written there, and not pushed.
 
-    def answer(self, path: str | None) -> tuple[str, Any]:
-        """Return the answers about a picture, and the labels in their order for the choice of a heat map."""
-        import gradio
+    Returns:
+        The page of the Space, or its folder.
 
-        nothing = gradio.update(choices=[], value=None)
-        if path is None:
-            return _quiet("Drop a picture on the left."), nothing
-        try:
-            answers: Any = self.pipeline(path)
-        except HalflabelError as error:
-            return _quiet(str(error)), nothing
-        labels = [answer["label"] for answer in answers]
-        return _render(answers, self.thresholds), gradio.update(choices=labels, value=labels[0])
-
-    def show(self, path: str | None, label: str | None) -> tuple[Any, str]:
-        """Return a heat map of a label, and what there is to say about it."""
-        import gradio
-
-        hidden = gradio.update(value=None, visible=False)
-        if path is None or label is None:
-            return hidden, ""
-        try:
-            picture = decode_image({"path": path}, path, self.processor.needed_side())
-            explanation = explain(self.model, self.processor, picture, [label])
-        except HalflabelError as error:
-            return hidden, _quiet(str(error))
-        found = explanation.labels[0].heat_map.any()
-        words = "Bright: speaks most for the label." if found else "No single place speaks for this label."
-        words += " The picture is as the model sees it, resized and cropped."
-        return gradio.update(value=draw_heat_map(explanation), visible=True), _quiet(words)
+    Raises:
+        HalflabelError: If Gradio is not installed, the model cannot be loaded, the address or the port is taken or
+            none of this machine; of a Space, as `write_space` and `push_space`.
+    """
+    if space is not None:
+        name = model.name if isinstance(model, SavedModel) else str(model)
+        if output is None:
+            return push_space(name, space)
+        write_space(name, space, Path(output))
+        return str(output)
+    if output is not None:
+        raise HalflabelError("--output is for the folder of a Space: give its name with --space")
+    try:
+        from .space import build_page, launch
+    except ImportError as error:
+        raise HalflabelError("the demo needs Gradio: pip install 'halflabel[demo]'") from error
+    saved = open_model(model)
+    torch.nn.Module.to(saved.model, "cuda" if torch.cuda.is_available() else "cpu")
+    title = saved.folder.resolve().name if saved.folder else saved.name
+    page = build_page(saved.model, saved.processor, title, lambda path, label: show_heat_map(saved, path, label))
+    try:
+        launch(page, host, port)
+    except (OSError, OverflowError) as error:
+        where = f"{host}, port {port}" if port else host
+        raise HalflabelError(f"the demo cannot listen on {where}: give another --port or --host") from error
+    return None
 
 
-def _quiet(text: str) -> str:
-    return f'<p class="hl-quiet">{escape(text)}</p>'
+def show_heat_map(saved: SavedModel, path: str | None, label: str | None) -> tuple[Any, str]:
+    """Return a heat map of a label for the page, and what there is to say about it."""
+    import gradio
 
+    from .space import quiet
 
-def _render(answers: list[dict[str, Any]], thresholds: dict[str, float]) -> str:
-    """Return HTML with a bar per label, a tick at its threshold, and the answer in words."""
-    rows = []
-    for answer in answers:
-        threshold, said = thresholds[answer["label"]], "yes" if answer["decision"] else "no"
-        tick = f'<div class="hl-threshold" style="left: {100 * threshold:.2f}%"></div>' if threshold <= 1 else ""
-        rows.append(
-            f'<div class="hl-row hl-{said}"><span class="hl-name">{escape(answer["label"])}</span>'
-            f'<span class="hl-answer"><b>{said}</b> {answer["score"]:.3f} '
-            f'<span class="hl-quiet">({say_threshold(threshold)})</span></span>'
-            f'<div class="hl-bar"><div class="hl-fill" style="width: {100 * answer["score"]:.2f}%"></div>{tick}</div>'
-            "</div>"
-        )
-    return f'<div class="hl-answers">{"".join(rows)}</div>'
+    hidden = gradio.update(value=None, visible=False)
+    if path is None or label is None:
+        return hidden, ""
+    try:
+        explanation = explain(saved, path, [label])
+    except HalflabelError as error:
+        return hidden, quiet(str(error))
+    found = explanation.labels[0].heat_map.any()
+    words = "Bright: speaks most for the label." if found else "No single place speaks for this label."
+    words += " The picture is as the model sees it, resized and cropped."
+    return gradio.update(value=draw_heat_map(explanation), visible=True), quiet(words)
 
 
 def draw_heat_map(explanation: Explanation) -> Image.Image:
@@ -117,68 +112,68 @@ def draw_heat_map(explanation: Explanation) -> Image.Image:
     return Image.fromarray(np.rint(255 * (grey + 0.75 * heat * (colours - grey))).astype(np.uint8))
 
 
-def build_page(name: str) -> "gradio.Blocks":
-    """Make the page for a model.
+def write_space(model: str, space: str, folder: Path) -> None:
+    """Write a folder that the Hub runs as a Space: `README.md`, `app.py` (see `space`) and `requirements.txt`.
 
     Args:
-        name: The model's folder or Hub name.
+        model: The model's Hub name.
+        space: The Space's Hub name.
+        folder: A new or an empty one.
 
     Raises:
-        HalflabelError: If Gradio is not installed, or the model cannot be loaded.
+        HalflabelError: If a name is not one of the Hub, if the folder holds something, or if Gradio is not installed.
     """
+    if Path(model).is_dir():
+        raise HalflabelError(f"a Space loads its model from the Hub, and {model!r} is a folder: push it first")
     try:
-        import gradio as gr
-    except ImportError as error:
-        raise HalflabelError("the demo needs Gradio: pip install 'halflabel[demo]'") from error
-    demo = Demo(name)
-    title = Path(name).resolve().name if Path(name).is_dir() else name
-    about = f"{len(demo.thresholds)} yes/no questions; a bar is a score, the tick on it the threshold of a yes"
-    page: gr.Blocks = gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_UPLOADS_STAY, _UPLOADS_STAY))
-    with page:
-        gr.HTML(f'<div class="hl-title">{escape(title)}</div>{_quiet(about)}')
-        with gr.Row():
-            with gr.Column():
-                picture = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="picture", buttons=[],
-                    height=330, elem_id="picture",
-                )  # fmt: skip
-                label = gr.Dropdown([], label="heat map of", elem_id="label")
-                heat_map = gr.Image(
-                    label="where the picture speaks for it", visible=False, format="png", buttons=[], height=330,
-                    interactive=False, elem_id="heat_map",
-                )  # fmt: skip
-                words = gr.HTML(elem_id="words")
-            answers = gr.HTML(demo.answer(None)[0], elem_id="answers")
-        one_at_a_time: Any = {"concurrency_id": "model", "concurrency_limit": 1}
-        answered = picture.change(demo.answer, picture, [answers, label], **one_at_a_time)
-        answered.then(demo.show, [picture, label], [heat_map, words], **one_at_a_time)
-        label.input(demo.show, [picture, label], [heat_map, words], **one_at_a_time)
-    return page
+        for name in (model, space):
+            validate_repo_id(name)
+        gradio = version("gradio")
+    except HFValidationError as error:
+        raise HalflabelError(f"not a name of the Hub: {str(error).rstrip('.')}") from error
+    except PackageNotFoundError as error:
+        raise HalflabelError(
+            "a Space is written for the Gradio installed here: pip install 'halflabel[demo]'"
+        ) from error
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise HalflabelError(f"{folder} is not an empty folder: give another for the Space")
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = SpaceCardData(
+        title=space.rpartition("/")[2], sdk="gradio", sdk_version=gradio, app_file="app.py", models=[model],
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+    )  # fmt: skip
+    page = Path(__file__).with_name("space.py").read_text(encoding="utf-8")
+    own = [Requirement(line) for line in distribution("halflabel").requires or ()]
+    needed = [f"{one.name}{one.specifier}" for one in own if one.marker is None and one.name.lower() in _NEEDED]
+    files = {
+        "README.md": _README.format(metadata=metadata.to_yaml(), model=model, space=space),
+        "app.py": page.replace('MODEL = ""', f"MODEL = {model!r}"),
+        "requirements.txt": "".join(f"{line}\n" for line in sorted(needed)),
+    }
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
 
 
-def serve(name: str, host: str | None = "127.0.0.1", port: int | None = None) -> None:
-    """Show the page of a model until it is interrupted; nothing is sent to anybody else, and no link is shared.
+def push_space(model: str, space: str) -> str:
+    """Write a Space and push it to the Hub, where it is created if need be.
 
-    Args:
-        name: The model's folder or Hub name.
-        host: The address to listen on; the default is reached from this machine alone. None: Gradio's choice, which is
-            the same, but on a Space the one that is reached from outside.
-        port: None: the first free one from 7860.
+    Returns:
+        Its page.
 
     Raises:
-        HalflabelError: As `build_page`, or if the address or the port is taken or none of this machine.
+        HalflabelError: As `write_space`, if the model is not on the Hub, or if the Hub refuses.
     """
-    page = build_page(name)
-    import gradio as gr
-
-    theme = gr.themes.Base(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("monospace",))
-    try:
-        page.launch(
-            server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
-            prevent_thread_lock=True, theme=theme, css=_CSS,
-        )  # fmt: skip
-    except (OSError, OverflowError) as error:
-        where = f"{host}, port {port}" if port else host
-        raise HalflabelError(f"the demo cannot listen on {where}: give another --port or --host") from error
-    print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
-    page.block_thread()
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(model, space, Path(folder))
+        try:
+            subject = f"the model {model!r} cannot be shown"
+            api.model_info(model)
+            subject = f"the Space {space!r} was not pushed"
+            url = api.create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
+            api.upload_folder(
+                repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=f"Demo of {model}"
+            )
+        except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
+            raise HalflabelError(f"{subject}: {hub_reason(error)}") from error
+    return str(url)

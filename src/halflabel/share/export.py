@@ -1,29 +1,36 @@
 """A model in a format that others read, and beside it, as JSON, how pictures are prepared and what the answers are."""
 
+import copy
+import importlib
 import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import Tensor, nn
+from transformers import TimmWrapperForImageClassification
 
 from ..model.decisions import NEVER, DecisionRule, sigmoid
-from ..model.errors import HalflabelError, did_you_mean
+from ..model.errors import HalflabelError, did_you_mean, reason_of
+from ..model.heads import LinearHead
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from ..use.inference import load_model
-from .export_onnx import ONNX_FILES, write_onnx
-from .export_timm import TIMM_FILES, write_timm
+from ..use.inference import Name, SavedModel, open_model
 
 DECISIONS = "decisions.json"
-_Writer = Callable[[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, Path], str]
-FORMATS: dict[str, tuple[_Writer, Sequence[str]]] = {
-    "timm": (write_timm, TIMM_FILES),
-    "onnx": (write_onnx, ONNX_FILES),
-}
+ONNX_TOLERANCE = 1e-4
+"""How far scores may be apart, and logits as a share of the largest; 1 counts as the smallest largest one."""
+TIMM_TOLERANCE = 1e-5
+"""How far scores may be apart; logits four times that (the sigmoid is at most 1/4 steep), or that of the largest."""
+BATCH_SIZES = (1, 3)
 _RULE = (
     "score = 1 / (1 + exp(-(scale * logit + shift))); the answer is yes where score >= threshold, so that a threshold "
     "of 2.0 means never. The same answers from scores without calibration, 1 / (1 + exp(-logit)): yes where they are "
@@ -31,14 +38,14 @@ _RULE = (
 )
 
 
-def export_model(name: str, format_name: str, folder: Path) -> str:
+def export(model: Name | SavedModel, output: Name, format: str) -> str:  # noqa: A002 - the name of the option
     """Write a halflabel model in a format that needs no halflabel.
 
     Args:
-        name: The model's folder or Hub name.
-        format_name: `"timm"`: see `export_timm.write_timm`; `"onnx"`: see `export_onnx.write_onnx`.
-        folder: It is made; where it holds an export of the same format, and nothing else, that is replaced. It also
-            gets `decisions.json`; see `describe_decisions`.
+        model: A folder, a Hub name, or what is open already.
+        output: A folder. It is made; where it holds an export of the same format, and nothing else, that is replaced.
+            It also gets `decisions.json`; see `describe_decisions`.
+        format: `"timm"`: see `write_timm`; `"onnx"`: see `write_onnx`.
 
     Returns:
         A line about how what was written was checked.
@@ -47,18 +54,19 @@ def export_model(name: str, format_name: str, folder: Path) -> str:
         HalflabelError: On another format, on a folder with other files in it, or as the writers do. The folder is then
             as it was.
     """
-    if format_name not in FORMATS:
+    if format not in FORMATS:
         raise HalflabelError(
-            f"unknown format {format_name!r}; it is one of {', '.join(FORMATS)}{did_you_mean(format_name, FORMATS)}"
+            f"unknown format {format!r}; it is one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
         )
-    write, files = FORMATS[format_name]
-    _check_folder(folder, format_name, {*files, DECISIONS})
-    model, processor = load_model(name)
-    nn.Module.float(model)
+    write, files = FORMATS[format]
+    folder = Path(output)
+    _check_folder(folder, format, {*files, DECISIONS})
+    saved = open_model(model)
+    network = nn.Module.float(nn.Module.cpu(copy.deepcopy(saved.model)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-        checked = write(model, processor, Path(place))
-        decisions = describe_decisions(model, processor)
+        checked = write(network, saved.processor, Path(place))
+        decisions = describe_decisions(network, saved.processor)
         (Path(place) / DECISIONS).write_text(json.dumps(decisions, indent=1, ensure_ascii=False) + "\n", "utf-8")
         folder.mkdir(exist_ok=True)
         for file in (*files, DECISIONS):
@@ -87,18 +95,14 @@ def describe_decisions(
         `preprocessing`: the keys of timm's data configuration; `labels`: for each, in the order of the logits, its
         `label`, `scale`, `shift`, `threshold`, and `plain_threshold`, see `plain_thresholds`.
     """
-    rule = model.config.decision_rule
-    rows = zip(
-        model.config.label_space.names, rule.scale, rule.shift, rule.thresholds, plain_thresholds(rule), strict=True
-    )
+    rule, keys = model.config.decision_rule, ("label", "scale", "shift", "threshold", "plain_threshold")
+    columns = model.config.label_space.names, rule.scale, rule.shift, rule.thresholds, plain_thresholds(rule)
     return {
         "rule": _RULE,
         "calibration": rule.calibration,
         "objective": rule.objective,
         "preprocessing": processor.data_config,
-        "labels": [
-            dict(zip(("label", "scale", "shift", "threshold", "plain_threshold"), row, strict=True)) for row in rows
-        ],
+        "labels": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
     }
 
 
@@ -109,10 +113,7 @@ def plain_thresholds(rule: DecisionRule) -> tuple[float, ...]:
     rule's but for the rounding of scores: those of logits above 17 are 1 in float32. A threshold that this rounds to 1
     in float64 is `NEVER`.
     """
-    return tuple(
-        _plain_threshold(threshold, scale, shift)
-        for threshold, scale, shift in zip(rule.thresholds, rule.scale, rule.shift, strict=True)
-    )
+    return tuple(map(_plain_threshold, rule.thresholds, rule.scale, rule.shift))
 
 
 def _plain_threshold(threshold: float, scale: float, shift: float) -> float:
@@ -121,3 +122,192 @@ def _plain_threshold(threshold: float, scale: float, shift: float) -> float:
     logit = math.inf if threshold == 1 else math.log(threshold) - math.log1p(-threshold)
     plain = float(sigmoid((logit - shift) / scale))
     return plain if plain < 1 else NEVER
+
+
+def write_onnx(
+    model: TimmMultiLabelForImageClassification, processor: TimmMultiLabelImageProcessor, folder: Path
+) -> str:
+    """Write `model.onnx` and hold it against torch by onnxruntime.
+
+    Its input is `pixel_values`, float32 (batch, channels, height, width) as the processor gives them, for any batch
+    size. Its outputs are `logits` and `scores`, both (batch, num_labels): the scores are calibrated, 0..1, those of
+    the pipeline and of `halflabel predict`, to be compared with the thresholds in `decisions.json`.
+
+    Args:
+        model: In evaluation mode and float32, with any head.
+        processor: The model's.
+        folder: An empty one.
+
+    Returns:
+        A line about what was compared.
+
+    Raises:
+        HalflabelError: If onnx, onnxscript or onnxruntime are not installed, if torch cannot export the backbone, or
+            if onnxruntime answers otherwise than torch.
+    """
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise HalflabelError(f"this format needs {module}: pip install 'halflabel[onnx]'") from error
+    network = _WithScores(model).eval()
+    path, size = folder / "model.onnx", processor.input_size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            torch.onnx.export(
+                network, (torch.zeros(2, *size),), path,
+                input_names=["pixel_values"], output_names=["logits", "scores"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True, external_data=False, verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # whatever a step of the exporter makes of a layer it does not know
+        raise HalflabelError(
+            f"{model.config.backbone} cannot be exported to ONNX: {reason_of(error.__cause__ or error)}"
+        ) from error
+    return _compare_onnx(network, path, size)
+
+
+class _WithScores(nn.Module):
+    """The model and its calibration: pixels to logits and scores."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: TimmMultiLabelForImageClassification) -> None:
+        super().__init__()
+        rule = model.config.decision_rule
+        self.model = model
+        self.register_buffer("scale", torch.tensor(rule.scale))
+        self.register_buffer("shift", torch.tensor(rule.shift))
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        logits: Tensor = self.model(pixel_values=pixel_values, return_dict=False)[0]
+        return logits, torch.sigmoid(logits * self.scale + self.shift)
+
+
+def _compare_onnx(network: _WithScores, path: Path, size: list[int]) -> str:
+    """Run the file by onnxruntime at several batch sizes and hold it against torch."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    lines, generator = [], torch.Generator().manual_seed(0)
+    for batch_size in BATCH_SIZES:
+        pixels = torch.randn(batch_size, *size, generator=generator)
+        with torch.inference_mode():
+            logits, scores = (output.numpy() for output in network(pixels))
+        onnx_logits, onnx_scores = session.run(["logits", "scores"], {"pixel_values": pixels.numpy()})
+        largest = max(1.0, float(np.abs(logits).max()))
+        most = max(float(np.abs(onnx_logits - logits).max()) / largest, float(np.abs(onnx_scores - scores).max()))
+        if not most <= ONNX_TOLERANCE:  # also where it is NaN
+            raise HalflabelError(
+                f"onnxruntime answers otherwise than torch at batch size {batch_size} (by {most:.2g}, allowed is "
+                f"{ONNX_TOLERANCE:.0e}): {network.model.config.backbone} cannot be exported to ONNX as it is"
+            )
+        lines.append(f"batch size {batch_size}: {most:.1e}")
+    return f"onnxruntime against torch, largest difference (allowed {ONNX_TOLERANCE:.0e}): {', '.join(lines)}"
+
+
+def write_timm(
+    model: TimmMultiLabelForImageClassification, processor: TimmMultiLabelImageProcessor, folder: Path
+) -> str:
+    """Write `config.json` and `model.safetensors` that timm and vanilla transformers load, and read them back.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)`, from the Hub `"hf-hub:..."`, and transformers'
+    `AutoModelForImageClassification` answer with the model's logits; scores are then the plain sigmoid's, and
+    `decisions.json` has the calibration. Their own preparation of an RGB picture is the processor's, to the last bit:
+    both are timm's evaluation transform of the same settings. What differs comes before it: halflabel's pipeline and
+    `halflabel predict` decode a large JPEG no larger than is needed, and make white, not black, of what is transparent.
+
+    Args:
+        model: In evaluation mode and float32, with a linear head.
+        processor: The model's.
+        folder: An empty one.
+
+    Returns:
+        A line about what was compared.
+
+    Raises:
+        HalflabelError: If the head is not linear in the plain features, if timm's own classifier of this backbone is
+            not one linear layer, or if what was written answers otherwise than the model.
+    """
+    instead = "use --format onnx, or share the model as it is, which loads with trust_remote_code=True"
+    if not isinstance(model.head, LinearHead):
+        raise HalflabelError(
+            f"a plain timm checkpoint holds a linear head, not the head {model.config.head!r}: {instead}"
+        )
+    if model.head.power != 1:
+        raise HalflabelError(
+            f"a plain timm checkpoint knows no power of features, and this head's is {model.head.power}: {instead}"
+        )
+    plain = _as_timm(model, model.head)
+    try:
+        save_for_hf(plain, str(folder), safe_serialization=True, data_config=processor.data_config)
+    except ValueError as error:  # of timm: pictures of another size than the network's, an argument JSON cannot hold
+        raise HalflabelError(f"{model.config.backbone} cannot be written as a timm checkpoint: {error}") from error
+    _complete_config(folder / "config.json", model.config.label_space.names)
+    pixels = torch.randn(2, *processor.input_size, generator=torch.Generator().manual_seed(0))
+    return _compare_timm(model, folder, pixels)
+
+
+@torch.no_grad()
+def _as_timm(model: TimmMultiLabelForImageClassification, head: LinearHead) -> nn.Module:
+    """Return timm's own network of the architecture, with the model's backbone and the head as its classifier.
+
+    Its standardisation is folded in: W' = W / s and b' = b - W' m, so that W' x + b' = W (x - m) / s + b.
+    """
+    config = model.config
+    arguments = {**(config.backbone_args or {}), "num_classes": len(config.label_space)}
+    plain: nn.Module = timm.create_model(config.backbone, **arguments).eval()
+    weight = head.linear.weight.double() / head.feature_scale.double()
+    bias = head.linear.bias.double() - weight @ head.feature_mean.double()
+    classifier = plain.get_classifier()  # type: ignore[operator]
+    layer = isinstance(classifier, nn.Linear | nn.Conv2d) and classifier.bias is not None
+    if not layer or classifier.weight.numel() != weight.numel():
+        raise HalflabelError(
+            f"timm's classifier of {config.backbone} is not one linear layer on the pooled features: use --format onnx"
+        )
+    plain.load_state_dict(model.backbone.state_dict(), strict=False)  # `_compare_timm` finds whatever were missing
+    classifier.weight.copy_(weight.view_as(classifier.weight))
+    classifier.bias.copy_(bias)
+    return plain
+
+
+def _complete_config(path: Path, names: tuple[str, ...]) -> None:
+    """Add what transformers needs, and take away what keeps its wrapper from loading."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # The wrapper passes the number of classes itself, and a second one would be a TypeError.
+    config["model_args"].pop("num_classes", None)
+    config |= {
+        "architectures": [TimmWrapperForImageClassification.__name__],
+        "model_type": "timm_wrapper",
+        "problem_type": "multi_label_classification",  # its pipeline then uses the sigmoid
+        "label_names": list(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def _compare_timm(model: TimmMultiLabelForImageClassification, folder: Path, pixels: Tensor) -> str:
+    """Load what was written by both libraries and hold it against the model."""
+    expected = model(pixel_values=pixels).logits
+    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(pixels)
+    by_transformers = TimmWrapperForImageClassification.from_pretrained(folder).eval()(pixels).logits
+    read, most = torch.stack([by_timm, by_transformers]), TIMM_TOLERANCE
+    logits = float((read - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    scores = float((read.sigmoid() - expected.sigmoid()).abs().max())
+    if not (logits <= 4 * most and scores <= most):  # also where one is NaN
+        raise HalflabelError(
+            f"timm's own {model.config.backbone} answers otherwise: scores differ by up to {scores:.1e} (allowed "
+            f"{most:.0e}), logits by {logits:.1e} of the largest; use --format onnx"
+        )
+    return f"loaded again by timm and by transformers: scores differ by at most {scores:.1e} (allowed {most:.0e})"
+
+
+_Writer = Callable[[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, Path], str]
+FORMATS: dict[str, tuple[_Writer, Sequence[str]]] = {
+    "timm": (write_timm, ("config.json", "model.safetensors")),
+    "onnx": (write_onnx, ("model.onnx",)),
+}

@@ -12,20 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ImageFont
 
 from ..model.errors import HalflabelError
-from ..model.labels import LabelCounts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-YES, NO, BASE, PALE, QUIET = "#0072b2", "#d55e00", "#009e73", "#d7dae0", "#6b717c"
-MOST_PANELS = 24
+YES, NO, BASE, PALE, QUIET, INK = "#0072b2", "#d55e00", "#009e73", "#d7dae0", "#6b717c", "#22262e"
 # Looked for beside DejaVu Sans, which holds Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Asian ones.
 _FAMILIES = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Devanagari", "Noto Sans Thai", "WenQuanYi Zen Hei",
@@ -68,6 +64,17 @@ def grid(count: int, title: str) -> "tuple[Figure, list[Axes]]":
     for surplus in panels[count:]:
         surplus.remove()
     return figure, panels[:count]
+
+
+def label_rows(title: str, names: list[str]) -> "tuple[Figure, Axes]":
+    """Return a figure with a row per label, the first at the top."""
+    figure = new_figure(9, 0.24 * len(names) + 1.8, title)
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), [plain(name, 32) for name in names], fontsize=8.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure, axes
 
 
 def finish(figure: "Figure") -> "Figure":
@@ -124,23 +131,6 @@ def plain(name: str, limit: float = 26, measure: Callable[[str], float] = letter
     while start and measure(f"{start}…{end}") > limit:
         start = start[:-1]
     return f"{start.rstrip()}…{end.lstrip()}"
-
-
-def choose_labels(positives: NDArray[np.integer], limit: int = MOST_PANELS) -> tuple[NDArray[np.intp], str]:
-    """Return which labels to show, those with the most known positives first, and a clause that says which they are."""
-    order = np.argsort(-positives, kind="stable")
-    if len(order) > limit:
-        return order[:limit], f"{limit} of {len(order)} labels: those with the most known positives"
-    return order, "1 label" if len(order) == 1 else f"{len(order)} labels"
-
-
-def why_undefined(counts: LabelCounts, label: int) -> str:
-    """Say what a measure of how well a label is ranked lacks; "" where it lacks nothing."""
-    if not counts.known[label]:
-        return "undefined: nothing known"
-    if not counts.positive[label]:
-        return "undefined: no known positive"
-    return "" if counts.negative[label] else "undefined: no known negative"
 
 
 @cache

@@ -2,31 +2,103 @@
 
 import json
 import logging
+import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ..data.files import write_whole
-from ..training.recipe import Recipe
-from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Result, Trained, run_recipe
-from ..use.evaluation import Measured
-from .card_files import save_card_data, write_card
+from ..model.errors import HalflabelError
+from ..training.recipe import Recipe, parse_recipe
+from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Trained, run_recipe
+from ..use.evaluate import Measured
+from ..use.loading import Loaded, load
+from .card import EXAMPLES, card, save_card_data
 from .figures import check_drawing, save
-from .model_card import EXAMPLES
-from .plots import draw_examples
-from .sharing import hub_name, prepare_repository, push_folder
-from .summary_plots import draw_coverage, draw_learning_curve, draw_measured
+from .image_plots import draw_examples
+from .metric_plots import draw_coverage, draw_learning_curve, draw_measured
+from .push import hub_name, prepare_repository, push
 
 log = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe) -> Result:
+@dataclass(frozen=True)
+class Run(Loaded):
+    """A finished run: the trained model, and what was measured.
+
+    Attributes:
+        metrics: The content of `metrics.json`; `metrics["mAP"]` is that of the test split.
+        trained: What `plot` draws from; None for a run that was finished before.
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+        return Path(self.name)
+
+    def plot(self, folder: str | Path | None = None) -> list[Path]:
+        """Draw what was measured and how the run learned, and return the PNG files.
+
+        Args:
+            folder: Where to; None: `plots` in the run's folder, and its card then shows them.
+
+        Raises:
+            HalflabelError: If matplotlib is not installed, or the run was finished before.
+        """
+        if self.trained is None:
+            raise HalflabelError(f"{self.folder} was trained before: draw it with halflabel evaluate --plots")
+        files = _draw(self.trained, self.folder / PLOTS if folder is None else Path(folder))
+        if folder is None:
+            card(self.folder)
+        return files
+
+    def push(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+        """Upload the folder to the Hub, see `push.push`."""
+        return push(self, repo_id, **options)
+
+
+def train(
+    recipe: str | os.PathLike[str] | Recipe,
+    data: Any = None,  # noqa: ANN401 - whatever `load_images` takes
+    *,
+    image_folder: str | None = None,
+    **keys: Any,  # noqa: ANN401 - of a recipe
+) -> Run:
     """Run a recipe from data to the saved, tested model and its card, and with `push_to_hub` push the finished folder.
 
     With `compare_unknown_as_negative` it is run a second time, with unknown taken as negative, for its measures alone.
 
+    Args:
+        recipe: A shipped name, a file, or what `parse_recipe` returned.
+        data: Annotated pictures: a path, several, a mapping with a path, a pandas frame or `AnnotatedImages`; None: the
+            recipe's own.
+        image_folder: What file names are relative to.
+        keys: Keys of a recipe and of `transformers.TrainingArguments`, stronger than the recipe's.
+
     Raises:
         HalflabelError: On any fault of the recipe, of the data or of the Hub repository, before training starts; and
             if the push fails at the end, when everything is saved.
+
+    Example:
+        ```python
+        run = halflabel.train("linear_probe", data=frame, image_folder="photos", learning_rate=1e-2)
+        run.metrics["mAP"], run.predict("new/")
+        ```
     """
+    if data is not None:
+        listed = data if isinstance(data, list | tuple) else [data]
+        keys["data"] = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in listed]
+    if image_folder is not None:
+        keys["image_folder"] = image_folder
+    if not isinstance(recipe, Recipe):
+        recipe = parse_recipe(str(recipe), keys)
+    elif keys:
+        recipe = recipe.change(**keys)
     arguments = recipe.arguments
     if recipe.decisions.plots:
         check_drawing()
@@ -36,39 +108,60 @@ def train(recipe: Recipe) -> Result:
     if main:
         prepare_repository(repository, private, arguments.hub_token)
     # The Trainer must not push: most of the folder is written after it has done its part.
-    result = _run(recipe.change(push_to_hub=False, hub_token=None))
+    run = _run(recipe.change(push_to_hub=False, hub_token=None))
     if main:
-        page = push_folder(result.folder, repository, private, arguments.hub_revision, token=arguments.hub_token)
+        page = run.push(repository, private=private, revision=arguments.hub_revision, token=arguments.hub_token)
         log.info("pushed to %s", page)
-    return result
+    return run
 
 
-def _run(recipe: Recipe) -> Result:
+def _run(recipe: Recipe) -> Run:
+    done: list[Trained] = []
+
+    def present(trained: Trained) -> None:
+        _present(trained)
+        done.append(trained)
+
     result = run_recipe(recipe, present)
-    if not recipe.decisions.compare_unknown_as_negative or "unknown_as_negative" in result.metrics:
-        return result
-    log.info("once more, with unknown taken as negative")
-    folder = result.folder / UNKNOWN_AS_NEGATIVE
-    rival = recipe.change(unknown="negative", pseudo_labels=None, pseudo_args=None, output_dir=str(folder))
-    metrics = {**result.metrics, "unknown_as_negative": run_recipe(rival).metrics}
-    if recipe.arguments.process_index == 0:
-        write_whole(result.folder / METRICS, json.dumps(metrics, indent=1) + "\n")
-        shutil.rmtree(folder)
-        write_card(result.folder)
-    return Result(metrics, result.folder)
+    metrics = result.metrics
+    if recipe.decisions.compare_unknown_as_negative and "unknown_as_negative" not in metrics:
+        log.info("once more, with unknown taken as negative")
+        folder = result.folder / UNKNOWN_AS_NEGATIVE
+        rival = recipe.change(unknown="negative", pseudo_labels=None, pseudo_args=None, output_dir=str(folder))
+        metrics = {**metrics, "unknown_as_negative": run_recipe(rival).metrics}
+        if recipe.arguments.process_index == 0:
+            write_whole(result.folder / METRICS, json.dumps(metrics, indent=1) + "\n")
+            shutil.rmtree(folder)
+            card(result.folder)
+    if done:  # in the main process of a run that was not finished before
+        model, processor = done[0].model.train(False), done[0].processor
+        return Run(model, processor, str(result.folder), metrics, done[0])
+    own = {key: part for key in ("backbone", "head", "loss")
+           if not isinstance(part := getattr(recipe.model, key), str)}  # fmt: skip
+    saved = load(result.folder, **own)
+    return Run(saved.model, saved.processor, str(result.folder), metrics)
 
 
-def present(trained: Trained) -> None:
+def _present(trained: Trained) -> None:
     """Write the card of a model, and the pictures that the card shows, into the run's folder."""
-    recipe, data = trained.recipe, trained.data
-    folder, plots = recipe.folder, recipe.decisions.plots
+    recipe, data, folder = trained.recipe, trained.data, trained.recipe.folder
     save_card_data(folder, recipe.name, recipe.data.data, data.counts, data.names)
-    if plots and trained.test_logits is not None and trained.test_labels is not None:
+    if recipe.decisions.plots:
+        _draw(trained, folder / PLOTS)
+    draw_examples(data.images.of_split("train"), trained.model, trained.processor, folder / EXAMPLES)
+    card(folder)  # it shows the pictures that are there
+
+
+def _draw(trained: Trained, folder: Path) -> list[Path]:
+    """Draw a run; without a test split only how it learned, and from what."""
+    check_drawing()
+    data, log_history = trained.data, trained.log_history
+    if trained.test_logits is not None and trained.test_labels is not None:
         rule = trained.model.config.decision_rule
         measured = Measured(trained.metrics, trained.test_logits, trained.test_labels, rule)
-        draw_measured(folder / PLOTS, measured, trained.log_history, data.counts)
-    elif plots:  # without a test split only how the run learned, and from what
-        save(draw_learning_curve(trained.log_history), folder / PLOTS / "learning_curve.png")
-        save(draw_coverage(data.counts, data.names, "training"), folder / PLOTS / "coverage.png")
-    draw_examples(data.images.of_split("train"), trained.model, trained.processor, folder / EXAMPLES)
-    write_card(folder)  # it shows the pictures that are there
+        return draw_measured(folder, measured, log_history, data.counts)
+    coverage = draw_coverage(data.counts, data.names, "training")
+    return [
+        save(draw_learning_curve(log_history), folder / "learning_curve.png"),
+        save(coverage, folder / "coverage.png"),
+    ]

@@ -20,27 +20,21 @@ BUDGETS = ("quick", "full")
 def advise(
     data: Any,  # noqa: ANN401 - what load_images takes
     *,
-    image_folder: str | None = None,
-    uncertain_values: Sequence[str] = (),
-    contradictions: str = "error",
-    bad_images: str = "error",
     backbone: str | Sequence[str] = ("tf_efficientnet_lite0",),
     weights: str = "hub",
     budget: str = "quick",
+    **source: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     """Measure on a user's data what `data`, `transfer` and `multi_task` say, as a dict for JSON.
 
     Args:
         data: What `data.loading.load_images` takes. Pictures of the split `test` are left out: advice decides what is
             trained. Features are kept in the cache of Hugging Face.
-        image_folder: What file names are relative to.
-        uncertain_values: Cells of a table that mean uncertain.
-        contradictions: What becomes of an entry that sources disagree about: error, unknown, first.
-        bad_images: A picture that cannot be read: error, or skip, and list it.
         backbone: A timm name, or several to be ranked; of those that help, the one with the highest AUROC is asked
             about the labels together.
         weights: Where pretrained weights come from: `hub`, `installed` or a path.
         budget: `quick`: on features; `full`: networks are trained, too, which takes their time.
+        source: Other arguments of `load_images`.
 
     Returns:
         `images`, `test_images_left_out`, `unreadable`, `backbones`, `weights`, `budget`, `seed`; `data`, see
@@ -54,9 +48,7 @@ def advise(
         raise HalflabelError(f"budget {budget!r} is none of {', '.join(BUDGETS)}{did_you_mean(budget, BUDGETS)}")
     if not backbones:
         raise HalflabelError("no backbone is given: name at least one, like tf_efficientnet_lite0")
-    images = load_images(
-        data, image_folder, uncertain_values=uncertain_values, contradictions=contradictions, bad_images=bad_images
-    )
+    images = load_images(data, **source)
     rest = images.select(np.flatnonzero(images.column("split") != "test"))
     if not len(rest):
         raise HalflabelError("there is no image outside the split 'test' to give advice from")

@@ -36,16 +36,14 @@ _COLUMNS, _WIDEST_NAME = 120, 48
 
 
 def compare(
-    recipes: Sequence[str],
+    recipes: str | Sequence[str],
     data: Any,  # noqa: ANN401 - what load_images takes
     *,
-    image_folder: str | None = None,
-    uncertain_values: Sequence[str] = (),
-    contradictions: str = "error",
     backbone: str | None = None,
     weights: str | None = None,
     seeds: int = 3,
     output: str | Path = "comparison",
+    **source: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     """Train recipes on cached features, measure them, and recommend one.
 
@@ -55,14 +53,12 @@ def compare(
 
     Args:
         recipes: Names or paths, with overrides behind them as on the command line: `linear_probe --loss em`.
-        data: What `data.loading.load_images` takes.
-        image_folder: What file names are relative to.
-        uncertain_values: Cells of a table that mean uncertain.
-        contradictions: What becomes of an entry that sources disagree about: error, unknown, first.
+        data: Annotated pictures, see `load_images`.
         backbone: In the place of the recipes' own.
         weights: Likewise.
         seeds: How often each recipe is trained; the seeds are 0, 1, 2 ...
         output: The folder for `compare.md`, `compare.json` and `runs.jsonl`, which holds every run.
+        source: Other arguments of `load_images`.
 
     Returns:
         What `compare.json` holds, see `report_comparison`; `render_comparison` shows it.
@@ -76,8 +72,10 @@ def compare(
     if seeds < 1:
         raise HalflabelError(f"seeds is {seeds}, expected at least 1")
     with tempfile.TemporaryDirectory() as temporary:
-        entrants = parse_entrants(recipes, Path(temporary), backbone, weights)
-        images = load_images(data, image_folder, uncertain_values=uncertain_values, contradictions=contradictions)
+        entrants = parse_entrants(
+            [recipes] if isinstance(recipes, str) else recipes, Path(temporary), backbone, weights
+        )
+        images = load_images(data, **source)
         images = split_images(images, entrants[0].recipe)
         folder.mkdir(parents=True, exist_ok=True)
         runs = RunLog(folder / "runs.jsonl", describe_comparison(entrants, images))

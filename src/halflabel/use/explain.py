@@ -1,5 +1,6 @@
 """Where a picture speaks for a label: a heat map per label, for convolutional and transformer backbones."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.backbones import position_width, to_positions
 from ..model.errors import HalflabelError
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from .inference import Name, SavedModel, open_model
 
 SHOWN = 6
 _ROUNDING = 1e-6  # evidence below this share of all that a label weighs is not told from 0 in float32
@@ -49,9 +51,8 @@ class Explanation:
 
 
 def explain(
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    image: Any,  # noqa: ANN401 - whatever the processor takes
+    model: Name | SavedModel,
+    image: Any,  # noqa: ANN401 - a path, or whatever the processor takes
     labels: Sequence[str] | None = None,
 ) -> Explanation:
     """Find where one picture speaks for labels, by HiResCAM (Draelos and Carin 2020, arXiv 2011.08891).
@@ -64,105 +65,84 @@ def explain(
     there x_p is what enters that.
 
     Args:
-        model: It is put into evaluation mode; its parameters may be frozen. Its own decision rule gives the answers.
-        processor: The model's.
-        image: One picture: PIL, a path or a uint8 array.
+        model: A folder, a Hub name, or what is open already; it is put into evaluation mode, and its parameters may be
+            frozen. Its own decision rule gives the answers.
+        image: One picture: a path, PIL or a uint8 array.
         labels: Whose maps to make, in this order; None: those of the six highest scores.
 
     Raises:
-        HalflabelError: If a label is not the model's, if the backbone has no map of positions, or if Captum is not
-            installed.
+        HalflabelError: If a label is not the model's, the picture cannot be read, or the backbone has no map of
+            positions.
     """
-    try:
-        from captum.attr import LayerGradientXActivation
-    except ImportError as error:
-        raise HalflabelError("heat maps need Captum: pip install 'halflabel[explain]'") from error
-    space, rule = model.config.label_space, model.config.decision_rule
+    saved = open_model(model)
+    network, processor = saved.model, saved.processor
+    space, rule = network.config.label_space, network.config.decision_rule
     chosen = None if labels is None else [space.index(label) for label in labels]
-    pixels = processor(image)["pixel_values"].to(model.device, model.dtype)
-    model.train(False)
-    network = _ThroughPositions(model, pixels)
-    with torch.no_grad():
-        scores = rule.scores(network(pixels).double().cpu().numpy())[0]
-    answers = rule.decide(scores)
-    attribution = LayerGradientXActivation(network, network.positions)
-    maps = []
+    if isinstance(image, str | os.PathLike):  # decoded as `predict` does, so that the scores are the same
+        image = decode_image({"path": os.fspath(image)}, shortest_side=processor.needed_side())
+    pixels = processor(image)["pixel_values"].to(network.device, network.dtype)
+    network.train(False)
+    with torch.enable_grad():
+        logits, maps, baseline = _run(network, pixels)
+    scores = rule.scores(logits.detach().double().cpu().numpy())[0]
+    answers, found = rule.decide(scores), []
+    grid, size = _grid(network, maps, pixels), (pixels.shape[-2], pixels.shape[-1])
     for i in np.argsort(-scores, kind="stable")[:SHOWN].tolist() if chosen is None else chosen:
-        contributions = attribution.attribute(pixels, target=i).detach().float().sum(dim=-1)  # (1, positions)
-        heat_map = _heat_map(contributions.reshape(network.grid), (pixels.shape[-2], pixels.shape[-1]))
-        maps.append(LabelMap(space.names[i], float(scores[i]), rule.thresholds[i], bool(answers[i]), heat_map))
-    return Explanation(_view(pixels, processor), tuple(maps))
+        (gradient,) = torch.autograd.grad(logits[0, i], maps, retain_graph=True)
+        features = to_positions(maps.detach(), network.backbone) - baseline
+        contributions = (features * to_positions(gradient, network.backbone)).float().sum(dim=-1)
+        heat_map = _heat_map(contributions.reshape(grid), size)
+        found.append(LabelMap(space.names[i], float(scores[i]), rule.thresholds[i], bool(answers[i]), heat_map))
+    return Explanation(_view(pixels, processor), tuple(found))
 
 
-class _ThroughPositions(nn.Module):
-    """The model's logits, by way of a layer whose output (batch, positions, channels) is what they are explained by.
+def _run(model: TimmMultiLabelForImageClassification, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits, the last map of positions, by which they can be derived, and what it is where it says nothing.
 
-    Attributes:
-        positions: That layer.
-        grid: Rows and columns of the positions.
+    The map is as the backbone gives it, see `to_positions`.
     """
+    backbone, head = model.backbone, model.head
+    kind, nothing = type(backbone).__name__, torch.zeros((), device=pixels.device, dtype=pixels.dtype)
+    try:
+        position_width(backbone)
+    except HalflabelError as error:
+        raise HalflabelError(f"{kind} has no single map of positions that a picture could show") from error
+    if getattr(backbone, "global_pool", "") == "token" and head.consumes == "pooled":
+        norms = [module for name, module in backbone.named_modules() if name.endswith(".norm1")]
+        if not norms:
+            raise _unshown(kind)
+        entered: list[Tensor] = []
 
-    def __init__(self, model: TimmMultiLabelForImageClassification, pixels: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.positions = nn.Identity()
-        kind = type(model.backbone).__name__
-        try:
-            position_width(model.backbone)
-        except HalflabelError as error:
-            raise HalflabelError(f"{kind} has no single map of positions that a picture could show") from error
-        with torch.no_grad():
-            maps = model.backbone.forward_features(pixels)  # type: ignore[operator]
-            positions = to_positions(maps, model.backbone)
-            pooled = model.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
-            straight = model.head.consumes == "positions" or _is_mean(pooled, positions)
-        self.baseline = model.head.feature_mean if straight else torch.zeros((), device=pixels.device)
-        self.count = positions.shape[1]
-        rows = round((self.count * pixels.shape[-2] / pixels.shape[-1]) ** 0.5)
-        self.grid = (rows, self.count // rows)
-        norms = [module for name, module in model.backbone.named_modules() if name.endswith(".norm1")]
-        by_class_token = getattr(model.backbone, "global_pool", "") == "token" and model.head.consumes == "pooled"
-        if self.count != rows * self.grid[1] or (by_class_token and not norms):
-            raise HalflabelError(f"{kind} orders or pools its positions in a way that a picture cannot show")
-        self.last_attention_input = norms[-1] if by_class_token else None
+        def keep(module: Any, given: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - torch's contract of a hook
+            entered.append(tokens.detach().requires_grad_())
+            return entered[0].clone()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (batch, channels, height, width) to logits (batch, num_labels)."""
-        backbone, head = self.model.backbone, self.model.head
-        logits: Tensor
-        if self.last_attention_input is not None:
-            hook = self.last_attention_input.register_forward_hook(lambda module, given, tokens: self._through(tokens))
-            try:
-                logits = self.model(pixels).logits
-            finally:
-                hook.remove()
-            return logits
-        features = self._through(backbone.forward_features(pixels))  # type: ignore[operator]
-        if head.consumes == "positions":
-            features = to_positions(features, backbone)
-        else:
-            features = backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
-        logits = head(features)
-        return logits
-
-    def _through(self, maps: Tensor) -> Tensor:
-        """Lead the positions of a map through the layer; tokens before them (class, registers) go past it."""
-        if maps.ndim == 3:
-            first = maps.shape[1] - self.count
-            return torch.cat([maps[:, :first], self._from_baseline(maps[:, first:])], dim=1)
-        positions = self._from_baseline(to_positions(maps, self.model.backbone))
-        channels_last = getattr(self.model.backbone, "output_fmt", "NCHW") == "NHWC"
-        return (positions if channels_last else positions.transpose(1, 2)).reshape(maps.shape)
-
-    def _from_baseline(self, positions: Tensor) -> Tensor:
-        baseline = self.baseline.to(positions.dtype)
-        moved: Tensor = self.positions(positions - baseline)
-        return moved + baseline
+        with norms[-1].register_forward_hook(keep):
+            logits: Tensor = model(pixels).logits
+        return logits, entered[0], nothing
+    with torch.no_grad():
+        maps = backbone.forward_features(pixels)  # type: ignore[operator]
+    maps = maps.detach().requires_grad_()
+    if head.consumes == "positions":
+        features, straight = to_positions(maps, backbone), True
+    else:
+        features = backbone.forward_head(maps.clone(), pre_logits=True)  # type: ignore[operator]
+        mean = to_positions(maps, backbone).mean(dim=1)
+        straight = features.shape == mean.shape and torch.allclose(features, mean, rtol=1e-3, atol=1e-4)
+    return head(features), maps, head.feature_mean.to(maps.dtype) if straight else nothing
 
 
-def _is_mean(pooled: Tensor, positions: Tensor) -> bool:
-    mean = positions.mean(dim=1)
-    return pooled.shape == mean.shape and torch.allclose(pooled, mean, rtol=1e-3, atol=1e-4)
+def _grid(model: TimmMultiLabelForImageClassification, maps: Tensor, pixels: Tensor) -> tuple[int, int]:
+    """Return the rows and columns of the positions."""
+    count = to_positions(maps, model.backbone).shape[1]
+    rows = round((count * pixels.shape[-2] / pixels.shape[-1]) ** 0.5)
+    if not rows or count % rows:
+        raise _unshown(type(model.backbone).__name__)
+    return rows, count // rows
+
+
+def _unshown(kind: str) -> HalflabelError:
+    return HalflabelError(f"{kind} orders or pools its positions in a way that a picture cannot show")
 
 
 def _heat_map(contributions: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,49 +1,106 @@
-"""A saved model, and its logits of an annotated data set."""
+"""A saved model opened from a folder or the Hub, and its logits of an annotated data set."""
 
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import httpx2
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from torch import nn
+from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
+from ..data.files import check_model_place
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset, collate
 from ..metrics.entries import Floats
-from ..model.errors import HalflabelError, did_you_mean, nearest_file, shortlist
+from ..model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
+from ..model.heads import Head
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .hub_errors import hub_reason
 
 log = logging.getLogger(__name__)
 
 ALL = "all"
 """What stands for the split where all images are measured."""
 
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+Name = str | os.PathLike[str]
 
-def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
-    """Load a halflabel model and its image processor from a folder or from the Hub.
 
-    From safetensors only, and no code that lies beside them is run.
+@dataclass(frozen=True)
+class SavedModel:
+    """A model with its image processor.
+
+    Attributes:
+        model: In evaluation mode.
+        processor: The model's.
+        name: The folder or the Hub name it was opened from, for messages.
+    """
+
+    model: TimmMultiLabelForImageClassification
+    processor: TimmMultiLabelImageProcessor
+    name: str = "the model"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it lies; None for one that came from the Hub or from memory."""
+        return Path(self.name) if Path(self.name, CONFIG_NAME).is_file() else None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels, in the order of the logits."""
+        return self.model.config.label_space.names
+
+
+def open_model(
+    model: Name | SavedModel,
+    revision: str | None = None,
+    backbone: nn.Module | None = None,
+    head: type[Head] | None = None,
+    loss: Callable[..., torch.Tensor] | Loss | None = None,
+) -> SavedModel:
+    """Open a halflabel model and its image processor: from safetensors only, and no code that lies beside them is run.
+
+    Args:
+        model: A folder or a Hub name; or what is open already, which is returned as it is.
+        revision: A branch, a tag or a commit of the Hub's repository.
+        backbone: With head and loss: parts of a program's own that the model was trained with.
+        head: A class.
+        loss: A function or a record.
 
     Raises:
         HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
             its configuration or are not finite.
     """
-    _check_place(name)
+    if isinstance(model, SavedModel):
+        return model
+    name, kind = str(model), TimmMultiLabelForImageClassification
+    check_model_place(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if config.model_type != TimmMultiLabelForImageClassification.config_class.model_type:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
+        if config.model_type != kind.config_class.model_type:
             raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
-        model, found = AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        network, found = kind.from_pretrained(
+            name, backbone, head, loss, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        processor = TimmMultiLabelImageProcessor.from_pretrained(name, revision=revision or "main")
     except HalflabelError:
         raise
     except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
@@ -51,28 +108,11 @@ def load_model(name: str) -> tuple[TimmMultiLabelForImageClassification, TimmMul
         folder = f"there is no such folder{f' ({near})' if near else ''}, and from the Hub: "
         where = "" if Path(name).is_dir() else folder
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
-    _check_weights(name, model, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
-    return model.eval(), processor
+    _check_weights(name, network, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    return SavedModel(network.eval(), processor, name)
 
 
-def _check_place(name: str) -> None:
-    """Refuse a path that is no model's folder, of which transformers would speak as of a name on the Hub."""
-    place = Path(name)
-    reason = ""
-    if os.path.isdir(name):  # noqa: PTH112 - which knows what to do with a name that is too long
-        if not (place / CONFIG_NAME).is_file():
-            reason = f"the folder holds no {CONFIG_NAME}: give the output folder of a finished run"
-            inside = sorted(str(file.parent) for file in place.glob(f"*/{CONFIG_NAME}"))
-            reason += f", like {shortlist(inside, 3)}" if inside else ""
-    elif os.path.isfile(name):  # noqa: PTH113
-        reason = "it is a file: give the folder of a model"
-    elif place.is_absolute() or name.count("/") > 1 or name.startswith((".", "~")):  # the Hub has owner/name
-        reason = f"there is no such folder{nearest_file(name)}"
-    if reason:
-        raise HalflabelError(f"model {name!r} cannot be loaded: {reason}")
-
-
-def _check_weights(name: str, model: torch.nn.Module, absent: Sequence[str]) -> None:
+def _check_weights(name: str, model: nn.Module, absent: Sequence[str]) -> None:
     """Refuse a model that transformers would complete with random weights, or whose scores could be NaN."""
     if absent:
         shown = shortlist(sorted(absent), 3)
@@ -82,24 +122,62 @@ def _check_weights(name: str, model: torch.nn.Module, absent: Sequence[str]) -> 
         raise HalflabelError(f"model {name!r}: {shortlist(broken, 3)} hold numbers that are not finite")
 
 
-def predict_logits(model: TimmMultiLabelForImageClassification, dataset: Any, batch_size: int = 32) -> Floats:  # noqa: ANN401
-    """Return the logits of a data set, shape (n, num_labels), computed by the Trainer's own prediction loop."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_eval_batch_size=batch_size,
-            report_to="none",
-            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-        trainer = Trainer(model=model, args=arguments, data_collator=collate)
-        return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
+def hub_reason(error: BaseException) -> str:
+    """Return in one line why a call to the Hub failed, and what to do about it.
+
+    Args:
+        error: What huggingface_hub or transformers raised; the errors that it was raised from are looked at too, the
+            innermost first, since transformers puts general advice around the one that knows.
+    """
+    causes = list(_causes(error))
+    for cause in reversed(causes):
+        if reason := _reason(cause):
+            return reason
+    if constants.HF_HUB_OFFLINE and any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
+        return _reason(OfflineModeIsEnabled()) or ""
+    return reason_of(error)
 
 
-def choose_split(
-    name: str, model: TimmMultiLabelForImageClassification, images: AnnotatedImages, split: str | None
-) -> tuple[AnnotatedImages, str]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _reason(error: BaseException) -> str | None:
+    """Return the line for one error; None if it says nothing of its own."""
+    match error:
+        case OfflineModeIsEnabled():
+            return "it is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
+        case LocalTokenNotFoundError():
+            return f"there is no token: {_LOG_IN}"
+        case GatedRepoError():
+            return f"access to it is gated: ask for it on its page at the Hub, then {_LOG_IN}"
+        case RevisionNotFoundError():
+            return "it has no such revision: give a branch, a tag or a commit of it"
+        case RepositoryNotFoundError():
+            return f"there is no such repository, or this token may not see it: check the name, and {_LOG_IN}"
+        case EntryNotFoundError():
+            return None
+        case HfHubHTTPError():
+            return _status_reason(error)
+        case httpx2.TransportError():
+            said = error or type(error).__name__
+            return f"the Hub cannot be reached at {constants.ENDPOINT} ({said}); check the network"
+    return None
+
+
+def _status_reason(error: HfHubHTTPError) -> str:
+    status, said = error.response.status_code, error.server_message or "no reason given"
+    if status == 401:
+        given = "authorization" in error.response.request.headers
+        return f"{'the Hub does not accept the token' if given else 'the Hub asks for a token'}: {_LOG_IN}"
+    if status == 403:
+        return f"the token does not allow it ({said}): take a name of your own, or a token with write permission"
+    return f"the Hub answers {status} ({said})" + ("; try again later" if status >= 500 else "")
+
+
+def choose_split(saved: SavedModel, images: AnnotatedImages, split: str | None) -> tuple[AnnotatedImages, str]:
     """Return the images of a split with the model's labels, in its order, and which they are: the split, or `ALL`.
 
     All are taken for None, and, with a warning, where the data name no splits.
@@ -107,12 +185,11 @@ def choose_split(
     Raises:
         HalflabelError: If there is none, or a label is missing.
     """
-    names = model.config.label_space.names
-    missing = [label for label in names if label not in images.label_space.names]
+    missing = [label for label in saved.label_names if label not in images.label_space.names]
     if missing:
         nearest = did_you_mean(missing[0], images.label_space.names)
-        raise HalflabelError(f"the data have no label {missing[0]!r}, which {name} answers{nearest}")
-    chosen = images.with_only(names)
+        raise HalflabelError(f"the data have no label {missing[0]!r}, which {saved.name} answers{nearest}")
+    chosen = images.with_only(saved.label_names)
     if split and not (chosen.column("split") != "").any():
         log.warning(
             "the data name no splits: all %d images are taken, also any that the model was trained on; for others give "
@@ -126,13 +203,30 @@ def choose_split(
     return chosen, split or ALL
 
 
-def split_logits(
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    images: AnnotatedImages,
-    batch_size: int,
-    fast_decode: bool,
+def predict_logits(
+    saved: SavedModel, images: AnnotatedImages, batch_size: int = 32, fast_decode: bool = True
 ) -> Floats:
-    """Return the logits of images as the model's processor prepares them; see `evaluation.evaluate_model`."""
-    side = processor.needed_side() if fast_decode else None
-    return predict_logits(model, PixelDataset(images, processor.eval_transform(), shortest_side=side), batch_size)
+    """Return the logits of images as the model's processor prepares them, by the Trainer's own prediction loop.
+
+    Args:
+        saved: The model.
+        images: n pictures.
+        batch_size: Pictures at once.
+        fast_decode: Decode a JPEG no larger than the transform needs.
+
+    Returns:
+        Shape (n, num_labels).
+    """
+    side = saved.processor.needed_side() if fast_decode else None
+    dataset = PixelDataset(images, saved.processor.eval_transform(), shortest_side=side)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_eval_batch_size=batch_size,
+            report_to="none",
+            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(model=saved.model, args=arguments, data_collator=collate)
+        return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)

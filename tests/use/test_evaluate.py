@@ -2,24 +2,25 @@
 
 import json
 import logging
+import os
+import stat
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
 from sklearn.metrics import f1_score, precision_score
-from transformers import TrainingArguments
+from transformers import AutoModelForImageClassification, TrainingArguments
 
-from halflabel import HalflabelError, MultiLabelTrainer, TimmMultiLabelImageProcessor, fit_decisions
+from halflabel import DecisionRule, HalflabelError, MultiLabelTrainer, TimmMultiLabelImageProcessor, fit_decisions
 from halflabel.data.loading import load_images
 from halflabel.data.pixels import collate
-from halflabel.model.decisions import DecisionRule
-from halflabel.share.contact_sheet import write_errors
 from halflabel.share.trained import train
-from halflabel.training.recipe import parse_recipe
-from halflabel.use.evaluation import evaluate_model, find_errors
-from halflabel.use.inference import load_model, split_logits
+from halflabel.use.evaluate import calibrate, evaluate, store_decisions
+from halflabel.use.inference import choose_split, open_model, predict_logits
+from halflabel.use.predict import predict
+from halflabel.use.review import review
 
 BASE = {
     "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "optim": "sgd",
@@ -31,7 +32,7 @@ BASE = {
 def run(table, folder, **keys):
     path = folder / "my.yaml"
     path.write_text(yaml.safe_dump({**BASE, "data": str(table), "output_dir": str(folder / "out"), **keys}))
-    return train(parse_recipe(str(path)))
+    return train(path)
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def test_precision_and_f1_are_those_at_the_models_thresholds(saved, colour_image
     model.config.decisions = {**DecisionRule.plain(2).to_dict(), **stored}
     model.save_pretrained(folder)
     test = colour_images.of_split("test")
-    logits = split_logits(*load_model(folder), test, 32, True)
-    found = evaluate_model(folder, colour_images, "test").metrics
+    logits = predict_logits(open_model(folder), test)
+    found = evaluate(folder, colour_images, split="test")
     assert found["split"] == "test"
     for i, name in enumerate(("red", "blue")):
         yes = 1 / (1 + np.exp(-(stored["scale"][i] * logits[:, i] + stored["shift"][i]))) >= stored["thresholds"][i]
@@ -60,7 +61,7 @@ def test_precision_and_f1_are_those_at_the_models_thresholds(saved, colour_image
 def test_data_without_splits_are_measured_whole_and_that_is_said(saved, colour_images, caplog):
     table = colour_images.with_column("split", [""] * len(colour_images))
     with caplog.at_level(logging.WARNING, "halflabel"):
-        assert evaluate_model(saved[1], table, "test").metrics["split"] == "all"
+        assert evaluate(saved[1], table, split="test")["split"] == "all"
     assert (
         "the data name no splits: all 48 images are taken, also any that the model was trained on; for others"
         in caplog.text
@@ -72,7 +73,7 @@ def test_a_model_with_its_labels_in_another_order_is_no_different(saved, colour_
     model.replace_head(["blue", "red"])
     model.save_pretrained(tmp_path / "turned")
     TimmMultiLabelImageProcessor.from_backbone(model.backbone).save_pretrained(tmp_path / "turned")
-    found = evaluate_model(folder, colour_images, "train", compare=str(tmp_path / "turned")).metrics["comparison"]
+    found = evaluate(folder, colour_images, split="train", compare=str(tmp_path / "turned"))["comparison"]
     assert found["mAP_interval"] == [0, 0]
     assert found["mAP_A"] == found["mAP_B"]
     assert found["sentence"].startswith("no clear difference")
@@ -84,7 +85,7 @@ def test_models_for_different_labels_are_not_compared(saved, colour_images, tmp_
     model.save_pretrained(tmp_path / "one")
     TimmMultiLabelImageProcessor.from_backbone(model.backbone).save_pretrained(tmp_path / "one")
     with pytest.raises(HalflabelError, match="different labels, only one of them blue"):
-        evaluate_model(folder, colour_images, "train", compare=str(tmp_path / "one"))
+        evaluate(folder, colour_images, split="train", compare=str(tmp_path / "one"))
 
 
 def test_a_wrong_annotation_is_the_first_on_the_list(colour_table, tmp_path):
@@ -93,12 +94,10 @@ def test_a_wrong_annotation_is_the_first_on_the_list(colour_table, tmp_path):
     lines[40] = ",".join([name, str(1 - int(red)), *rest])
     result = run(colour_table, tmp_path)
     colour_table.write_text("\n".join(lines) + "\n")
-    found = find_errors(str(result.folder), load_images(colour_table), "test", 1)
+    found = review(result.folder, load_images(colour_table), split="test", limit=1)
     assert found.about == "16 images of split test"
-    write_errors(found, tmp_path / "found")
-    table = pd.read_csv(tmp_path / "found" / "errors.csv")
     kind = "known no, looks yes" if red == "1" else "known yes, looks no"
-    first = table[table["kind"] == kind].iloc[0]
+    first = found.table[found.table["kind"] == kind].iloc[0]
     assert (first["file_name"], first["label"]) == (name, "red")
 
 
@@ -118,7 +117,7 @@ def test_a_recipe_decides_by_what_its_validation_split_knows(colour_table, tmp_p
     assert [row["threshold"] for row in result.metrics["labels"].values()] == stored["thresholds"]
     assert len(result.metrics["mAP_interval"]) == 2
     assert (result.folder / "plots" / "learning_curve.png").is_file()
-    again = evaluate_model(str(result.folder), load_images(colour_table), "test", ci=0.9).metrics
+    again = evaluate(str(result.folder), load_images(colour_table), split="test", ci=0.9)
     assert again["labels"]["red"]["F1"] == pytest.approx(result.metrics["labels"]["red"]["F1"], abs=1e-6)
 
 
@@ -170,3 +169,104 @@ def test_training_on_drops_thresholds_of_the_old_weights(saved, tmp_path, caplog
         MultiLabelTrainer(model, arguments, collate, rows).train()
     assert model.config.decisions is None
     assert "calibrate again" in caplog.text
+
+
+@pytest.fixture
+def folder(saved_model):
+    return Path(saved_model)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_rule_is_fitted_on_the_split_and_stored_and_nothing_else_changes(folder, colour_images):
+    before = contents(folder)
+    report = calibrate(folder, colour_images, split="train", objective="f2", calibration="temperature")
+    after = contents(folder)
+    stored = open_model(folder)
+    train, _ = choose_split(stored, colour_images, "train")
+    logits = predict_logits(stored, train)
+    assert stored.model.config.decision_rule == fit_decisions(logits, train.labels, "f2", "temperature")
+    assert set(after) == set(before)
+    assert [name for name in before if before[name] != after[name]] == ["config.json"]
+    old, new = (json.loads(files["config.json"]) for files in (before, after))
+    assert {**new, "decisions": None} == old
+    assert (report["split"], report["objective"], report["calibration"]) == ("train", "f2", "temperature")
+    assert report["known_entries"] == (train.labels >= 0).sum()
+
+
+def test_what_is_stored_is_what_predict_and_evaluate_then_use(folder, colour_images, colour_table):
+    calibrate(folder, colour_images, split="train")
+    files = sorted(colour_table.parent.glob("*.png"))[32:]
+    frame = predict(folder, files)
+    rule = open_model(folder).model.config.decision_rule
+    assert rule != DecisionRule.plain(2)
+    scores = frame[["red", "blue"]].to_numpy()
+    expected = [[name for name, yes in zip(("red", "blue"), row, strict=True) if yes] for row in rule.decide(scores)]
+    assert frame["answered_yes"].tolist() == expected
+    metrics = evaluate(folder, colour_images)
+    truth = colour_images.of_split("test").labels
+    for j, name in enumerate(("red", "blue")):
+        assert metrics["labels"][name]["threshold"] == rule.thresholds[j]
+        assert metrics["labels"][name]["Brier"] == pytest.approx(((scores[:, j] - truth[:, j]) ** 2).mean(), rel=1e-4)
+
+
+def test_a_second_fit_starts_from_the_logits_again(folder, colour_images):
+    first = calibrate(folder, colour_images, split="train")
+    assert calibrate(folder, colour_images, split="train") == first
+
+
+def test_the_rule_survives_loading_and_saving(folder, colour_images, tmp_path):
+    calibrate(folder, colour_images, split="train")
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "copy")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "copy")
+    assert again.config.decision_rule == model.config.decision_rule != DecisionRule.plain(2)
+
+
+def test_a_split_without_a_known_entry_is_one_clear_line_and_leaves_the_model_as_it_is(folder, colour_images):
+    before = contents(folder)
+    colour_images.labels[:] = -100
+    with pytest.raises(HalflabelError, match="no entry is known to be yes") as error:
+        calibrate(folder, colour_images, split="train")
+    assert len(str(error.value).splitlines()) == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "precision>=1.2"}, "objective 'precision>=1.2' is none of"),
+        ({"calibration": "plat"}, "did you mean platt"),
+        ({"model": "somebody/model"}, "'somebody/model' is no folder that has one"),
+        ({"split": "validation"}, "no image in split 'validation'"),
+    ],
+)
+def test_mistakes_are_named(folder, colour_images, arguments, message):
+    with pytest.raises(HalflabelError, match=message):
+        calibrate(**{"model": folder, "data": colour_images, "split": "train", **arguments})
+
+
+def test_other_labels_than_the_models_are_named(folder, colour_images):
+    with pytest.raises(HalflabelError, match="the data have no label 'blue'"):
+        calibrate(folder, colour_images.with_only(["red"]), split="train")
+
+
+def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
+    before = contents(folder)
+
+    def full(self, *arguments, **keys):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        store_decisions(folder, DecisionRule.plain(2))
+    assert contents(folder) == before
+
+
+def test_the_file_keeps_its_permissions(folder):
+    os.chmod(folder / "config.json", 0o640)
+    store_decisions(folder, DecisionRule.plain(2))
+    assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o640
+    assert np.isfinite(open_model(folder).model.config.decision_rule.scores([[0.0, 1.0]])).all()

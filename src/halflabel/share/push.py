@@ -13,8 +13,8 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError
-from ..use.hub_errors import hub_reason
-from .card_files import is_rendered, write_card
+from ..use.inference import Name, SavedModel, hub_reason
+from .card import card, is_rendered
 
 SHARED_FILES = ["*.json", "*.md", "*.onnx", "*.png", "*.py", "*.safetensors", "*.yaml"]
 """What is pushed of a folder; so no pickle, and no file that happens to lie there."""
@@ -23,9 +23,10 @@ KEPT_BACK = ["checkpoint-*", "probe/*", "unknown_as_negative/*", ".*", "*/.*"]
 """Of that, what is not: what training goes on from, and hidden files."""
 
 
-def push_folder(
-    folder: str | Path,
-    repository: str,
+def push(
+    model: Name | SavedModel,
+    repo_id: str,
+    *,
     private: bool | None = None,
     revision: str | None = None,
     message: str | None = None,
@@ -36,8 +37,8 @@ def push_folder(
     The card, unless somebody rewrote it, is first rendered for the repository, so that its examples load from there.
 
     Args:
-        folder: A finished run.
-        repository: `user/name` or, in one's own namespace, `name`; created where there is none.
+        model: The folder of a finished run, or what was loaded from one.
+        repo_id: `user/name` or, in one's own namespace, `name`; created where there is none.
         private: True: a repository that is created is private, and one that is public is refused.
         revision: A branch, created where there is none; None: `main`.
         message: The commit's title.
@@ -49,14 +50,14 @@ def push_folder(
     Raises:
         HalflabelError: If the folder holds no finished model, or the push fails; the folder is left whole.
     """
-    place = Path(folder)
+    place = Path(model.name if isinstance(model, SavedModel) else model)
     check_finished(place)
     flags = ["--private"] * bool(private) + (["--revision", revision] if revision else [])
-    again = shlex.join(["halflabel", "push", str(folder), repository, *flags])
+    again = shlex.join(["halflabel", "push", str(place), repo_id, *flags])
     try:
-        name, url = prepare_repository(repository, private, token)
+        name, url = prepare_repository(repo_id, private, token)
         if is_rendered(place):
-            write_card(place, name)
+            card(place, name)
         api = HfApi(token=token)
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)
@@ -68,7 +69,7 @@ def push_folder(
         raise HalflabelError(f"{error}; {place} is whole, go on with: {again}") from error
     except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:  # RuntimeError: an upload that broke off
         raise HalflabelError(
-            f"{repository!r} was not pushed: {hub_reason(error)}; {place} is whole, go on with: {again}"
+            f"{repo_id!r} was not pushed: {hub_reason(error)}; {place} is whole, go on with: {again}"
         ) from error
     return f"{url}/tree/{revision}" if revision else url
 

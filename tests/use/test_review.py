@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.use.disagreements import KINDS, about_splits, find_disagreements, margins
+from halflabel.use.review import KINDS, _about_splits, find_disagreements, margins
 
 
 def listed(table, kind):
@@ -44,9 +44,7 @@ def test_the_order_is_that_of_loops(seed, rows, columns, limit):
     scores = rng.integers(0, 9, (rows, columns)) / 8  # exact in binary, and many ties
     labels = rng.choice([0, 1, -100, -101], (rows, columns))
     thresholds = rng.choice([0.0, 0.25, 0.5, 1.0, 2.0], columns)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("halflabel.use.disagreements._CHUNK_ENTRIES", int(rng.integers(1, 40)))
-        table = find_disagreements(scores, labels, files(rows), list(range(columns)), thresholds, limit)
+    table = find_disagreements(scores, labels, files(rows), list(range(columns)), thresholds, limit)
     expected = by_loops(scores, labels, thresholds, limit)
     for kind in KINDS:
         assert listed(table, kind) == expected[kind], kind
@@ -114,10 +112,10 @@ def test_what_cannot_be_ranked_is_refused(scores, labels, names, limit, message)
 
 
 def test_scores_of_training_images_are_said_to_be_optimistic():
-    assert about_splits(["test"] * 3) == "3 images of split test"
-    trained = about_splits(["train", "train", "validation"])
+    assert _about_splits(["test"] * 3) == "3 images of split test"
+    trained = _about_splits(["train", "train", "validation"])
     assert trained.startswith("2 images of split train, 1 images of split validation. ")
     assert "trained" in trained
     assert "may have learned their mistakes" in trained
-    assert about_splits(["", ""]).startswith("2 images of no split. If the model was trained on them")
-    assert about_splits([]) == "no images"
+    assert _about_splits(["", ""]).startswith("2 images of no split. If the model was trained on them")
+    assert _about_splits([]) == "no images"

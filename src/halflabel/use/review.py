@@ -1,22 +1,59 @@
 """Where a model and its annotations disagree, and which unknown entries it is surest and least sure about."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..data.images import AnnotatedImages
+from ..data.loading import load_images
 from ..metrics.answers import check_thresholds
 from ..metrics.entries import Floats, check_pair
 from ..model.errors import HalflabelError
 from ..model.labels import UNCERTAIN
+from .inference import Name, SavedModel, choose_split, open_model, predict_logits
 
 LOOKS_YES, LOOKS_NO = "known no, looks yes", "known yes, looks no"
 SURELY_YES, SURELY_NO, LEAST_SURE = "unknown, surely yes", "unknown, surely no", "unknown, least sure"
 KINDS = (LOOKS_YES, LOOKS_NO, SURELY_YES, SURELY_NO, LEAST_SURE)
 _ANSWERS = {1: "yes", 0: "no", UNCERTAIN: "uncertain"}
-_CHUNK_ENTRIES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Review:
+    """What somebody should look at: `find_disagreements`'s table, its images, and a sentence about their splits."""
+
+    table: pd.DataFrame
+    images: AnnotatedImages
+    about: str
+
+
+def review(
+    model: Name | SavedModel,
+    data: Any,  # noqa: ANN401 - whatever `load_images` takes
+    *,
+    split: str | None = None,
+    limit: int = 20,
+    batch_size: int = 32,
+    fast_decode: bool = True,
+    **source: Any,  # noqa: ANN401
+) -> Review:
+    """Find likely annotation mistakes and what to annotate next, see `find_disagreements`.
+
+    Arguments and errors are those of `evaluate.evaluate`; `limit` is the most entries of each kind.
+    """
+    if limit < 1:
+        raise HalflabelError(f"limit is {limit!r}, expected at least 1")
+    images = load_images(data, **source)
+    saved = open_model(model)
+    chosen, _ = choose_split(saved, images, split)
+    logits = predict_logits(saved, chosen, batch_size, fast_decode)
+    rule, files = saved.model.config.decision_rule, chosen.column("file_name").tolist()
+    table = find_disagreements(rule.scores(logits), chosen.labels, files, saved.label_names, rule.thresholds, limit)
+    return Review(table, chosen, _about_splits(chosen.column("split").tolist()))
 
 
 def find_disagreements(
@@ -63,19 +100,26 @@ def find_disagreements(
     if limit < 1:
         raise HalflabelError(f"limit is {limit!r}, expected at least 1")
     limits = check_thresholds(thresholds, len(names))
-    found: dict[str, list[NDArray[Any]]] = {kind: [] for kind in KINDS}
-    step = max(1, _CHUNK_ENTRIES // max(len(names), 1))
-    for start in range(0, len(matrix), step):
-        piece = slice(start, start + step)
-        margin = margins(values[piece], limits)
-        for kind, chosen, sureness in _kinds(margin, matrix[piece]):
-            places = _largest(np.flatnonzero(chosen), sureness.ravel(), limit)
-            found[kind].append(np.stack([sureness.ravel()[places], places + start * len(names)]))
-    tables = [_table(kind, found[kind], values, matrix, limits, limit) for kind in KINDS]
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(2, "file_name", [file_names[row] for row in table["row"]])
-    table["label"] = [names[column] for column in table["label"]]
-    return table
+    margin = margins(values, limits)
+    said_yes, unknown = margin >= 0, matrix < 0
+    ranked = {  # by kind: which entries, and by what they are ranked, largest first
+        LOOKS_YES: ((matrix == 0) & said_yes, margin),
+        LOOKS_NO: ((matrix == 1) & ~said_yes, -margin),
+        SURELY_YES: (unknown & said_yes, margin),
+        SURELY_NO: (unknown & ~said_yes, -margin),
+        LEAST_SURE: (unknown, -np.abs(margin)),
+    }
+    tables = []
+    for kind, (entries, sureness) in ranked.items():
+        rows, columns = np.unravel_index(_largest(np.flatnonzero(entries), sureness.ravel(), limit), matrix.shape)
+        tables.append(pd.DataFrame({
+            "kind": kind, "rank": np.arange(1, len(rows) + 1), "file_name": [file_names[row] for row in rows],
+            "label": [names[column] for column in columns],
+            "known": [_ANSWERS.get(int(code), "unknown") for code in matrix[rows, columns]],
+            "score": values[rows, columns].astype(np.float64), "threshold": limits[columns],
+            "margin": margin[rows, columns], "row": rows,
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
 
 
 def margins(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
@@ -94,16 +138,6 @@ def margins(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
     return np.divide(values - limits, way, out=np.zeros(values.shape), where=way > 0)
 
 
-def _kinds(margin: Floats, labels: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_], Floats]]:
-    """Give each kind, its entries, and by what they are ranked, largest first."""
-    said_yes, unknown = margin >= 0, labels < 0
-    yield LOOKS_YES, (labels == 0) & said_yes, margin
-    yield LOOKS_NO, (labels == 1) & ~said_yes, -margin
-    yield SURELY_YES, unknown & said_yes, margin
-    yield SURELY_NO, unknown & ~said_yes, -margin
-    yield LEAST_SURE, unknown, -np.abs(margin)
-
-
 def _largest(places: NDArray[np.intp], keys: Floats, limit: int) -> NDArray[np.intp]:
     """Return the places of the largest keys, largest first, equal ones in order."""
     if len(places) > limit:  # sort only what may be among them
@@ -111,22 +145,7 @@ def _largest(places: NDArray[np.intp], keys: Floats, limit: int) -> NDArray[np.i
     return places[np.argsort(-keys[places], kind="stable")][:limit]
 
 
-def _table(
-    kind: str, found: list[NDArray[Any]], scores: NDArray[Any], labels: NDArray[Any], thresholds: Floats, limit: int
-) -> pd.DataFrame:
-    sureness, places = np.concatenate([np.empty((2, 0)), *found], axis=1)
-    best = _largest(np.arange(len(sureness)), sureness, limit)
-    rows, columns = np.divmod(places[best].astype(np.int64), max(labels.shape[1], 1))
-    score = scores[rows, columns].astype(np.float64)
-    answers = [_ANSWERS.get(int(code), "unknown") for code in labels[rows, columns]]
-    margin = margins(score, thresholds[columns])
-    return pd.DataFrame({
-        "kind": kind, "rank": np.arange(1, len(rows) + 1), "label": columns, "known": answers, "score": score,
-        "threshold": thresholds[columns], "margin": margin, "row": rows,
-    })  # fmt: skip
-
-
-def about_splits(splits: Sequence[str]) -> str:
+def _about_splits(splits: Sequence[str]) -> str:
     """Name the splits that scores are of, and warn where the model may have been trained on them.
 
     Args:
