@@ -207,11 +207,6 @@ def _build(
     return model
 
 
-def _views(model: TimmMultiLabelForImageClassification, images: AnnotatedImages) -> Views:
-    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    return Views(PixelDataset(images, processor.eval_transform(), shortest_side=processor.needed_side()))
-
-
 def _extract(
     model: TimmMultiLabelForImageClassification,
     images: AnnotatedImages,
@@ -221,7 +216,9 @@ def _extract(
 ) -> NDArray[np.float32]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nn.Module.to(model, device)
-    found = cached_features(model, _views(model, images), folder, title=title, **options)
+    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    pixels = PixelDataset(images, processor.eval_transform(), shortest_side=processor.needed_side())
+    found = cached_features(model, Views(pixels), folder, title=title, **options)
     assert isinstance(found, torch.Tensor)  # a linear head consumes pooled features
     return found.numpy()
 
