@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -317,6 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return USER_ERROR
     if code is not None:
         return code
+    if options.quiet:
+        os.environ["TQDM_DISABLE"] = "1"
     from halflabel.cli.commands import run_command  # the heavy import: after the checks
 
     return run_command(options)

@@ -1,4 +1,7 @@
-"""What each command does."""
+"""What each command does: it calls the function of its name, and prints and writes what that returns.
+
+What is typed was checked by `light`; what is heavy is imported by the command that needs it.
+"""
 
 import argparse
 import json
@@ -12,8 +15,6 @@ from halflabel_cli import SKIPPED_FILES, USER_ERROR
 
 from ..model.errors import HalflabelError
 from .light import check_outputs, read_source
-from .sharing_commands import SHARING_COMMANDS
-from .study_commands import STUDIES
 
 _OUT_OF_MEMORY = (
     "out of memory: give smaller batches, in training --per_device_train_batch_size (the update stays the same with "
@@ -23,8 +24,18 @@ _OUT_OF_MEMORY = (
 
 def run_command(options: argparse.Namespace) -> int:
     """Run a parsed command and return its exit code: 0, 2 for a user's mistake, 3 where files were skipped."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    from ..training.features import keep_freed_memory
+
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("halflabel").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    # Said of checkpoints that were written within a second, as those of a probe are.
+    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
+    transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
+    datasets.disable_progress_bars()
     try:
         return COMMANDS[options.command](options)
     except HalflabelError as error:
@@ -52,48 +63,38 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Run a recipe and print its table."""
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
+    """Run a recipe, print its table, and say what was written and what comes next."""
     from ..decide.report import render_metrics
     from ..share.trained import train
-    from ..training.features import keep_freed_memory
     from ..training.recipe import parse_recipe
 
-    keep_freed_memory()
-    transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
-    # Said of checkpoints that were written within a second, as those of a probe are.
-    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
-    datasets.disable_progress_bars()
-    recipe = parse_recipe(options.recipe, options.overrides)
-    result = train(recipe)
+    quiet = ["--disable_tqdm=true"] if options.quiet else []
+    recipe = parse_recipe(options.recipe, [*options.overrides, *quiet])
+    run = train(recipe)
     if recipe.arguments.process_index == 0:
-        print(render_metrics(result.metrics))
-        print(f"\nsaved to {result.folder}")
+        print(render_metrics(run.metrics))
+        if run.kept is not None:
+            print(f"\nkept epoch {run.kept[0]:g} of {run.kept[1]:g}, the best on validation")
+        others = sorted(path.name for path in run.folder.iterdir() if path.name[0] != "." and path.name != "README.md")
+        print(f"\nwritten to {run.folder}: README.md, which is to be read first, {', '.join(others)}")
+        print(f"next: halflabel predict {run.folder} PHOTOS --output scores.csv")
     return 0
 
 
 def run_data(options: argparse.Namespace) -> int:
     """Report on sources, and draw or write what they hold."""
-    import datasets
-
     from ..data.images import write_shards, write_table
     from ..data.loading import load_sources, parse_sources
     from ..data.report import describe, render
     from ..share.figures import check_drawing
     from ..share.image_plots import draw_known
 
-    datasets.disable_progress_bars()
     output = options.output
-    if output and not output.endswith(("/", ".parquet")):
-        raise HalflabelError(f"--output {output!r}: end it in .parquet for a table, or in / for a folder of shards")
     for file in (options.report, options.plot):
         check_outputs(file)
     if options.plot:
         check_drawing()
-    given = [read_source(one) for one in options.data]
-    sources = parse_sources(given, options.image_folder, options.uncertain_values)
+    sources = parse_sources(_sources(options), options.image_folder, options.uncertain_values)
     # What is only looked at is told whole; what is written must not hold a contradiction that nobody decided.
     policy = options.contradictions or ("error" if output else "unknown")
     images, merged = load_sources(sources, contradictions=policy)
@@ -113,42 +114,40 @@ def run_data(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
-    from ..data.images import check_split
     from ..decide.report import render_metrics
     from ..share.figures import check_drawing
     from ..share.metric_plots import draw_measured
     from ..use.evaluate import measure
 
-    split, plots = check_split(options.split), Path(options.plots) if options.plots else None
+    plots = Path(options.plots) if options.plots else None
     check_outputs(options.output, folder=plots)
     if plots:
         check_drawing()
-    images, skipped = _load_measured(options)
+    images = _load(options)
     measured = measure(
-        options.model, images, split, options.batch_size, options.fast_decode, options.ci, options.compare
+        options.model, images, options.split, options.batch_size, options.fast_decode, options.ci, options.compare
     )
     if _is_main():
         print(render_metrics(measured.metrics))
-        _write_json(options.output, {"data": [read_source(one) for one in options.data], **measured.metrics})
+        _write_json(options.output, {"data": _sources(options), **measured.metrics})
         if plots:
             draw_measured(plots, measured)
             print(f"drawn: {plots}")
-    return SKIPPED_FILES if skipped else 0
+    return SKIPPED_FILES if images.skipped else 0
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Fit calibration and thresholds, store them in the model, print what they do, and bring the card up to date."""
-    from ..data.images import check_split
     from ..decide.report import render_decisions
     from ..share.card import card, is_rendered
     from ..use.evaluate import calibrate
 
     check_outputs(options.output)
-    images, skipped = _load_measured(options)
+    images = _load(options)
     rendered = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
     report = calibrate(
-        options.model, images, split=check_split(options.split), objective=options.objective,
-        calibration=options.calibration, batch_size=options.batch_size, fast_decode=options.fast_decode,
+        options.model, images, split=options.split, objective=options.objective, calibration=options.calibration,
+        batch_size=options.batch_size, fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
         print(render_decisions(report))
@@ -157,27 +156,26 @@ def run_calibrate(options: argparse.Namespace) -> int:
         told = "and told in its README.md" if rendered else "whose README.md, if there is one, may tell of earlier ones"
         print(f"stored in {options.model}, {told}")
         _write_json(options.output, report)
-    return SKIPPED_FILES if skipped else 0
+    return SKIPPED_FILES if images.skipped else 0
 
 
 def run_review(options: argparse.Namespace) -> int:
     """Write a table and a contact sheet of what somebody should look at."""
-    from ..data.images import check_split
     from ..share.image_plots import write_review
     from ..use.review import review
 
-    split, folder = options.split and check_split(options.split), Path(options.output)
+    folder = Path(options.output)
     check_outputs(None, folder=folder)
-    images, skipped = _load_measured(options)
+    images = _load(options)
     found = review(
-        options.model, images, split=split, limit=options.limit, batch_size=options.batch_size,
+        options.model, images, split=options.split, limit=options.limit, batch_size=options.batch_size,
         fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
         write_review(found, folder)
         print(found.about)
         print(f"written: {folder / 'errors.csv'} and {folder / 'errors.png'}")
-    return SKIPPED_FILES if skipped else 0
+    return SKIPPED_FILES if images.skipped else 0
 
 
 def run_explain(options: argparse.Namespace) -> int:
@@ -186,56 +184,20 @@ def run_explain(options: argparse.Namespace) -> int:
     from ..share.image_plots import draw_explanation
     from ..use.explain import explain
 
-    output = Path(options.output)
-    if output.suffix != ".png":
-        raise HalflabelError(f"--output {options.output!r}: end it in .png")
-    check_outputs(output)
-    if not Path(options.image).is_file():
-        raise HalflabelError(f"no picture at {options.image!r}: give one file")
+    check_outputs(options.output)
     explanation = explain(options.model, options.image, options.labels)
-    save(draw_explanation(explanation), output)
+    save(draw_explanation(explanation), Path(options.output))
     for found in explanation.labels:
         print(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
-    print(f"drawn: {output}")
+    print(f"drawn: {options.output}")
     return 0
-
-
-def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
-    if path is not None:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _is_main() -> bool:
-    """Tell whether this process is the one that prints and writes."""
-    from ..training.features import process_state
-
-    return bool(process_state().is_main_process)
-
-
-def _load_measured(options: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
-    """Load the annotated pictures of a command that runs a model on them, and a line for each that was left out."""
-    from ..data.loading import load_images
-    from ..training.features import keep_freed_memory
-
-    keep_freed_memory()
-    images = load_images(
-        [read_source(one) for one in options.data],
-        options.image_folder,
-        uncertain_values=options.uncertain_values,
-        contradictions=options.contradictions or "error",
-        bad_images=options.bad_images,
-    )
-    return images, images.skipped
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """Score pictures and write them to a file, or to a folder in parts."""
-    from ..training.features import keep_freed_memory
-    from ..use.predict import Scorer, check_output, find_images, score_to
+    from ..use.predict import Scorer, find_images, score_to
 
-    keep_freed_memory()
     output = Path(options.output)
-    check_output(options.output)
     check_outputs(*((None, output) if options.output.endswith("/") else (output,)))
     if options.resume and output.is_file() and not Path(f"{output}.parts").is_dir():
         print(f"{output} is there already: nothing to go on with")
@@ -250,14 +212,118 @@ def run_predict(options: argparse.Namespace) -> int:
     return SKIPPED_FILES if skipped else 0
 
 
+def run_advise(options: argparse.Namespace) -> int:
+    """Say whether transfer and multi-task learning make sense for the data, on the terminal and as files."""
+    from ..share.page import render_advice, write_report
+    from ..studies.advice import advise
+
+    stem = Path(options.output)
+    check_outputs(stem)
+    images = _load(options)
+    advice = advise(images, backbone=options.backbone, weights=options.weights, budget=options.budget)
+    print(render_advice(advice))
+    print("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
+    failures = advice["transfer"]["failures"]
+    if failures and not advice["transfer"]["backbones"]:
+        raise HalflabelError(f"nothing was measured, as no backbone could be loaded: {failures[0]['reason']}")
+    return 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Train recipes, print and save what they reach, and recommend one."""
+    from transformers.utils import logging as transformers_logging
+
+    from ..studies.compare import compare, render_comparison
+
+    transformers_logging.set_verbosity_error()
+    report = compare(
+        options.recipes, _load(options), backbone=options.backbone, weights=options.weights, seeds=options.seeds,
+        output=options.output,
+    )  # fmt: skip
+    print(render_comparison(report))
+    print(f"saved to {options.output}")
+    return 0
+
+
+def run_push(options: argparse.Namespace) -> int:
+    """Upload a finished folder to the Hub."""
+    from ..share.push import push
+
+    private = options.private or None
+    url = push(options.folder, options.repository, private, revision=options.revision, message=options.message)
+    print(f"pushed to {url}")
+    return 0
+
+
+def run_card(options: argparse.Namespace) -> int:
+    """Render a model's card again from what its folder holds."""
+    from ..share.card import card
+
+    print(f"written: {card(options.folder, options.repository)}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write a model in another format."""
+    from ..share.export import export
+
+    print(export(options.model, options.output, options.format))
+    print(f"written: {options.output}")
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Show a model in the browser, or make a Space that does."""
+    from ..share.demo import demo
+
+    made = demo(options.model, options.host, options.port, options.space, options.output)
+    if made is not None:
+        print(f"pushed to {made}" if options.output is None else f"written: {made}")
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> list[Any]:
+    return [read_source(one) for one in options.data]
+
+
+def _load(options: argparse.Namespace) -> Any:  # noqa: ANN401 - AnnotatedImages, which is heavy to import
+    from ..data.loading import load_images
+
+    return load_images(
+        _sources(options),
+        options.image_folder,
+        uncertain_values=options.uncertain_values,
+        contradictions=options.contradictions or "error",
+        bad_images=getattr(options, "bad_images", "error"),
+    )
+
+
+def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
+    from ..data.files import write_whole
+
+    if path is not None:
+        write_whole(Path(path), json.dumps(content, indent=1) + "\n")
+
+
+def _is_main() -> bool:
+    """Tell whether this process is the one that prints and writes."""
+    from ..training.features import process_state
+
+    return bool(process_state().is_main_process)
+
+
 COMMANDS = {
     "train": run_train,
+    "data": run_data,
     "evaluate": run_evaluate,
     "calibrate": run_calibrate,
     "review": run_review,
     "explain": run_explain,
     "predict": run_predict,
-    "data": run_data,
-    **SHARING_COMMANDS,
-    **STUDIES,
+    "advise": run_advise,
+    "compare": run_compare,
+    "push": run_push,
+    "card": run_card,
+    "export": run_export,
+    "demo": run_demo,
 }

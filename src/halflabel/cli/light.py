@@ -71,8 +71,11 @@ def answer(options: argparse.Namespace) -> int | None:
     for source in getattr(options, "data", None) or ():
         if not source.lstrip().startswith("{"):
             check_data_place(source)
-    if "model" in options:
-        check_model_place(options.model)
+    for model in (getattr(options, "model", None), getattr(options, "compare", None)):
+        if model is not None:
+            check_model_place(model)
+    if "image" in options and not os.path.isfile(options.image):
+        raise HalflabelError(f"no picture at {options.image!r}: give one file{nearest_file(options.image)}")
     for name in getattr(options, "images", ()):
         if not (os.path.exists(name) or glob(name)):  # os.path knows what to do with a name that is too long
             raise HalflabelError(f"no pictures at {name!r}: give a folder, a glob or files{nearest_file(name)}")

@@ -24,9 +24,8 @@ KEPT_BACK = ["checkpoint-*", "probe/*", "unknown_as_negative/*", ".*", "*/.*"]
 
 
 def push(
-    model: Name | SavedModel,
-    repo_id: str,
-    *,
+    folder: Name | SavedModel,
+    repository: str,
     private: bool | None = None,
     revision: str | None = None,
     message: str | None = None,
@@ -37,8 +36,8 @@ def push(
     The card, unless somebody rewrote it, is first rendered for the repository, so that its examples load from there.
 
     Args:
-        model: The folder of a finished run, or what was loaded from one.
-        repo_id: `user/name` or, in one's own namespace, `name`; created where there is none.
+        folder: That of a finished run, or what was loaded from one.
+        repository: `user/name` or, in one's own namespace, `name`; created where there is none.
         private: True: a repository that is created is private, and one that is public is refused.
         revision: A branch, created where there is none; None: `main`.
         message: The commit's title.
@@ -50,12 +49,12 @@ def push(
     Raises:
         HalflabelError: If the folder holds no finished model, or the push fails; the folder is left whole.
     """
-    place = Path(model.name if isinstance(model, SavedModel) else model)
+    place = Path(folder.name if isinstance(folder, SavedModel) else folder)
     check_finished(place)
     flags = ["--private"] * bool(private) + (["--revision", revision] if revision else [])
-    again = shlex.join(["halflabel", "push", str(place), repo_id, *flags])
+    again = shlex.join(["halflabel", "push", str(place), repository, *flags])
     try:
-        name, url = prepare_repository(repo_id, private, token)
+        name, url = prepare_repository(repository, private, token)
         if is_rendered(place):
             card(place, name)
         api = HfApi(token=token)
@@ -69,7 +68,7 @@ def push(
         raise HalflabelError(f"{error}; {place} is whole, go on with: {again}") from error
     except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:  # RuntimeError: an upload that broke off
         raise HalflabelError(
-            f"{repo_id!r} was not pushed: {hub_reason(error)}; {place} is whole, go on with: {again}"
+            f"{repository!r} was not pushed: {hub_reason(error)}; {place} is whole, go on with: {again}"
         ) from error
     return f"{url}/tree/{revision}" if revision else url
 

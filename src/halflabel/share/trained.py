@@ -30,10 +30,12 @@ class Run(Loaded):
 
     Attributes:
         metrics: The content of `metrics.json`; `metrics["mAP"]` is that of the test split.
+        kept: The epoch whose weights were kept, and how many there were; None without validation.
         trained: What `plot` draws from; None for a run that was finished before.
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    kept: tuple[float, float] | None = None
     trained: Trained | None = None
 
     @property
@@ -57,9 +59,9 @@ class Run(Loaded):
             card(self.folder)
         return files
 
-    def push(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+    def push(self, repository: str, **options: Any) -> str:  # noqa: ANN401
         """Upload the folder to the Hub, see `push.push`."""
-        return push(self, repo_id, **options)
+        return push(self, repository, **options)
 
 
 def train(
@@ -135,7 +137,7 @@ def _run(recipe: Recipe) -> Run:
             card(result.folder)
     if done:  # in the main process of a run that was not finished before
         model, processor = done[0].model.train(False), done[0].processor
-        return Run(model, processor, str(result.folder), metrics, done[0])
+        return Run(model, processor, str(result.folder), metrics, done[0].kept, done[0])
     own = {key: part for key in ("backbone", "head", "loss")
            if not isinstance(part := getattr(recipe.model, key), str)}  # fmt: skip
     saved = load(result.folder, **own)

@@ -80,6 +80,7 @@ class Trained:
         test_logits: Same shape.
         metrics: The content of `metrics.json`.
         log_history: The Trainer's.
+        kept: The epoch whose weights were kept, and how many there were; None without validation.
     """
 
     recipe: Recipe
@@ -90,6 +91,7 @@ class Trained:
     test_logits: NDArray[Any] | None
     metrics: dict[str, Any]
     log_history: list[dict[str, Any]]
+    kept: tuple[float, float] | None
 
 
 def library_versions() -> dict[str, str]:
@@ -139,7 +141,8 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     if trainer.is_world_process_zero():
         _save(recipe, trainer, processor, metrics)
         test_labels = None if logits is None else datasets["test"].labels
-        present(Trained(recipe, model, processor, data, test_labels, logits, metrics, trainer.state.log_history))
+        history, kept = trainer.state.log_history, _kept_epoch(trainer)
+        present(Trained(recipe, model, processor, data, test_labels, logits, metrics, history, kept))
         _tidy(recipe, trainer)
     trainer.accelerator.wait_for_everyone()
     return Result(metrics, folder)
@@ -195,6 +198,12 @@ def _tidy(recipe: Recipe, trainer: Trainer) -> None:
     for path in folder.glob("checkpoint-*"):
         if not asked or (trainer.args.save_total_limit == 1 and best.is_dir() and path != best):
             shutil.rmtree(path)
+
+
+def _kept_epoch(trainer: Trainer) -> tuple[float, float] | None:
+    state = trainer.state
+    best = next((one for one in state.log_history if one.get("step") == state.best_global_step), None)
+    return None if best is None or not state.best_model_checkpoint else (best["epoch"], round(state.epoch or 0, 2))
 
 
 def _fit_rule(trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], recipe: Recipe) -> None:
