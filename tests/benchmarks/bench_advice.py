@@ -84,7 +84,7 @@ def ranking(options):
         probed[name, kind] = Measured.of(rank_known(logits, labels, folds), labels, groups, INFLATION)
         start, scores = time.perf_counter(), np.full(images.labels.shape, np.nan)
         weights = "installed" if kind == "pretrained" else None
-        scores[tested] = train_and_predict(split, name, weights, options.epochs, quiet=True)
+        scores[tested] = train_and_predict(split, name, weights, options.epochs)
         trained[name, kind] = Measured.of(scores, known, groups, 1 + 2 / 3)
         print(f"{name}, {kind}: trained in {time.perf_counter() - start:.0f} s", flush=True)
     show("probes, five folds", *rank_networks(probed))

@@ -98,3 +98,12 @@ def test_bad_arguments():
         for interval in (percentile_interval, mean_interval):
             with pytest.raises(HalflabelError, match="expected a confidence between 0 and 1, like 0.95"):
                 interval(np.zeros(3), ci)
+
+
+def test_groups_are_drawn_as_wholes():
+    scores, labels = np.arange(40.0)[:, None], (np.arange(40) % 3 == 0).astype(np.int8)[:, None]
+    alone = resample_ranking(scores, labels, 50, seed=3)
+    copies = (np.repeat(one, 4, axis=0) for one in (scores, labels))
+    grouped = resample_ranking(*copies, 50, seed=3, groups=np.repeat(np.arange(40), 4))
+    np.testing.assert_allclose(grouped.roc_auc, alone.roc_auc)
+    np.testing.assert_allclose(grouped.average_precision, alone.average_precision)

@@ -6,7 +6,7 @@ import timm
 from safetensors.torch import save_file
 
 from halflabel import HalflabelError
-from halflabel.studies.advice import advise, advise_images
+from halflabel.studies.advice import advise
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def weight_file(tmp_path):
 
 
 def test_test_pictures_are_left_out_and_a_backbone_that_cannot_be_had_is_listed(colour_images, weight_file):
-    advice = advise_images(colour_images, ["test_resnet", "nope"], weight_file, quiet=True)
+    advice = advise(colour_images, backbone=["test_resnet", "nope"], weights=weight_file)
     assert (advice["images"], advice["test_images_left_out"]) == (32, 16)
     assert advice["data"]["images"] == advice["transfer"]["images"] == 32
     assert list(advice["transfer"]["backbones"]) == ["test_resnet"]
@@ -29,7 +29,7 @@ def test_test_pictures_are_left_out_and_a_backbone_that_cannot_be_had_is_listed(
 def test_what_stands_in_the_test_split_changes_nothing(colour_images, weight_file):
     labels = colour_images.labels.copy()
     labels[colour_images.column("split") == "test"] = 1
-    once, again = (advise_images(images, ["test_resnet"], weight_file, quiet=True) for images in
+    once, again = (advise(images, backbone=["test_resnet"], weights=weight_file) for images in
                    (colour_images, colour_images.with_labels(labels)))  # fmt: skip
     assert once == again
 
@@ -43,7 +43,7 @@ def test_where_nothing_can_be_measured_no_network_is_run_and_the_advice_says_so(
         images = images.with_labels(np.full_like(images.labels, -100))
     else:
         backbones = ["nope"]
-    advice = advise_images(images, backbones, weight_file, quiet=True)
+    advice = advise(images, backbone=backbones, weights=weight_file)
     for part in ("transfer", "multi_task"):
         assert advice[part]["verdict"] == "not enough data to tell"
     assert {row["verdict"] for row in advice["transfer"]["labels"].values()} == {"not enough data to tell"}
@@ -54,11 +54,11 @@ def test_where_nothing_can_be_measured_no_network_is_run_and_the_advice_says_so(
 
 def test_mistakes_are_told(colour_images, weight_file):
     with pytest.raises(HalflabelError, match="budget 'quik' is none of quick, full; did you mean quick"):
-        advise_images(colour_images, ["test_resnet"], weight_file, "quik")
+        advise(colour_images, backbone=["test_resnet"], weights=weight_file, budget="quik")
     with pytest.raises(HalflabelError, match="no backbone is given"):
-        advise_images(colour_images, [], weight_file)
+        advise(colour_images, backbone=[], weights=weight_file)
     with pytest.raises(HalflabelError, match="no image outside the split 'test'"):
-        advise_images(colour_images.of_split("test"), ["test_resnet"], weight_file)
+        advise(colour_images.of_split("test"), backbone=["test_resnet"], weights=weight_file)
 
 
 def test_data_is_loaded_as_the_command_loads_it(colour_table, weight_file):

@@ -58,7 +58,7 @@ def test_the_recipe_that_learns_is_recommended_though_another_stands_first(probe
 
 def test_real_unknown_labels_are_compared_on_held_out_known_ones(probe, colour_table, tmp_path, capsys):
     still = f"{probe} {STANDS_STILL}"
-    report = compare_recipes([still, probe], [str(colour_table)], seeds=1, output=tmp_path / "found")
+    report = compare_recipes([still, probe], str(colour_table), seeds=1, output=tmp_path / "found")
     assert report == found(tmp_path)
     assert report["recommended"]["recipe"] == probe
     assert "test_mAP" not in report["recipes"][probe]
@@ -206,4 +206,6 @@ def test_nothing_to_compare_is_refused(colour_table, tmp_path):
         with pytest.raises(HalflabelError, match=told):
             compare_recipes(recipes, [str(colour_table)], seeds=seeds, output=tmp_path / "found")
     with pytest.raises(HalflabelError, match="it is a file; name a folder"):
-        compare_recipes(["linear_probe"], [str(colour_table)], output=colour_table)
+        compare_recipes("linear_probe", [str(colour_table)], output=colour_table)
+    with pytest.raises(HalflabelError, match="did you mean linear_probe"):
+        compare_recipes("linear_prob", [str(colour_table)], output=tmp_path / "found")

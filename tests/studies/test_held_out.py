@@ -55,7 +55,7 @@ def test_images_without_a_group_are_groups_of_their_own():
     assert groups.max() == 3
 
 
-def test_folds_keep_groups_whole_and_spread_yes_and_no_evenly(caplog):
+def test_folds_keep_groups_whole_and_spread_yes_and_no_evenly(caplog, capsys):
     labels = np.random.default_rng(0).choice([1, 0, -100], (200, 3), p=[0.15, 0.6, 0.25]).astype(np.int8)
     images = annotate(labels)
     fold_of = cut_folds(images, 5, seed=0)
@@ -71,6 +71,7 @@ def test_folds_keep_groups_whole_and_spread_yes_and_no_evenly(caplog):
     assert set(grouped) == set(range(5))
     assert all(len({fold for fold, own in zip(grouped, groups, strict=True) if own == group}) == 1 for group in groups)
     assert not caplog.records
+    assert "".join(capsys.readouterr()) == ""
     with pytest.raises(HalflabelError, match="fewer than 5 groups"):
         cut_folds(annotate(labels, ["all"] * 200), 5, seed=1)
 

@@ -129,7 +129,7 @@ def test_what_a_probe_says_does_not_depend_on_the_answers_in_its_own_fold(plante
 def test_a_training_depends_on_its_seed_and_on_nothing_that_was_drawn_before(colour_images):
     images = colour_images.with_column("split", ["test"] * 12 + ["train"] * 36)
     torch.manual_seed(3)
-    once, again = (train_and_predict(images, "test_resnet", None, 1, seed=2, quiet=True) for _ in range(2))
+    once, again = (train_and_predict(images, "test_resnet", None, 1, seed=2) for _ in range(2))
     assert once.shape == (12, 2)
     np.testing.assert_array_equal(once, again)
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from halflabel.data.images import build_images
 from halflabel.data.loading import load_images
-from halflabel.studies import transfer_advice
+from halflabel.studies import networks
 from halflabel.studies.held_out import cut_folds
 from halflabel.studies.networks import BackboneFeatures, SourceData, load_backbones, train_and_predict
 from halflabel.studies.transfer_advice import FOLDS, advise_transfer, rank_known
@@ -123,11 +123,11 @@ def test_without_a_backbone_the_failures_are_left(planted):
 
 
 def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer_advice, "EPOCHS", 1)
+    monkeypatch.setattr(networks, "EPOCHS", 1)
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
     features, _ = load_backbones(colour_images, ["test_resnet"], str(weights), quiet=True)
-    advice = advise_transfer(colour_images, features, budget="full", quiet=True)
+    advice = advise_transfer(colour_images, features, budget="full")
     tuned = advice["fine_tuning"]
     rows = tuned["backbones"]["test_resnet"]["labels"]
     assert set(rows) == {"red", "blue"}
@@ -147,12 +147,12 @@ def test_the_full_budget_also_trains_and_corrects_for_all_tests(colour_images, t
     second = np.isin(folds, (2, 3))
     part = colour_images.with_column("split", np.where(second, "test", "train"))
     part = part.with_labels(np.where(second[:, None], -100, labels))
-    again = train_and_predict(part, "test_resnet", str(weights), 1, seed=1, quiet=True)
+    again = train_and_predict(part, "test_resnet", str(weights), 1, seed=1)
     whole = np.full(labels.shape, np.nan)
     whole[second] = again
     run = np.isin(folds, (0, 1))
     first = colour_images.with_column("split", np.where(run, "test", "train"))
-    whole[run] = train_and_predict(first, "test_resnet", str(weights), 1, seed=0, quiet=True)
+    whole[run] = train_and_predict(first, "test_resnet", str(weights), 1, seed=0)
     tested = np.where((folds < 4)[:, None], labels, -100)
     ranks = rank_known(whole, tested, np.where(folds < 4, folds // 2, -1))
     red = tested[:, 0] >= 0

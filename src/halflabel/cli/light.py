@@ -23,6 +23,7 @@ from ..training.keys import (
     find_recipe,
     read_keys,
     shipped_recipes,
+    split_entrant,
 )
 
 WORDS = {
@@ -79,7 +80,7 @@ def answer(options: argparse.Namespace) -> int | None:
         if not (os.path.exists(name) or glob(name)):  # os.path knows what to do with a name that is too long
             raise HalflabelError(f"no pictures at {name!r}: give a folder, a glob or files{nearest_file(name)}")
     for recipe in getattr(options, "recipes", ()):
-        find_recipe(recipe.split()[0] if recipe.split() else recipe)
+        find_recipe(split_entrant(recipe)[0])
     return None
 
 

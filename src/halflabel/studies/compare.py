@@ -36,7 +36,7 @@ _COLUMNS, _WIDEST_NAME = 120, 48
 
 
 def compare(
-    recipes: Sequence[str],
+    recipes: str | Sequence[str],
     data: Any,  # noqa: ANN401 - what load_images takes
     *,
     backbone: str | None = None,
@@ -72,7 +72,9 @@ def compare(
     if seeds < 1:
         raise HalflabelError(f"seeds is {seeds}, expected at least 1")
     with tempfile.TemporaryDirectory() as temporary:
-        entrants = parse_entrants(recipes, Path(temporary), backbone, weights)
+        entrants = parse_entrants(
+            [recipes] if isinstance(recipes, str) else recipes, Path(temporary), backbone, weights
+        )
         images = load_images(data, **source)
         images = split_images(images, entrants[0].recipe)
         folder.mkdir(parents=True, exist_ok=True)

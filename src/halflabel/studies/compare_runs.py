@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from ..metrics.ranking import average_precision, roc_auc
 from ..metrics.report import json_ready
 from ..model.errors import HalflabelError, shortlist
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels, evaluation_labels
+from ..training.keys import split_entrant
 from ..training.preparation import TrainingData, hide_known, hides_labels, make_datasets
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
@@ -103,10 +103,7 @@ def parse_entrants(
 
 
 def _parse(text: str, ours: Sequence[str], folder: Path) -> Recipe:
-    try:
-        name, *overrides = shlex.split(text)
-    except ValueError as error:
-        raise HalflabelError(f"recipe {text!r}: {error}; give a name or path, and --key value ... behind it") from error
+    name, *overrides = split_entrant(text)
     recipe = parse_recipe(name, [*overrides, *ours])
     if recipe.training.feature_cache == "none":  # in memory they would be made anew for each run
         recipe = recipe.change(feature_cache=str(folder / "features"))

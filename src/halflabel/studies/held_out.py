@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -33,14 +34,17 @@ MIN_GROUPS = 10
 
 @contextmanager
 def only_errors() -> Iterator[None]:
-    """Let the package tell errors alone: of one of many trainings or cuts nobody needs to hear more."""
+    """Let the package tell errors alone, without bars: of one of many trainings or cuts nobody needs to hear more."""
     logger = logging.getLogger("halflabel")
-    level = logger.level
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def number_groups(images: AnnotatedImages) -> NDArray[np.intp]:

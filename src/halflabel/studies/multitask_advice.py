@@ -6,7 +6,6 @@ that layer may be; a `full` budget trains networks both ways, and what they show
 features hint at.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,10 +30,8 @@ from .held_out import (
     measurable,
     number_groups,
 )
-from .networks import PENALTY, BackboneFeatures, held_out_probe, train_and_predict
-from .transfer_advice import EPOCHS, FOLDS, INFLATION, RUNS, TUNING_INFLATION, number_runs, rank_known
-
-log = logging.getLogger(__name__)
+from .networks import EPOCHS, PENALTY, RUNS, BackboneFeatures, held_out_probe, held_out_training, number_runs
+from .transfer_advice import FOLDS, INFLATION, TUNING_INFLATION, rank_known
 
 MOST_LABELS, MOST_TRAINED = 24, 8
 """So many labels are compared on features, and so many are trained on their own: those of which most is known."""
@@ -50,7 +47,6 @@ def advise_multi_task(
     balance: Mapping[str, Any],
     budget: str = "quick",
     seed: int = 0,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Say whether the labels should be trained together, as a dict for JSON; what is undefined is None.
 
@@ -60,7 +56,6 @@ def advise_multi_task(
         balance: What `advice_data.advise_data` found about the labels' amounts of data.
         budget: `quick`: on the features; `full`: also trains networks both ways.
         seed: Of the folds and the trainings.
-        quiet: Show no progress bars.
 
     Returns:
         `verdict` (helps, hurts, mixed, no evidence, not enough data to tell, not applicable) and `sentence`; `labels`
@@ -83,7 +78,7 @@ def advise_multi_task(
     alone = held_out_probe(basis, labels, folds)
     together = held_out_together(basis, labels, folds)
     shared = compare_ways(together, alone, labels, folds, groups, INFLATION, shown)
-    trained = _train_both_ways(images, features, folds, groups, seed, quiet) if budget == "full" else None
+    trained = _train_both_ways(images, features, folds, groups, seed) if budget == "full" else None
     judge([shared, *([trained] if trained else [])])
     told = {name: _conclude_label(name, shared, trained) for name in names}
     deciding = trained if trained and trained.mean else shared
@@ -184,24 +179,17 @@ def _train_both_ways(
     folds: NDArray[np.intp],
     groups: NDArray[np.intp],
     seed: int,
-    quiet: bool,
 ) -> Comparison:
     """Fine-tune one network on all labels, and one on each label alone; several runs, each with its own test folds."""
     names, run_of = images.label_space.names[:MOST_TRAINED], number_runs(folds)
-    scores = {way: np.full((len(images), len(names)), np.nan) for way in WAYS}
-    for run in range(RUNS):
-        tested = run_of == run
-        part = images.with_column("split", np.where(tested, "test", "train"))
-        for way, parted in (("together", [names]), ("alone", [(name,) for name in names])):
-            columns = []
-            for some in parted:
-                log.info("run %d of %d: a network for %s", run + 1, RUNS, shortlist(some))
-                only = part.with_only(some)
-                columns.append(train_and_predict(only, features.name, features.weights, EPOCHS, seed + run, quiet))
-            scores[way][tested] = np.concatenate(columns, axis=1)
-    labels = np.where((run_of >= 0)[:, None], images.with_only(names).labels, np.int8(IGNORE_INDEX))
+    images = images.with_only(names)
+    together, *alone = (
+        held_out_training(images.with_only(some), features.name, features.weights, run_of, seed)
+        for some in (names, *((name,) for name in names))
+    )
+    labels = np.where((run_of >= 0)[:, None], images.labels, np.int8(IGNORE_INDEX))
     known = measurable(labels, groups)
-    return compare_ways(scores["together"], scores["alone"], known, run_of, groups, TUNING_INFLATION, names)
+    return compare_ways(together, np.concatenate(alone, axis=1), known, run_of, groups, TUNING_INFLATION, names)
 
 
 def _overall(compared: Comparison) -> str:

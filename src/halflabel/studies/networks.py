@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset
 from ..metrics.entries import Floats
-from ..model.errors import HalflabelError
+from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IntMatrix, count_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -63,6 +63,9 @@ SOURCE_IMAGES = {
     "webli": 10_000_000_000,
 }
 """Images by the words of timm's tags, rounded as the data sets' authors publish them."""
+
+EPOCHS, RUNS, RUN_FOLDS = 3, 2, 2
+"""Each training is this long; a run with its own seed tests on its own two folds and trains on all others."""
 
 PENALTY = 0.04
 """Of the probes, per feature; the middle one of those that `training.guesses` chooses from. Nothing is tuned on what is
@@ -204,11 +207,6 @@ def _build(
     return model
 
 
-def _views(model: TimmMultiLabelForImageClassification, images: AnnotatedImages) -> Views:
-    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
-    return Views(PixelDataset(images, processor.eval_transform(), shortest_side=processor.needed_side()))
-
-
 def _extract(
     model: TimmMultiLabelForImageClassification,
     images: AnnotatedImages,
@@ -218,7 +216,9 @@ def _extract(
 ) -> NDArray[np.float32]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nn.Module.to(model, device)
-    found = cached_features(model, _views(model, images), folder, title=title, **options)
+    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    pixels = PixelDataset(images, processor.eval_transform(), shortest_side=processor.needed_side())
+    found = cached_features(model, Views(pixels), folder, title=title, **options)
     assert isinstance(found, torch.Tensor)  # a linear head consumes pooled features
     return found.numpy()
 
@@ -248,7 +248,6 @@ def train_and_predict(
     weights: str | None,
     epochs: float,
     seed: int = 0,
-    quiet: bool = False,
 ) -> NDArray[np.float32]:
     """Train on the split `train` as the recipe `finetune` does, and return the logits of the split `test`.
 
@@ -261,7 +260,6 @@ def train_and_predict(
         weights: `hub`, `installed`, a path, or None for random weights.
         epochs: How long.
         seed: Of the head, the order of the pictures and their augmentation, and of random weights.
-        quiet: Show no progress bars.
 
     Returns:
         Shape (test images, num_labels), in the order of the images.
@@ -269,7 +267,7 @@ def train_and_predict(
     with tempfile.TemporaryDirectory() as folder:
         changed = {
             "backbone": backbone, "weights": weights or "none", "num_train_epochs": epochs, "seed": seed,
-            "output_dir": folder, "save_strategy": "no", "report_to": "none", "disable_tqdm": quiet,
+            "output_dir": folder, "save_strategy": "no", "report_to": "none",
             "logging_strategy": "no",
             **({} if weights else {"layer_decay": 1.0}),
         }  # fmt: skip
@@ -282,3 +280,32 @@ def train_and_predict(
             trainer.remove_callback(shown)
         trainer.train()
         return np.asarray(trainer.predict(datasets["test"]).predictions)
+
+
+def number_runs(folds: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return, for the fold of each image, the run of `held_out_training` that tests it; -1 where none does."""
+    return np.where(folds < RUNS * RUN_FOLDS, folds // RUN_FOLDS, -1)
+
+
+def held_out_training(
+    images: AnnotatedImages, backbone: str, weights: str | None, run_of: NDArray[np.intp], seed: int = 0
+) -> Floats:
+    """Return logits of the images by networks that were trained without them, `EPOCHS` long; see `train_and_predict`.
+
+    Args:
+        images: With the labels that are trained; their splits do not count.
+        backbone: A timm name.
+        weights: `hub`, `installed`, a path, or None for random weights.
+        run_of: See `number_runs`.
+        seed: Of the first run; the next has the next.
+
+    Returns:
+        Shape (n, num_labels); NaN where no run tests.
+    """
+    logits = np.full(images.labels.shape, np.nan)
+    for run in range(RUNS):
+        log.info("%s from %s weights, run %d of %d: a network for %s", backbone, weights or "random", run + 1, RUNS,
+                 shortlist(images.label_space.names))  # fmt: skip
+        part = images.with_column("split", np.where(run_of == run, "test", "train"))
+        logits[run_of == run] = train_and_predict(part, backbone, weights, EPOCHS, seed + run)
+    return logits

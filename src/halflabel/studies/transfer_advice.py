@@ -1,9 +1,7 @@
 """Does transfer make sense here? Probes on pretrained features against the same networks with random weights."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,19 +31,14 @@ from .held_out import (
     say,
     summarise,
 )
-from .networks import BackboneFeatures, held_out_probe, train_and_predict
-
-log = logging.getLogger(__name__)
+from .networks import EPOCHS, RUN_FOLDS, RUNS, BackboneFeatures, held_out_probe, held_out_training, number_runs
 
 KINDS = ("pretrained", "random")
 FOLDS = 5
 INFLATION = 1 + FOLDS / (FOLDS - 1)
 """Of the variance, where every fold is tested once; see `held_out`."""
 
-EPOCHS, RUNS, _HELD_OUT = 3, 2, 2
-"""Each training is this long; a run with its own seed tests on its own two folds and trains on the other three."""
-
-TUNING_INFLATION = 1 + RUNS * _HELD_OUT / (FOLDS - _HELD_OUT)
+TUNING_INFLATION = 1 + RUNS * RUN_FOLDS / (FOLDS - RUN_FOLDS)
 
 
 def advise_transfer(
@@ -54,7 +47,6 @@ def advise_transfer(
     failures: Sequence[Mapping[str, str]] = (),
     budget: str = "quick",
     seed: int = 0,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure per label and backbone what pretraining is worth, as a dict for JSON; what is undefined is None.
 
@@ -64,7 +56,6 @@ def advise_transfer(
         failures: Backbones that could not be had; they are listed.
         budget: `quick`: probes on the features; `full`: also trains each network from pretrained and random weights.
         seed: Of the folds and the trainings.
-        quiet: Show no progress bars.
 
     Returns:
         `verdict` (helps, hurts, mixed, no evidence, not enough data to tell) with a `sentence`; `labels` with a verdict
@@ -95,7 +86,7 @@ def advise_transfer(
     tuned = None
     if budget == "full":
         weights = {name: one.weights for name, one in features.items()}
-        tuned = _fine_tune(images, weights, ranks, labels, folds, groups, seed, quiet)
+        tuned = _fine_tune(images, weights, ranks, labels, folds, groups, seed)
     judge([*compared.values(), *(tuned["backbones"].values() if tuned else ())])
     described = {
         name: _describe(compared[name], name, images, groups) | {
@@ -121,11 +112,6 @@ def _compare(networks: Mapping[tuple[str, str], Measured], name: str, names: Seq
     return Comparison.of(networks[name, "pretrained"], networks[name, "random"], KINDS, names)
 
 
-def number_runs(folds: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return, for the fold of each image, the run that tests it; -1 where none does."""
-    return np.where(folds < RUNS * _HELD_OUT, folds // _HELD_OUT, -1)
-
-
 def _fine_tune(
     images: AnnotatedImages,
     backbones: Mapping[str, str],
@@ -134,7 +120,6 @@ def _fine_tune(
     folds: NDArray[np.intp],
     groups: NDArray[np.intp],
     seed: int,
-    quiet: bool,
 ) -> dict[str, Any]:
     """Train whole networks from pretrained and from random weights, on the same pictures in the same order.
 
@@ -142,14 +127,12 @@ def _fine_tune(
         For JSON, but for `backbones`, which holds a `Comparison` each.
     """
     start, run_of, names = time.monotonic(), number_runs(folds), images.label_space.names
-    scores = {(name, kind): np.full(labels.shape, np.nan) for name in backbones for kind in KINDS}
-    for (name, kind), predicted in scores.items():
-        for run in range(RUNS):
-            tested = run_of == run
-            part = replace(images.with_column("split", np.where(tested, "test", "train")), labels=labels)
-            log.info("%s from %s weights, run %d of %d", name, kind, run + 1, RUNS)
-            weights = backbones[name] if kind == "pretrained" else None
-            predicted[tested] = train_and_predict(part, name, weights, EPOCHS, seed + run, quiet)
+    images = images.with_labels(labels)
+    scores = {
+        (name, kind): held_out_training(images, name, weights if kind == "pretrained" else None, run_of, seed)
+        for name, weights in backbones.items()
+        for kind in KINDS
+    }
     known = measurable(np.where((run_of >= 0)[:, None], labels, np.int8(IGNORE_INDEX)), groups)
     trained = {
         network: Measured.of(rank_known(found, known, run_of), known, groups, TUNING_INFLATION)

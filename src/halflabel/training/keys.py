@@ -7,6 +7,7 @@ import ast
 import functools
 import importlib.util
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -159,6 +160,19 @@ def recipe_folder() -> Path:
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipes by name: the file name without its ending."""
     return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml")) if path.parent.name != LAUNCHERS}
+
+
+def split_entrant(text: str) -> list[str]:
+    """Split a recipe with overrides behind it, as `compare` takes it: `linear_probe --loss em`.
+
+    Raises:
+        HalflabelError: On a quotation mark without its partner, or nothing at all.
+    """
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise HalflabelError(f"recipe {text!r}: {error}; give a name or path, and --key value ... behind it") from error
+    return parts or [text]
 
 
 def find_recipe(name: str) -> Path:
