@@ -115,7 +115,7 @@ def save_card_data(
     """
     on_disk = [one for one in sources if isinstance(one, str | Mapping)]  # and not what a program gave
     parsed = parse_sources(on_disk) if on_disk else []
-    hub = [one.path for one in parsed if (one.format or find_format(one.path)) == "datasets"]
+    hub = [one.path for one in parsed if find_format(one) == "datasets"]
     rows = [getattr(counts, answer).tolist() for answer in _ANSWERS]
     labels = {label: {answer: row[i] for answer, row in zip(_ANSWERS, rows, strict=True)}
               for i, label in enumerate(label_names)}  # fmt: skip
