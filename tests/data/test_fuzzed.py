@@ -14,7 +14,7 @@ from fuzzing import EFFORT, apply, edits, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
-from halflabel import HalflabelError, LabelSpace, average_precision
+from halflabel import HalflabelError, average_precision
 from halflabel.data.images import from_records
 from halflabel.data.loading import load_images
 from halflabel.data.merging import merge
@@ -226,18 +226,6 @@ def test_texts_of_parquet_that_are_not_utf8_are_told(tmp_path, column, write):
 UNKNOWN, UNCERTAIN = -100, -101
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
 LABEL_NAMES = st.lists(TEXTS.map(str.strip).filter(bool), min_size=1, max_size=5, unique=True)
-
-
-@EFFORT
-def test_what_is_encoded_is_decoded(effort):
-    def check(names, data):
-        space = LabelSpace(names)
-        answers = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(names, st.sampled_from([1, 0, None]))))
-        row = space.encode(answers)
-        assert space.decode(row) == {name: answers.get(name) for name in names}
-        assert (space.encode(space.decode(row)) == row).all()
-
-    fuzz(check, effort, 100, names=LABEL_NAMES, data=st.data())
 
 
 @st.composite

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .errors import HalflabelError, did_you_mean, part_name
+from .errors import HalflabelError, one_of, part_name
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import Loss, bce, find_loss
 
 NORMALIZERS = ("labels", "images", "tasks")
+"""What the sum of a loss is divided by:
+
+- `labels`: the number of entries;
+- `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
+- `tasks`: each label's mean over its entries, then the mean over the labels that have any.
+"""
 _PIECE = 1 << 18  # entries that stay in a core's cache
 _NO_LABEL = f"a label of the batch is neither in 0..1 nor {IGNORE_INDEX} (unknown)"
 
 
 def check_normalizer(normalizer: str) -> None:
-    """Refuse a normalizer that does not exist.
-
-    Raises:
-        HalflabelError: It names the allowed ones.
-    """
-    if normalizer not in NORMALIZERS:
-        nearest = did_you_mean(normalizer, NORMALIZERS)
-        raise HalflabelError(f"unknown normalizer {normalizer!r}; it is one of {', '.join(NORMALIZERS)}{nearest}")
+    """Refuse what is not in `NORMALIZERS` with a `HalflabelError` that names those."""
+    one_of(*NORMALIZERS).check("normalizer", normalizer)
 
 
 def _check_form(logits: Tensor, labels: Tensor) -> None:
@@ -107,10 +107,7 @@ def masked_loss(
         logits: Shape (batch, num_labels).
         labels: Same shape, float: 0..1 where known, `IGNORE_INDEX` where unknown.
         loss: A key of `LOSSES`, a record, or a function of the signature of those in `LOSSES`.
-        normalizer: What the sum is divided by:
-            `labels`: the number of entries;
-            `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
-            `tasks`: each label's mean over its entries, then the mean over the labels that have any.
+        normalizer: What the sum is divided by, see `NORMALIZERS`.
         num_items_in_batch: The counts of the whole optimizer step on all devices: what `count_items` returns, summed.
             For `labels` with bce, focal or asl also the number of known entries, as the Trainer counts it by itself.
             None: this batch's own.
