@@ -1,5 +1,6 @@
 """From validation logits and known labels to a decision rule."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..metrics.entries import Floats, check_pair
 from ..model.decisions import DecisionRule, sigmoid
-from ..model.errors import HalflabelError, did_you_mean
+from ..model.errors import HalflabelError, number, one_of
 from ..model.labels import count_labels
-from .calibration import fit_platt, fit_shift, fit_temperature
+from .calibration import fit_shift, fit_sigmoid
 from .pooling import MIN_KNOWN, fit_labels, known_entries, scarce_groups
 from .thresholds import fit_thresholds, parse_objective
 
-CALIBRATIONS = {"platt": fit_platt, "temperature": fit_temperature, "none": None}
+CALIBRATIONS = {
+    "platt": partial(fit_sigmoid, shifted=True),
+    "temperature": partial(fit_sigmoid, shifted=False),
+    "none": None,
+}
 _FLAT = 1e-3
 """The spread of the scaled logits of a label whose logits say nothing."""
 
@@ -74,11 +79,8 @@ def fit_decisions(
 def check_fitting(objective: str, calibration: str, min_known: int = MIN_KNOWN) -> None:
     """Refuse arguments that `fit_decisions` does not take, before any work is done."""
     parse_objective(objective)
-    if calibration not in CALIBRATIONS:
-        nearest = did_you_mean(calibration, CALIBRATIONS)
-        raise HalflabelError(f"calibration {calibration!r} is none of {', '.join(CALIBRATIONS)}{nearest}")
-    if min_known < 1:
-        raise HalflabelError(f"min_known is {min_known!r}, expected at least 1")
+    one_of(*CALIBRATIONS).check("calibration", calibration)
+    number(1).check("min_known", min_known)
 
 
 def _calibrate(logits: NDArray[Any], labels: NDArray[Any], calibration: str, min_known: int) -> Floats:

@@ -6,7 +6,7 @@ JPEGs are decoded no larger than the transform needs.
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,21 +48,6 @@ _SETTINGS: dict[str, Kind] = {
 _TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class", "video_processor_type"})
 
 ImageTransform = Callable[[Image.Image], Tensor]
-
-
-class NormalizedTensor:
-    """From an RGB picture to float32 (channels, height, width): (value / 255 - mean) / std, each channel its own."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take a mean and a standard deviation per channel, for values of 0..1."""
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
-
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """Convert one picture."""
-        # Bytes are put in the order of the channels before they become floats four times their size.
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float()
-        return pixels.div_(255).sub_(self.mean).div_(self.std)
 
 
 def cut_strip(picture: Image.Image) -> Image.Image:
@@ -130,12 +115,12 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         return dict(resolve_data_config({**given, "input_size": tuple(self.input_size)}))
 
     def eval_transform(self) -> ImageTransform:
-        """Return timm's evaluation transform: RGB picture -> float32 (channels, height, width).
-
-        Its last two steps, to a tensor and normalise, are one here, with the same values to the last bit.
-        """
+        """Return timm's evaluation transform: RGB picture -> float32 (channels, height, width)."""
         strip = [] if self.crop_mode == "squash" else [cut_strip]  # squashed, a line of pixels fills the input
-        return self._in_one_step(create_transform(**self.data_config, is_training=False), strip)
+        transform: ImageTransform = Compose(
+            [*strip, *create_transform(**self.data_config, is_training=False).transforms]
+        )
+        return transform
 
     def train_transform(self) -> ImageTransform:
         """Return a training transform: random resized crop of at least half the area, flip, slight colour jitter.
@@ -143,15 +128,10 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         timm's own default crops down to 8 % of the area, which often leaves a labelled object outside the crop while
         its label still says yes.
         """
-        return self._in_one_step(
-            create_transform(**self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2)
+        transform: ImageTransform = create_transform(
+            **self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2
         )
-
-    def _in_one_step(self, transform: Compose, first: Sequence[Callable[..., Any]] = ()) -> ImageTransform:
-        """Replace the last two steps, to a tensor and normalise, by one with the same values; put others before."""
-        *before, _, _ = transform.transforms
-        faster: ImageTransform = Compose([*first, *before, NormalizedTensor(self.mean, self.std)])
-        return faster
+        return transform
 
     def needed_side(self, training: bool = False) -> int:
         """Return how many pixels a picture's shortest side needs, for `decoding.decode_image`.
@@ -180,7 +160,7 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
             )
         fetched: Any = self.fetch_images(images)
         transform = self.eval_transform()
-        flat: list[Any] = list(make_flat_list_of_images(fetched))
+        flat: Any = make_flat_list_of_images(fetched)
         pixels = [transform(to_rgb(image)) for image in flat]
         return BatchFeature({"pixel_values": torch.stack(pixels)})
 

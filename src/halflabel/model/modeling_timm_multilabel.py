@@ -234,7 +234,10 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if self.backbone_is_frozen:
             self.backbone.eval()
         elif mode:
-            _keep_frozen_in_eval(self.backbone)
+            for part in self.backbone.modules():
+                trained = [parameter.requires_grad for parameter in part.parameters()]
+                if trained and not any(trained):
+                    part.eval()
         return self
 
     def replace_head(
@@ -353,18 +356,6 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)
-
-
-def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
-    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode."""
-    parts = {child: _keep_frozen_in_eval(child) for child in module.children()}
-    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
-    if trained == {False}:
-        module.training = False  # not `eval()`, which would walk through the same parts once more at every level
-        for child, inside in parts.items():
-            if not inside:
-                child.eval()
-    return trained
 
 
 @torch.no_grad()
