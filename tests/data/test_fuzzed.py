@@ -341,19 +341,21 @@ OBJECTIVES = st.sampled_from(["f1", "f0.5", "f2", "precision>=0.9", "recall>=0.5
 
 
 @EFFORT
-def test_thresholds_see_known_entries_alone_and_keep_the_order_of_scores(effort):
+def test_thresholds_see_known_entries_alone_and_keep_the_order_of_scores(effort, monkeypatch):
+    monkeypatch.setattr("halflabel.decide.pooling.MIN_KNOWN", 1)
+
     def check(case, objective, data):
         scores, labels = case
         if not {0, 1} <= set(labels.ravel()):
             return
-        fitted = fit_thresholds(scores, labels, objective, min_known=1)
+        fitted = fit_thresholds(scores, labels, objective)
         values = np.asarray(fitted.values)
         assert values.shape == (labels.shape[1],)
         assert not np.isnan(values).any()
         other = np.where(labels < 0, data.draw(st.floats(0, 1)), scores)
         order = data.draw(st.permutations(range(len(scores))))
-        for changed in (fit_thresholds(other, labels, objective, min_known=1),
-                        fit_thresholds(scores[order], labels[order], objective, min_known=1)):  # fmt: skip
+        for changed in (fit_thresholds(other, labels, objective),
+                        fit_thresholds(scores[order], labels[order], objective)):  # fmt: skip
             assert (np.asarray(changed.values) == values).all()
 
     fuzz(check, effort, 60, case=measured(), objective=OBJECTIVES, data=st.data())

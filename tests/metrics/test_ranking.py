@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from known_rows import of_known_rows, random_case
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from halflabel.metrics.ranking import average_precision, micro_average_precision, roc_auc
+from halflabel.metrics.ranking import average_precision, roc_auc
 
 CASES = (st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.integers(1, 12))
 
@@ -18,14 +18,6 @@ def test_equal_to_scikit_learn_on_known_rows(seed, rows, columns, levels, dtype)
     for ours, theirs in ((average_precision, average_precision_score), (roc_auc, roc_auc_score)):
         expected = of_known_rows(theirs, scores.astype(np.float64), labels, both=True)
         np.testing.assert_allclose(ours(scores, labels), expected, atol=1e-12)
-
-
-@given(*CASES)
-@settings(max_examples=50, deadline=None)
-def test_micro_is_scikit_learns_on_all_known_entries(seed, rows, columns, levels):
-    scores, labels = random_case(seed, rows, columns, levels)
-    (expected,) = of_known_rows(average_precision_score, scores.reshape(-1, 1), labels.reshape(-1, 1), both=True)
-    assert micro_average_precision(scores, labels) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 @given(*CASES)
