@@ -183,12 +183,6 @@ def test_another_kind_of_head_takes_only_the_standardisation():
     assert not take_labels(deeper, make("mlp"), [0, 1, 2, 3, 4])
 
 
-@pytest.mark.parametrize(("name", "args"), CASES.values(), ids=CASES)
-def test_right_arguments_pass(name, args):
-    find_head(name).check_arguments(args, name)
-    find_head(name).check_arguments(None, name)
-
-
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
@@ -241,14 +235,6 @@ def test_standardised_features_have_mean_zero_and_sd_one(pooled):
     torch.testing.assert_close(standardised.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(standardised.std(0, correction=0)[:2], torch.ones(2), atol=1e-4, rtol=0)
     assert pooled.feature_scale[2] == 1  # a constant feature is not divided by 0
-
-
-def test_positions_count_like_images(positions):
-    features = torch.randn(20, 7, 3) * torch.tensor([1.0, 20.0, 3.0]) + 4
-    positions.standardize_(features)
-    rows = features.double().reshape(-1, 3).numpy()
-    np.testing.assert_allclose(positions.feature_mean, rows.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(positions.feature_scale, rows.std(axis=0), rtol=1e-6)
 
 
 def test_many_chunks_give_the_numbers_of_one(pooled):
@@ -324,13 +310,6 @@ def test_a_head_of_another_power_takes_over_nothing():
     assert all(torch.equal(value, before[key]) for key, value in new.state_dict().items())
 
 
-def test_the_bias_starts_at_the_known_log_odds():
-    head = LinearHead(4, 3)
-    head.set_prior_(torch.tensor([9, 0, 0]), torch.tensor([18, 8, 0]))
-    expected = torch.tensor([10 / 20, 1 / 10, 1 / 2]).logit()
-    torch.testing.assert_close(head.linear.bias.detach(), expected)
-
-
 def test_mlp_is_layers_of_linear_norm_activation():
     head = MlpHead(4, 3, layers=2, width=6, dropout=0.5).eval()
     x = torch.randn(8, 4)
@@ -387,19 +366,6 @@ def test_csra_is_the_formula_of_the_paper(temperatures):
     assert head.weight.shape == (len(temperatures), 3, 5)
     expected = csra_by_hand(array(x), array(head.weight), array(head.bias), temperatures, 0.7)
     np.testing.assert_allclose(array(head(x)), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_csra_without_attention_is_linear_on_the_mean_position():
-    head = randomised(CsraHead(5, 3, lam=0))
-    x = torch.randn(4, 6, 5, dtype=torch.float64)
-    torch.testing.assert_close(head(x), x.mean(1) @ head.weight[0].T + head.bias)
-
-
-def test_csra_high_temperature_tends_to_the_maximum():
-    sharp, highest = CsraHead(5, 3, temperatures=[1e4]), CsraHead(5, 3, temperatures=["max"])
-    highest.load_state_dict(randomised(sharp).state_dict())
-    x = torch.randn(4, 6, 5, dtype=torch.float64)
-    torch.testing.assert_close(sharp(x), highest.double()(x), rtol=0, atol=1e-4)
 
 
 def layer_norm(v, norm):

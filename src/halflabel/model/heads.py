@@ -33,6 +33,9 @@ class Head(nn.Module, ABC):
 
     A head computes in the precision of its own weights, also under autocast: float16 would overflow on large features.
 
+    Every head takes `in_features`, the width of the features (of a position's, where it consumes positions),
+    `num_labels`, and arguments of its own.
+
     Attributes:
         consumes: `"pooled"`: features of shape (batch, in_features); `"positions"`: (batch, positions, in_features).
         arguments: What else a subclass takes, and what each value may be.
@@ -195,9 +198,7 @@ class MlpHead(LinearHead):
     ) -> None:
         """Build the head.
 
-        Args:
-            in_features: Width of the features.
-            num_labels: How many labels.
+        Own arguments:
             layers: Hidden layers, at least 1.
             width: Of each hidden layer, at least 1.
             dropout: Share of hidden values set to 0 in training, in [0, 1).
@@ -265,9 +266,7 @@ class CsraHead(PositionsHead):
     ) -> None:
         """Build the head.
 
-        Args:
-            in_features: Width of a position's features.
-            num_labels: How many labels.
+        Own arguments:
             temperatures: Numbers above 0 or `"max"`; the paper has `[1, "max"]` and `[1, 2, 4, "max"]`.
             lam: Weight of the attention beside the mean, at least 0.
         """
@@ -324,9 +323,7 @@ class MlDecoderHead(PositionsHead):
     ) -> None:
         """Build the head; the defaults are those of the authors' code.
 
-        Args:
-            in_features: Width of a position's features.
-            num_labels: How many labels.
+        Own arguments:
             queries: The largest number of queries, at least 1.
             width: Of queries and attention, a multiple of `heads`.
             feed_forward: Width of the feed-forward layer, at least 1.
