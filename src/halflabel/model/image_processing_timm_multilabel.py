@@ -92,13 +92,12 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
         if unknown:
             raise HalflabelError(f"unknown image processor key {unknown[0]!r}{did_you_mean(unknown[0], _SETTINGS)}")
-        super().__init__()
-        self.input_size, self.mean, self.std = input_size, mean, std
-        self.interpolation, self.crop_pct, self.crop_mode = interpolation, crop_pct, crop_mode
-        for name, kind in _SETTINGS.items():
-            value = getattr(self, name)
+        given = (input_size, interpolation, mean, std, crop_pct, crop_mode)
+        for (name, kind), value in zip(_SETTINGS.items(), given, strict=True):
             kind.check(f"image processor: {name}", value)
-            setattr(self, name, list(value) if isinstance(value, tuple) else value)  # as a file gives it back
+        super().__init__()
+        self.input_size, self.mean, self.std = list(input_size), list(mean), list(std)
+        self.interpolation, self.crop_pct, self.crop_mode = interpolation, crop_pct, crop_mode
         # Where nothing is said of video, a pipeline takes it that this code has a processor for it, and asks to run it.
         self.video_processor_type = "none"
 
