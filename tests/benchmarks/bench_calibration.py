@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from synthetic_scores import CHOSEN_ON, UNSEEN, synthetic
 
 from halflabel import fit_decisions
+from halflabel.decide import pooling
 from halflabel.metrics.answers import f_score, precision, recall
 from halflabel.metrics.calibration import calibration_error, log_loss
 
@@ -86,10 +87,11 @@ def few_positives(seeds, shift_of_rare):
         positives = (known == 1).sum(axis=0)
         constant = log_loss(np.broadcast_to(truth.mean(axis=0), truth.shape), truth)
         for_each = []
-        for min_known in (1, 10**9):
-            rule = fit_decisions(fit, known, "f1", min_known=min_known)
+        for pooling.MIN_KNOWN in (1, 10**9):
+            rule = fit_decisions(fit, known, "f1")
             scores = rule.scores(test)
             for_each += [log_loss(scores, truth) / constant, f_score(scores, truth, rule.thresholds)]
+        pooling.MIN_KNOWN = 10
         place = np.searchsorted(FEW, positives, "right") - 1
         for i in np.flatnonzero((place >= 0) & truth.any(axis=0)):
             rows[FEW[place[i]]].append([one[i] for one in for_each])

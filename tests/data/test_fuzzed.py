@@ -14,7 +14,7 @@ from fuzzing import EFFORT, apply, broken, edits, fuzz
 from hypothesis import strategies as st
 from PIL import Image
 
-from halflabel import HalflabelError, LabelSpace, average_precision
+from halflabel import HalflabelError, average_precision
 from halflabel.data.images import from_records
 from halflabel.data.loading import load_images
 from halflabel.data.merging import merge
@@ -265,18 +265,6 @@ TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_
 LABEL_NAMES = st.lists(TEXTS.map(str.strip).filter(bool), min_size=1, max_size=5, unique=True)
 
 
-@EFFORT
-def test_what_is_encoded_is_decoded(effort):
-    def check(names, data):
-        space = LabelSpace(names)
-        answers = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(names, st.sampled_from([1, 0, None]))))
-        row = space.encode(answers)
-        assert space.decode(row) == {name: answers.get(name) for name in names}
-        assert (space.encode(space.decode(row)) == row).all()
-
-    fuzz(check, effort, 100, names=LABEL_NAMES, data=st.data())
-
-
 @st.composite
 def sources(draw, truthful=True):
     """Three sources of some of four pictures with some of three labels; what is known never differs, or may."""
@@ -390,19 +378,21 @@ OBJECTIVES = st.sampled_from(["f1", "f0.5", "f2", "precision>=0.9", "recall>=0.5
 
 
 @EFFORT
-def test_thresholds_see_known_entries_alone_and_keep_the_order_of_scores(effort):
+def test_thresholds_see_known_entries_alone_and_keep_the_order_of_scores(effort, monkeypatch):
+    monkeypatch.setattr("halflabel.decide.pooling.MIN_KNOWN", 1)
+
     def check(case, objective, data):
         scores, labels = case
         if not {0, 1} <= set(labels.ravel()):
             return
-        fitted = fit_thresholds(scores, labels, objective, min_known=1)
+        fitted = fit_thresholds(scores, labels, objective)
         values = np.asarray(fitted.values)
         assert values.shape == (labels.shape[1],)
         assert not np.isnan(values).any()
         other = np.where(labels < 0, data.draw(st.floats(0, 1)), scores)
         order = data.draw(st.permutations(range(len(scores))))
-        for changed in (fit_thresholds(other, labels, objective, min_known=1),
-                        fit_thresholds(scores[order], labels[order], objective, min_known=1)):  # fmt: skip
+        for changed in (fit_thresholds(other, labels, objective),
+                        fit_thresholds(scores[order], labels[order], objective)):  # fmt: skip
             assert (np.asarray(changed.values) == values).all()
 
     fuzz(check, effort, 60, case=measured(), objective=OBJECTIVES, data=st.data())

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,9 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.calibration import _SigmoidCalibration
 
-from halflabel.decide.calibration import fit_platt, fit_shift, fit_temperature
+from halflabel.decide.calibration import fit_shift, fit_sigmoid
+
+fit_platt, fit_temperature = partial(fit_sigmoid, shifted=True), partial(fit_sigmoid, shifted=False)
 
 
 def targets_of(answers):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from synthetic_scores import CHOSEN_ON, UNSEEN, synthetic
 
 from halflabel import DecisionRule, HalflabelError, fit_decisions
-from halflabel.decide.calibration import fit_platt, fit_temperature
+from halflabel.decide.decision_fitting import CALIBRATIONS
 from halflabel.decide.thresholds import fit_thresholds
 from halflabel.metrics.answers import precision
 from halflabel.metrics.calibration import calibration_error
@@ -34,7 +34,7 @@ def keep(labels, column, answer, count):
 def test_each_label_gets_its_own_numbers_where_enough_is_known():
     logits, labels = draw()
     rule = fit_decisions(logits, labels, "f2")
-    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(fit_platt, logits, labels))
+    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(CALIBRATIONS["platt"], logits, labels))
     np.testing.assert_array_equal(rule.thresholds, fit_thresholds(rule.scores(logits), labels, "f2").values)
     assert (rule.calibration, rule.objective, rule.min_known) == ("platt", "f2", 10)
     assert rule.known == tuple((labels >= 0).sum(axis=0))
@@ -46,7 +46,7 @@ def test_each_label_gets_its_own_numbers_where_enough_is_known():
 def test_temperature_has_no_shift_and_none_is_the_plain_sigmoid():
     logits, labels = draw()
     rule = fit_decisions(logits, labels, "f1", "temperature")
-    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(fit_temperature, logits, labels))
+    np.testing.assert_array_equal([rule.scale, rule.shift], fit_each(CALIBRATIONS["temperature"], logits, labels))
     rule = fit_decisions(logits, labels, "f1", "none")
     assert (set(rule.scale), set(rule.shift)) == ({1.0}, {0.0})
     assert rule.thresholds != DecisionRule.plain(5).thresholds
@@ -61,7 +61,7 @@ def test_who_is_answered_with_yes_does_not_depend_on_the_calibration(objective):
     assert (answers[0] == answers[2]).all()
 
 
-def test_a_label_short_of_known_yes_takes_the_scale_of_its_pool_and_keeps_its_own_base_rate():
+def test_a_label_short_of_known_yes_takes_the_scale_of_its_pool_and_keeps_its_own_base_rate(monkeypatch):
     logits, labels = draw()
     keep(labels, 1, 1, 4)
     keep(labels, 3, 1, 7)
@@ -69,7 +69,7 @@ def test_a_label_short_of_known_yes_takes_the_scale_of_its_pool_and_keeps_its_ow
     rule = fit_decisions(logits, labels)
     assert rule.pooled_calibration == rule.pooled_threshold == (False, True, False, True, True)
     known = labels[:, [1, 3]] >= 0
-    scale, shift = fit_platt(logits[:, [1, 3]][known], labels[:, [1, 3]][known])
+    scale, shift = CALIBRATIONS["platt"](logits[:, [1, 3]][known], labels[:, [1, 3]][known])
     assert rule.scale[1] == rule.scale[3] == rule.scale[4] == pytest.approx(scale)
     assert rule.shift[4] == pytest.approx(shift)  # nothing known: the pool's
     scores = rule.scores(logits)
@@ -77,16 +77,17 @@ def test_a_label_short_of_known_yes_takes_the_scale_of_its_pool_and_keeps_its_ow
         answers = labels[labels[:, j] >= 0, j]
         targets = np.where(answers == 1, (positives + 1) / (positives + 2), 1 / ((answers == 0).sum() + 2))
         assert scores[labels[:, j] >= 0, j].mean() == pytest.approx(targets.mean(), rel=1e-6)
-    assert rule.scale[0] == fit_each(fit_platt, logits[:, :1], labels[:, :1])[0, 0]
-    assert fit_decisions(logits, labels, min_known=1).pooled_calibration == (False, False, False, False, True)
+    assert rule.scale[0] == fit_each(CALIBRATIONS["platt"], logits[:, :1], labels[:, :1])[0, 0]
+    monkeypatch.setattr("halflabel.decide.pooling.MIN_KNOWN", 1)
+    assert fit_decisions(logits, labels).pooled_calibration == (False, False, False, False, True)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["platt", "temperature"]))
 @settings(max_examples=30, deadline=None)
 def test_a_calibration_never_changes_the_order_of_a_labels_scores(seed, calibration):
     rng = np.random.default_rng(seed)
-    logits, labels = rng.normal(0, 3, (60, 4)), rng.choice([0, 1, -100], (60, 4))  # half of the slopes are negative
-    rule = fit_decisions(logits, labels, "f1", calibration, min_known=5)
+    logits, labels = rng.normal(0, 3, (120, 4)), rng.choice([0, 1, -100], (120, 4))  # half of the slopes are negative
+    rule = fit_decisions(logits, labels, "f1", calibration)
     assert min(rule.scale) > 0
     order = np.argsort(logits, axis=0)
     assert (np.diff(np.take_along_axis(rule.scores(logits), order, axis=0), axis=0) >= 0).all()
@@ -124,8 +125,7 @@ def test_nothing_known_of_one_kind_is_one_clear_line():
     ("arguments", "message"),
     [
         ({"objective": "precision>=1.2"}, "objective 'precision>=1.2' is none of"),
-        ({"calibration": "plat"}, "calibration 'plat' is none of platt, temperature, none; did you mean platt"),
-        ({"min_known": 0}, "min_known is 0, expected at least 1"),
+        ({"calibration": "plat"}, "calibration is 'plat', expected platt, temperature or none; did you mean platt"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

@@ -18,6 +18,13 @@ def draw(seed, rows=80, columns=3, levels=1000, known=0.6):
     return scores, np.where(rng.random((rows, columns)) < known, labels, -100)
 
 
+def fit_each(*arguments):
+    """Fit a threshold of its own for every label with a known yes and a known no."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("halflabel.decide.pooling.MIN_KNOWN", 1)
+        return fit_thresholds(*arguments)
+
+
 def columns_of(scores, labels):
     """Give each label's column, its known scores and its known labels."""
     for j in range(labels.shape[1]):
@@ -56,7 +63,7 @@ def test_an_objective_that_cannot_be_is_one_line_with_those_that_can(text):
 def test_no_other_threshold_has_a_better_f_score(seed, levels, objective):
     scores, labels = draw(seed, levels=levels)
     beta = float(objective[1:])
-    fitted = fit_thresholds(scores, labels, objective, min_known=1)
+    fitted = fit_each(scores, labels, objective)
     found = f_score(scores, labels, fitted.values, beta)
     assert not fitted.unmet.any()
     for j, s, y in columns_of(scores, labels):
@@ -70,7 +77,7 @@ def test_no_other_threshold_has_a_better_f_score(seed, levels, objective):
 @settings(max_examples=60, deadline=None)
 def test_one_is_promised_by_its_lower_bound_and_the_other_is_as_high_as_that_allows(kind, seed, levels, share):
     scores, labels = draw(seed, rows=200, levels=levels)
-    fitted = fit_thresholds(scores, labels, f"{kind}>={share}", min_known=1)
+    fitted = fit_each(scores, labels, f"{kind}>={share}")
     for j, s, y in columns_of(scores, labels):
 
         def other(cut, s=s, y=y):
@@ -113,12 +120,10 @@ def test_a_rate_needs_no_known_yes_but_enough_known_entries():
 
 def test_a_threshold_lies_midway_between_scores_and_between_neighbouring_floats_at_the_upper():
     labels = np.array([[1], [1], [0], [0]])
-    assert fit_thresholds([[0.9], [0.7], [0.3], [0.1]], labels, "f1", 1).values.tolist() == [0.5]
-    assert fit_thresholds([[0.9], [0.7], [0.3], [0.1]], [[1], [1], [1], [0]], "f1", 1).values.tolist() == [
-        pytest.approx(0.2)
-    ]
+    assert fit_each([[0.9], [0.7], [0.3], [0.1]], labels, "f1").values.tolist() == [0.5]
+    assert fit_each([[0.9], [0.7], [0.3], [0.1]], [[1], [1], [1], [0]], "f1").values.tolist() == [pytest.approx(0.2)]
     above = np.nextafter(0.5, 1)
-    assert fit_thresholds([[above], [above], [0.5], [0.5]], labels, "f1", 1).values.tolist() == [above]
+    assert fit_each([[above], [above], [0.5], [0.5]], labels, "f1").values.tolist() == [above]
 
 
 def test_labels_with_few_known_entries_share_the_threshold_of_their_pool_or_of_all_labels():
@@ -132,7 +137,7 @@ def test_labels_with_few_known_entries_share_the_threshold_of_their_pool_or_of_a
         known = labels[:, columns] >= 0
         return fit_thresholds(scores[:, columns][known][:, None], labels[:, columns][known][:, None], "f1").values[0]
 
-    fitted = fit_thresholds(scores, labels, "f1", min_known=10)
+    fitted = fit_thresholds(scores, labels, "f1")
     assert fitted.pooled.tolist() == [False, True, True, False, True, True]
     assert fitted.values[1] == fitted.values[2] == fitted.values[4] == together([1, 2, 4])
     assert fitted.values[5] == together([*range(6)])
@@ -158,11 +163,11 @@ def test_what_cannot_be_promised_gets_the_safe_answer_and_says_so():
 def test_unknown_entries_count_for_nothing_and_chunks_change_nothing(monkeypatch):
     scores, labels = draw(6, columns=7)
     for objective in ("f1", "precision>=0.7", "recall>=0.8", "rate=0.2"):
-        expected = fit_thresholds(scores, labels, objective, 1)
+        expected = fit_each(scores, labels, objective)
         filled = np.where(labels < 0, np.nan, scores)
         with monkeypatch.context() as patch:
             patch.setattr("halflabel.decide.pooling._COLUMN_ENTRIES", 100)
-            for one, other in zip(fit_thresholds(filled, labels, objective, 1), expected, strict=True):
+            for one, other in zip(fit_each(filled, labels, objective), expected, strict=True):
                 np.testing.assert_array_equal(one, other)
 
 

@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_rows import of_known_rows, random_case
@@ -52,18 +51,6 @@ def test_averages_over_labels_and_over_all_entries(seed, rows, columns, levels):
         "macro_F1": macro_f1,
     }
     assert decision_summary(scores, labels, thresholds) == pytest.approx(expected, abs=1e-12, nan_ok=True)
-
-
-def test_micro_averages_are_torchmetrics():
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    rng = np.random.default_rng(3)
-    scores, labels = rng.random((60, 5)), rng.choice([0, 1, -100], (60, 5))
-    given_ = (torch.from_numpy(scores), torch.from_numpy(labels))
-    how = {"num_labels": 5, "average": "micro", "ignore_index": -100, "threshold": 0.3}
-    summary = decision_summary(scores, labels, 0.3)
-    assert summary["OP"] == pytest.approx(functional.multilabel_precision(*given_, **how).item(), abs=1e-6)
-    assert summary["OR"] == pytest.approx(functional.multilabel_recall(*given_, **how).item(), abs=1e-6)
-    assert summary["OF1"] == pytest.approx(functional.multilabel_f1_score(*given_, **how).item(), abs=1e-6)
 
 
 def test_a_score_equal_to_its_threshold_is_decided_yes_in_float64():

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_rows import of_known_rows, random_case
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from halflabel.metrics.ranking import average_precision, micro_average_precision, roc_auc
+from halflabel.metrics.ranking import average_precision, roc_auc
 
 CASES = (st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.integers(1, 12))
 
@@ -18,27 +17,6 @@ def test_equal_to_scikit_learn_on_known_rows(seed, rows, columns, levels, dtype)
     for ours, theirs in ((average_precision, average_precision_score), (roc_auc, roc_auc_score)):
         expected = of_known_rows(theirs, scores.astype(np.float64), labels, both=True)
         np.testing.assert_allclose(ours(scores, labels), expected, atol=1e-12)
-
-
-@given(*CASES)
-@settings(max_examples=50, deadline=None)
-def test_micro_is_scikit_learns_on_all_known_entries(seed, rows, columns, levels):
-    scores, labels = random_case(seed, rows, columns, levels)
-    (expected,) = of_known_rows(average_precision_score, scores.reshape(-1, 1), labels.reshape(-1, 1), both=True)
-    assert micro_average_precision(scores, labels) == pytest.approx(expected, abs=1e-12, nan_ok=True)
-
-
-@given(*CASES)
-@settings(max_examples=30, deadline=None)
-def test_equal_to_torchmetrics_where_a_label_has_both_answers(seed, rows, columns, levels):
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    scores, labels = random_case(seed, rows + 2, columns + 1, levels)
-    labels[0], labels[1] = 0, 1
-    given_ = (torch.from_numpy(scores), torch.from_numpy(np.where(labels < 0, -100, labels)))
-    how = {"num_labels": columns + 1, "average": None, "ignore_index": -100}
-    theirs = functional.multilabel_average_precision(*given_, **how), functional.multilabel_auroc(*given_, **how)
-    np.testing.assert_allclose(average_precision(scores, labels), theirs[0], atol=1e-6)
-    np.testing.assert_allclose(roc_auc(scores, labels), theirs[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("scores", [[-3e38, -5.0, 3e38, -0.0, 0.0], [-9, -10, 4, 0, 1]])

@@ -42,14 +42,6 @@ def test_round_trip_through_the_auto_class(processor, tmp_path):
     assert loaded.data_config == processor.data_config
 
 
-def test_fused_normalisation_is_timms_for_any_mean_and_std():
-    settings = {"mean": (0.48, 0.457, 0.408), "std": (0.268, 0.261, 0.275)}
-    transform = timm.data.create_transform((3, 224, 224), interpolation="bicubic", crop_pct=0.875, **settings)
-    ours = TimmMultiLabelImageProcessor(**settings)(picture())["pixel_values"][0]
-    torch.testing.assert_close(ours, transform(picture()), rtol=0, atol=0)
-    assert ours.is_contiguous()
-
-
 def test_a_picture_handed_in_is_treated_as_a_decoded_file_is(processor):
     turned = picture(size=(60, 40))
     turned.getexif()[0x0112] = 6
@@ -65,11 +57,6 @@ def test_a_picture_handed_in_is_treated_as_a_decoded_file_is(processor):
     torch.testing.assert_close(
         processor(deep)["pixel_values"], processor(Image.new("L", (60, 40), 100))["pixel_values"]
     )
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_other_modes_become_rgb(processor, mode):
-    assert processor(picture(mode))["pixel_values"].shape == (1, 3, 224, 224)
 
 
 def test_lists_arrays_and_tensors(processor):
@@ -94,11 +81,6 @@ def test_a_training_view_has_the_values_of_timms_own_steps(processor):
         views.append(transform(picture()))
     torch.testing.assert_close(*views, rtol=0, atol=0)
     assert views[0].std() > 0
-
-
-def test_training_crops_keep_at_least_half_the_picture(processor):
-    scale = next(t.scale for t in processor.train_transform().transforms if hasattr(t, "scale"))
-    assert min(scale) == 0.5
 
 
 def test_bad_input(processor):
@@ -138,7 +120,7 @@ def test_of_a_long_strip_the_middle_is_seen_where_timm_sees_it():
         ({"input_size": "224"}, "input_size is '224'"),
         ({"std": [0.5, 0.5, 0]}, "std is"),
         ({"mean": [float("nan")] * 3}, "mean is"),
-        ({"crop_pct": 0}, "crop_pct is 0, expected 0.1 to 2"),
+        ({"crop_pct": 0}, "crop_pct is 0, expected a number of at least 0.1 and at most 2"),
         ({"crop_mode": ["center"]}, "crop_mode is"),
         ({"interpolation": "best"}, "interpolation is 'best', expected nearest"),
     ],
@@ -238,12 +220,29 @@ def test_bytes_come_before_the_path_and_the_path_before_nothing(tmp_path):
     assert colours({"path": path}) == [BLUE]
 
 
-def test_one_bit_becomes_black_and_white():
-    assert greys(encoded(Image.fromarray(np.array([[True, False]])))) == [255, 0]
+def stored(values, dtype, encoding="TIFF"):
+    return encoded(Image.fromarray(np.array([values], dtype)), encoding)
 
 
-def test_eight_bit_grey_keeps_its_values():
-    assert greys(encoded(Image.fromarray(np.array([[0, 7, 255]], np.uint8)))) == [0, 7, 255]
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (stored([True, False], bool, "PNG"), [255, 0]),
+        (stored([0, 7, 255], np.uint8, "PNG"), [0, 7, 255]),
+        (png(3, 16, 0, struct.pack(">3H", 1000, 1001, 51400), (b"tRNS", struct.pack(">H", 1000))), [255, 4, 200]),
+        (tiff(12, 1, bytes([0x00, 0x0F, 0xFF])), [0, 255]),  # 0 and 4095 of 12 bits
+        (tiff(16, 0, struct.pack("<2H", 0, 60000)), [255, 22]),  # zero is white
+        ({"bytes": b"P5\n3 1\n4095\n" + struct.pack(">3H", 0, 1606, 3000)}, [0, 100, 187]),
+        (stored([0.0, 0.2, 0.5], np.float32), [0, 51, 128]),  # shares of white
+        (stored([300, 300], np.int32), [128, 128]),  # one value without a scale: grey, not black
+        (stored([-LARGEST, 0, LARGEST], np.float32), [0, 128, 255]),  # a range beyond float32
+    ],
+)
+def test_greys_of_every_depth_reach_black_and_white(record, expected):
+    assert greys(record) == expected
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
@@ -253,44 +252,14 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(encoding, byte_order):
     assert greys(encoded(Image.fromarray(values), encoding)) == [0, 1, 128, 200, 255]
 
 
-def test_a_transparent_value_of_sixteen_bit_grey_becomes_white():
-    row = struct.pack(">3H", 1000, 1001, 51400)
-    assert greys(png(3, 16, 0, row, (b"tRNS", struct.pack(">H", 1000)))) == [255, 4, 200]
-
-
-def test_twelve_bits_in_a_tiff_reach_white():
-    assert greys(tiff(12, 1, bytes([0x00, 0x0F, 0xFF]))) == [0, 255]  # 0 and 4095
-
-
-def test_sixteen_bits_of_which_zero_is_white_are_inverted():
-    assert greys(tiff(16, 0, struct.pack("<2H", 0, 60000))) == [255, 22]
-
-
-def test_a_pgm_of_more_than_eight_bits_is_scaled_by_its_largest_value():
-    assert greys({"bytes": b"P5\n3 1\n4095\n" + struct.pack(">3H", 0, 1606, 3000)}) == [0, 100, 187]
-
-
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 @pytest.mark.parametrize("values", [[0, 100, 1000], [-500, 0, 4500], [280_000, 281_000, 290_000]])
 def test_values_without_a_scale_are_stretched_from_lowest_to_highest(dtype, values):
-    assert greys(encoded(Image.fromarray(np.array([values], dtype)), "TIFF")) == [
+    assert greys(stored(values, dtype)) == [
         0,
         round(255 * (values[1] - values[0]) / (values[2] - values[0])),
         255,
     ]
-
-
-def test_floats_from_0_to_1_are_shares_of_white():
-    assert greys(encoded(Image.fromarray(np.array([[0.0, 0.2, 0.5]], np.float32)), "TIFF")) == [0, 51, 128]
-
-
-def test_one_value_without_a_scale_is_grey_not_black():
-    assert greys(encoded(Image.fromarray(np.full((1, 2), 300, np.int32)), "TIFF")) == [128, 128]
-
-
-def test_the_range_of_a_float_may_exceed_float32():
-    largest = float(np.finfo(np.float32).max)
-    assert greys(encoded(Image.fromarray(np.array([[-largest, 0, largest]], np.float32)), "TIFF")) == [0, 128, 255]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -415,18 +384,6 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers_the_side(size, shor
     assert decode_image(record).size == size
 
 
-def test_the_smallest_scale_is_taken_at_every_size():
-    for width in range(1, 40):
-        record = encoded(Image.new("L", (width, 64)), "JPEG")
-        for shortest_side in (1, 2, 3, 4, 5, 7, 8, 9):
-            scales = [scale for scale in (8, 4, 2, 1) if scale == 1 or -(-width // scale) >= shortest_side]
-            got = decode_image(record, shortest_side=shortest_side).size
-            if width > 8:
-                assert got == (-(-width // scales[0]), -(-64 // scales[0]))
-            else:
-                assert min(got) >= min(width, shortest_side)
-
-
 def test_a_picture_of_several_jpegs_is_decoded_small_too():
     record = encoded(Image.new("RGB", (96, 64), RED), "MPO", save_all=True, append_images=[Image.new("RGB", (96, 64))])
     picture = decode_image(record, shortest_side=16)
@@ -539,13 +496,6 @@ def test_the_needed_side_is_the_smallest_that_timms_resize_never_enlarges(config
     assert any(enlarges(resize, (side - 1) * wide, (side - 1) * high) for wide, high in shapes)
 
 
-def test_the_needed_side_of_a_square_is_the_size_timm_resizes_to():
-    for config in CONFIGS:
-        if config["input_size"][1] == config["input_size"][2]:
-            resized = create_transform(**config).transforms[0](Image.new("RGB", (500, 500)))
-            assert resized.size == (needed_side(config), needed_side(config))
-
-
 @pytest.mark.parametrize("area", [0.5, 0.25, 0.08])
 @pytest.mark.parametrize("size", [(3, 224, 224), (3, 96, 160)])
 def test_no_random_crop_of_a_picture_with_the_needed_side_is_enlarged(area, size):
@@ -561,12 +511,6 @@ def test_no_random_crop_of_a_picture_with_the_needed_side_is_enlarged(area, size
 
     assert smallest_crop(side) >= max(size[1:])
     assert smallest_crop(int(0.97 * side)) < max(size[1:])
-
-
-@pytest.mark.parametrize("area", [0, -0.1, 1.5])
-def test_an_area_that_is_no_share_is_refused(area):
-    with pytest.raises(HalflabelError, match="smallest_area is"):
-        needed_side(CONFIGS[0], area)
 
 
 def test_postscript_is_a_program_and_not_run():

@@ -1,4 +1,3 @@
-import forked
 import numpy as np
 import pytest
 import timm
@@ -13,7 +12,7 @@ from halflabel import (
     TimmMultiLabelForImageClassification,
     TimmMultiLabelImageProcessor,
 )
-from halflabel.data.pixels import FeatureDataset, collate
+from halflabel.data.pixels import collate
 from halflabel.model.heads import LinearHead
 from halflabel.model.objective import masked_loss
 
@@ -48,28 +47,6 @@ def test_saved_and_loaded_models_agree(name, tmp_path):
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
     assert features.shape == (2, model.head.in_features)
     assert (before[0] - before[1]).abs().max() > 0  # the logits depend on the picture
-
-
-def test_a_fresh_process_gives_the_same_scores(tiny_model, tmp_path):
-    model = tiny_model.eval()
-    model.save_pretrained(tmp_path)
-    pixels = torch.randn(2, 3, 160, 160)
-    torch.save(pixels, tmp_path / "pixels.pt")
-    code = (
-        "import torch\n"
-        "from transformers import AutoModelForImageClassification\n"
-        f"folder = {str(tmp_path)!r}\n"
-        "model = AutoModelForImageClassification.from_pretrained(folder)\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "with torch.no_grad():\n"
-        "    logits = model(torch.load(folder + '/pixels.pt')).logits\n"
-        "torch.save(logits.sigmoid(), folder + '/scores.pt')\n"
-    )
-    process = forked.start(exec, code, {}, output=tmp_path / "output.txt")
-    process.join()
-    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
-    with torch.no_grad():
-        assert_computed_alike(torch.load(tmp_path / "scores.pt"), model(pixels).logits.sigmoid())
 
 
 def test_the_stock_pipeline_uses_a_sigmoid_per_label(tiny_model, tmp_path):
@@ -183,22 +160,6 @@ def test_accumulation_gives_the_update_of_one_batch(tmp_path, known):
     assert updates[0].norm() > 1e-3
     for update in updates[1:]:
         assert (update - updates[0]).norm() / updates[0].norm() < 1e-5
-
-
-def test_sixteen_pictures_are_learned_by_heart(tmp_path):
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(16, 512, generator=generator)
-    labels = torch.randint(0, 2, (16, 4), generator=generator).numpy().astype(np.int8)
-    from halflabel import average_precision
-
-    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", list("abcd"), weights=None)
-    features = features[:, : model.head.in_features]
-    model.freeze_backbone()
-    settings = arguments(tmp_path, max_steps=200, per_device_train_batch_size=16, learning_rate=1e-2)
-    Trainer(model, settings, collate, FeatureDataset(features, labels)).train()
-    with torch.no_grad():
-        scores = model.eval()(features=features).logits.sigmoid().numpy()
-    assert (average_precision(scores, labels) == 1).all()
 
 
 def test_replace_head_keeps_the_backbone(tiny_model, tmp_path):

@@ -132,7 +132,7 @@ def test_a_model_of_pickled_weights_alone_is_refused(folder, tmp_path):
 
 HEADS = {  # name: backbone, head, its arguments
     "linear": ("test_resnet", "linear", {}),
-    "mlp": ("test_vit", "mlp", {"width": 16, "norm": "batch"}),
+    "mlp": ("test_vit", "mlp", {"width": 16}),
     "csra": ("test_resnet", "csra", {"temperatures": [1, "max"], "lam": 0.3}),
     "ml_decoder": ("test_vit", "ml_decoder", {"width": 32, "feed_forward": 32, "heads": 2}),
 }

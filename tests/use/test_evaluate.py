@@ -132,7 +132,7 @@ def test_without_validation_yes_is_a_score_of_one_half_and_that_is_said(colour_t
     ("keys", "message"),
     [
         ({"decide": "precision>=1.2"}, "objective 'precision>=1.2' is none of"),
-        ({"decide": "f1", "calibration": "isotonic"}, "calibration 'isotonic' is none of"),
+        ({"decide": "f1", "calibration": "isotonic"}, "calibration is 'isotonic', expected platt, temperature or none"),
         ({"ci": 95}, "ci is 95"),
     ],
 )

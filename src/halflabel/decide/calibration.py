@@ -15,46 +15,15 @@ from scipy.special import expit, logit
 from ..metrics.entries import Floats
 
 
-def fit_temperature(logits: Floats, answers: NDArray[Any]) -> tuple[float, float]:
-    """Fit the scale of sigmoid(scale * logit); 1 / scale is the temperature (Guo et al. 2017).
+def fit_sigmoid(logits: Floats, answers: NDArray[Any], *, shifted: bool) -> tuple[float, float]:
+    """Fit scale and shift of sigmoid(scale * logit + shift) (Platt 1999; Lin, Lin and Weng 2007).
+
+    Without a shift, 1 / scale is the temperature (Guo et al. 2017).
 
     Returns:
         The scale with the least cross-entropy to the targets, at or below 0 where large logits do not speak for yes;
-        and 0, the shift.
+        and the shift, 0 without one. Equal logits get a scale of 0 beside a shift.
     """
-    return _fit(logits, answers, shifted=False)
-
-
-def fit_platt(logits: Floats, answers: NDArray[Any]) -> tuple[float, float]:
-    """Fit scale and shift of sigmoid(scale * logit + shift) (Platt 1999; Lin, Lin and Weng 2007).
-
-    Returns:
-        Scale and shift, see `fit_temperature`. Equal logits get a scale of 0.
-    """
-    return _fit(logits, answers, shifted=True)
-
-
-def fit_shift(logits: Floats, answers: NDArray[Any]) -> float:
-    """Fit the shift of sigmoid(logit + shift), for logits whose scale is right; answers of one kind are enough.
-
-    Where the cross-entropy is least, scores and targets agree on average.
-    """
-    targets = _targets(answers)
-    alone = logit(targets) - logits  # what would be best for each entry alone: the shift is among them
-    margin = 1 + 1e-9 * np.abs(alone).max()
-    ends = alone.min() - margin, alone.max() + margin
-    return float(brentq(lambda shift: (expit(logits + shift) - targets).sum(), *ends, maxiter=1000))
-
-
-def _targets(answers: NDArray[Any]) -> Floats:
-    yes = answers == 1
-    positives, negatives = np.count_nonzero(yes), np.count_nonzero(~yes)
-    targets: Floats = np.where(yes, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    return targets
-
-
-def _fit(logits: Floats, answers: NDArray[Any], shifted: bool) -> tuple[float, float]:
-    """Return the scale, and the shift if there is to be one, with the least cross-entropy."""
     # Logits are standardised, so that the first step and the tolerance fit every scale of them. The start has the best
     # shift of equal logits, whose scale so stays 0.
     targets = _targets(answers)
@@ -75,3 +44,22 @@ def _fit(logits: Floats, answers: NDArray[Any], shifted: bool) -> tuple[float, f
     best = minimize(loss, start, jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-13}).x
     scale = float(best[0] / deviation)
     return scale, float(best[1] - scale * mean) if shifted else 0.0
+
+
+def fit_shift(logits: Floats, answers: NDArray[Any]) -> float:
+    """Fit the shift of sigmoid(logit + shift), for logits whose scale is right; answers of one kind are enough.
+
+    Where the cross-entropy is least, scores and targets agree on average.
+    """
+    targets = _targets(answers)
+    alone = logit(targets) - logits  # what would be best for each entry alone: the shift is among them
+    margin = 1 + 1e-9 * np.abs(alone).max()
+    ends = alone.min() - margin, alone.max() + margin
+    return float(brentq(lambda shift: (expit(logits + shift) - targets).sum(), *ends, maxiter=1000))
+
+
+def _targets(answers: NDArray[Any]) -> Floats:
+    yes = answers == 1
+    positives, negatives = np.count_nonzero(yes), np.count_nonzero(~yes)
+    targets: Floats = np.where(yes, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    return targets

@@ -18,19 +18,17 @@ def fit_labels(
     fit: Callable[..., tuple[float, float]],
     labels: NDArray[Any],
     groups: Sequence[NDArray[np.intp]],
-    min_known: int,
     *arrays: NDArray[Any],
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Fit each label alone, but those of a group on the known entries of all of them.
 
-    Where a group has fewer than `min_known` positives or negatives, all labels' entries are taken.
+    Where a group has fewer than `MIN_KNOWN` positives or negatives, all labels' entries are taken.
 
     Args:
         fit: Takes the values of known entries in each of the arrays, float64 of shape (entries,), and their answers;
             gives two numbers.
         labels: Shape (n, num_labels): 1, 0, or below 0 for entries that do not count.
         groups: Columns of labels that are not fitted alone.
-        min_known: At least 1.
         arrays: Each of shape (n, num_labels).
 
     Returns:
@@ -38,7 +36,7 @@ def fit_labels(
     """
     fitted, pooled = np.empty((2, labels.shape[1])), np.zeros(labels.shape[1], dtype=bool)
     for group in groups:
-        fitted[:, group] = np.array(fit(*pool_entries(labels, group, min_known, *arrays)))[:, None]
+        fitted[:, group] = np.array(fit(*pool_entries(labels, group, *arrays)))[:, None]
         pooled[group] = True
     for label, entries in known_entries(np.flatnonzero(~pooled), labels, *arrays):
         fitted[:, label] = fit(*entries)
@@ -57,25 +55,23 @@ def known_entries(
             yield int(label), [*(one[known].astype(np.float64) for one in values), answers[known]]
 
 
-def scarce_groups(labels: NDArray[Any], min_known: int) -> list[NDArray[np.intp]]:
+def scarce_groups(labels: NDArray[Any]) -> list[NDArray[np.intp]]:
     """Return the labels with too few known positives, and those with too few known negatives only.
 
     They are pooled apart: the base rates differ.
     """
-    few_positives, few_negatives = ((labels == answer).sum(axis=0) < min_known for answer in (1, 0))
+    few_positives, few_negatives = ((labels == answer).sum(axis=0) < MIN_KNOWN for answer in (1, 0))
     groups = (few_positives, few_negatives & ~few_positives)
     return [np.flatnonzero(group) for group in groups if group.any()]
 
 
-def pool_entries(
-    labels: NDArray[Any], group: NDArray[np.intp], min_known: int, *arrays: NDArray[Any]
-) -> list[NDArray[Any]]:
+def pool_entries(labels: NDArray[Any], group: NDArray[np.intp], *arrays: NDArray[Any]) -> list[NDArray[Any]]:
     """Return the values of a group's known entries in each of the arrays, and their answers, see `fit_labels`.
 
     Of more than `_POOLED` entries evenly spaced ones.
     """
     inside = labels[:, group]
-    if min((inside == 1).sum(), (inside == 0).sum()) < min_known:
+    if min((inside == 1).sum(), (inside == 0).sum()) < MIN_KNOWN:
         group, inside = np.arange(labels.shape[1]), labels
     known = inside.T >= 0
     step = max(1, -(-int(known.sum()) // _POOLED))

@@ -14,7 +14,6 @@ from ..model.errors import shortlist
 
 _SHOWN = 40  # labels in a table
 _WIDEST_NAME = 30
-_OF_DECISIONS = ("scale", "shift", "precision", "recall", "ECE_uncalibrated", "ECE")
 _MASKED, _AS_NO = "mAP, unknown entries masked", "mAP, unknown taken as no"
 
 
@@ -94,7 +93,8 @@ def render_decisions(report: Mapping[str, Any]) -> str:
     head = ("label", "known", "yes", "scale", "shift", "threshold", "precision", "recall", "ECE before", "after")
     lines = [_line(widths, head)]
     for name, row in list(zip(names, labels.values(), strict=True))[:_SHOWN]:
-        scale, shift, *measured = (number(row[key]) for key in _OF_DECISIONS)
+        shown = ("scale", "shift", "precision", "recall", "ECE_uncalibrated", "ECE")
+        scale, shift, *measured = (number(row[key]) for key in shown)
         lines.append(
             _line(widths, (name, row["known"], row["positives"], scale, shift, yes_from(row["threshold"]), *measured))
         )

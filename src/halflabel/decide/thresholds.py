@@ -11,25 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 from ..metrics.entries import Floats, check_pair
 from ..model.decisions import NEVER
 from ..model.errors import HalflabelError
-from .pooling import MIN_KNOWN, fit_labels, scarce_groups
+from .pooling import fit_labels, scarce_groups
 
 _QUANTILE = 0.8416  # of the normal distribution at 80 %
 _PRIOR_ENTRIES = 20
 
 
-class Objective(NamedTuple):
-    """What thresholds are fitted for.
-
-    The kind is `"f"` (the best F-beta), `"precision"` or `"recall"` (the other one as high as possible while this one
-    is at least `value`), or `"rate"` (a share of yes); the value is beta, or the precision, recall or rate.
-    """
-
-    kind: str
-    value: float
-
-
-def parse_objective(text: str) -> Objective:
+def parse_objective(text: str) -> tuple[str, float]:
     """Read an objective: `f1`, `f0.5`, `f2`, `precision>=0.9`, `recall>=0.95`, `rate=0.05`.
+
+    Returns:
+        `"f"` (the best F-beta) and beta; `"precision"` or `"recall"` (the other one as high as possible while this one
+        is at least a share) or `"rate"` (a share of yes) and that share.
 
     Raises:
         HalflabelError: If it is written in another way or impossible: a beta of 0, a share outside 0..1. Also a
@@ -39,7 +32,7 @@ def parse_objective(text: str) -> Objective:
     if match:
         kind, value = match[1].rstrip(">="), float(match[2])
         if 0 < value < (math.inf if kind == "f" else 1):
-            return Objective(kind, value)
+            return kind, value
     raise HalflabelError(
         f"objective {text!r} is none of f1 (or another beta: f0.5, f2), precision>=X, recall>=X and rate=X "
         "with X above 0 and below 1"
@@ -58,7 +51,6 @@ def fit_thresholds(
     scores: ArrayLike,
     labels: ArrayLike,
     objective: str,
-    min_known: int = MIN_KNOWN,
     probabilities: ArrayLike | None = None,
 ) -> Thresholds:
     """Fit a threshold per label; the answer is yes where `score >= threshold`.
@@ -73,7 +65,7 @@ def fit_thresholds(
     unmet and gets the safe answer: never yes (`NEVER`) for a precision, always yes (0) for a recall. `rate=x` answers
     yes to that share of the known entries.
 
-    A label with fewer than `min_known` known positives or negatives gets the threshold of all such labels together
+    A label with fewer than `MIN_KNOWN` known positives or negatives gets the threshold of all such labels together
     (those short of positives and those short of negatives apart). For a rate that is a label with so few known entries
     that less than one of them would be the exception.
 
@@ -81,7 +73,6 @@ def fit_thresholds(
         scores: Shape (n, num_labels), in 0..1 where known, calibrated: a pooled threshold compares labels.
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         objective: See `parse_objective`.
-        min_known: At least 1.
         probabilities: The best estimate of the probabilities where `scores` are not that; same shape and same order
             within each label.
 
@@ -89,24 +80,24 @@ def fit_thresholds(
         HalflabelError: On a wrong objective, shape or value, or without a known entry; but for a rate also without a
             known yes or a known no.
     """
-    goal = parse_objective(objective)
+    kind, share = goal = parse_objective(objective)
     values, matrix = check_pair(scores, labels, probabilities=True)
     expected = values if probabilities is None else check_pair(probabilities, matrix, probabilities=True)[0]
     known, positive = (matrix >= 0).sum(axis=0), (matrix == 1).sum(axis=0)
-    if goal.kind == "rate":
-        few = np.flatnonzero(known * min(goal.value, 1 - goal.value) < 1)
+    if kind == "rate":
+        few = np.flatnonzero(known * min(share, 1 - share) < 1)
         groups = [few] if len(few) else []
         empty = not known.any()
     else:
-        groups = scarce_groups(matrix, min_known)
+        groups = scarce_groups(matrix)
         empty = not positive.any() or not (known - positive).any()
     if empty:
         raise HalflabelError("thresholds need known entries, a yes and a no among them")
-    (threshold, unmet), pooled = fit_labels(partial(_fit, goal), matrix, groups, min_known, values, expected)
+    (threshold, unmet), pooled = fit_labels(partial(_fit, goal), matrix, groups, values, expected)
     return Thresholds(threshold, pooled, unmet > 0)
 
 
-def _fit(goal: Objective, scores: Floats, expected: Floats, answers: NDArray[Any]) -> tuple[float, bool]:
+def _fit(goal: tuple[str, float], scores: Floats, expected: Floats, answers: NDArray[Any]) -> tuple[float, bool]:
     """Return the threshold of known entries, each array (entries,), and whether none meets the objective."""
     order = np.argsort(-scores, kind="stable")
     scores, hits, mass = scores[order], np.cumsum(answers[order] == 1), np.cumsum(expected[order])
@@ -115,22 +106,23 @@ def _fit(goal: Objective, scores: Floats, expected: Floats, answers: NDArray[Any
     worth[:-1][np.diff(scores) == 0] = -np.inf  # a threshold can only be put after the last of several equal scores
     place = worth.argmax()
     if worth[place] == -np.inf:
-        return 0.0 if goal.kind == "recall" else NEVER, True
+        return 0.0 if goal[0] == "recall" else NEVER, True
     middle = below[place] + (scores[place] - below[place]) / 2
     return float(middle if middle > below[place] else scores[place]), False  # between neighbouring floats is no middle
 
 
-def _worth(goal: Objective, hits: NDArray[Any], seen: NDArray[Any], mass: Floats) -> Floats:
+def _worth(goal: tuple[str, float], hits: NDArray[Any], seen: NDArray[Any], mass: Floats) -> Floats:
     """Return what is to be as large as possible, for a threshold after each place; -inf where it is not allowed."""
-    if goal.kind == "rate":
-        return -np.abs(seen - goal.value * len(seen))
+    kind, value = goal
+    if kind == "rate":
+        return -np.abs(seen - value * len(seen))
     total = max(int(hits[-1]), 1)
-    if goal.kind == "f":
-        return np.asarray((1 + goal.value**2) * hits / (goal.value**2 * total + seen))
-    if goal.kind == "precision":
-        return np.where(_holds(hits, seen, mass / seen, goal.value), seen, -np.inf)
+    if kind == "f":
+        return np.asarray((1 + value**2) * hits / (value**2 * total + seen))
+    if kind == "precision":
+        return np.where(_holds(hits, seen, mass / seen, value), seen, -np.inf)
     expected = mass / max(mass[-1], np.finfo(np.float64).tiny)
-    return np.where(_holds(hits, total, expected, goal.value), hits / seen, -np.inf)
+    return np.where(_holds(hits, total, expected, value), hits / seen, -np.inf)
 
 
 def _holds(hits: NDArray[Any], tries: NDArray[Any] | int, expected: Floats, share: float) -> NDArray[np.bool_]:

@@ -104,9 +104,9 @@ def compare_scores(
     counts them.
 
     Args:
-        scores_a: Shape (n, num_labels); array or tensor of any real numbers, larger means more likely yes.
+        scores_a: As for `average_precision`.
         scores_b: Same shape; those of the other model.
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        labels: As for `average_precision`.
         ci: The confidence of the intervals, above 0 and below 1.
         samples: The number of resamples.
         seed: Of the draws.

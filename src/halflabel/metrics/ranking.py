@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .entries import Floats, KnownScores, check_pair, known_scores, per_label
+from .entries import Floats, KnownScores, check_pair, per_label
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> Floats:
@@ -36,14 +36,6 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Floats:
     Arguments, result and errors are those of `average_precision`.
     """
     return per_label(lambda known: rank(known)[1], *check_pair(scores, labels))
-
-
-def micro_average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Average precision of the known entries of all labels, ranked together; arguments are `average_precision`'s.
-
-    It copies the scores of all known entries.
-    """
-    return pooled_average_precision(known_scores(*check_pair(scores, labels)))
 
 
 def pooled_average_precision(labels: Iterable[KnownScores]) -> float:

@@ -160,11 +160,7 @@ class MetricAccumulator:
 
 
 def check_names(label_names: Sequence[str], num_labels: int) -> tuple[str, ...]:
-    """Return the label names.
-
-    Raises:
-        HalflabelError: If there are not as many as labels, or they are no distinct names.
-    """
+    """Return the label names; refuse them if they are not as many as labels, or not distinct."""
     names = LabelSpace(label_names).names
     if len(names) != num_labels:
         raise HalflabelError(f"{len(names)} label names for {num_labels} labels; give one for each column")

@@ -3,23 +3,11 @@
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
 from transformers import EvalPrediction
 
 from .answers import decision_counts, decision_means
-from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, per_label, ratio
+from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, ratio
 from .ranking import rank
-
-
-def known_loss(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean binary cross-entropy over all known entries; NaN where none is known.
-
-    Args:
-        logits: Shape (n, num_labels), finite where known.
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
-    """
-    cost, count = per_label(_cost_and_count, *check_pair(logits, labels)).reshape(-1, 2).sum(axis=0)
-    return float(ratio(cost, count))
 
 
 def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -29,8 +17,9 @@ def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
         prediction: `predictions` are logits (n, num_labels), `label_ids` the labels.
 
     Returns:
-        `mAP`, `mAUROC`, `known_loss`, `undefined_labels` (for how many AP is not defined), and `CF1` and `OF1` of the
-        decisions logit >= 0, which is score >= 0.5; NaN where undefined.
+        `mAP`, `mAUROC`, `known_loss` (mean binary cross-entropy over all known entries), `undefined_labels` (for how
+        many AP is not defined), and `CF1` and `OF1` of the decisions logit >= 0, which is score >= 0.5; NaN where
+        undefined.
     """
     return _measure(known_scores(*check_pair(prediction.predictions, prediction.label_ids)))
 
@@ -64,7 +53,11 @@ class BatchMetrics:
 
 
 def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:
-    rows = [(*rank(known), *decision_counts(known, np.float64(0)), *_cost_and_count(known)) for known in labels]
+    rows = []
+    for known in labels:
+        against = np.concatenate([known.negatives, -known.positives], dtype=np.float64)
+        cost = np.logaddexp(0, against).sum()  # binary cross-entropy
+        rows.append((*rank(known), *decision_counts(known, np.float64(0)), cost, len(against)))
     ap, auroc, tp, fp, fn, cost, count = np.array(rows, dtype=np.float64).T
     means = decision_means(tp, fp, fn)
     return {
@@ -75,9 +68,3 @@ def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:
         "CF1": means["CF1"],
         "OF1": means["OF1"],
     }
-
-
-def _cost_and_count(known: KnownScores) -> tuple[float, int]:
-    """Return the sum of the binary cross-entropy of a label's logits, and their number."""
-    against = np.concatenate([known.negatives, -known.positives], dtype=np.float64)
-    return float(np.logaddexp(0, against).sum()), len(against)

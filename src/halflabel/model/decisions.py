@@ -70,15 +70,9 @@ class DecisionRule:
         """Check every value."""
         for name, kind in _WORDS.items():
             kind.check(f"decisions: {name}", getattr(self, name))
-        for name, (kind, _) in _ROWS.items():
-            values = getattr(self, name)
-            if not isinstance(values, tuple):
-                raise HalflabelError(f"decisions: {name} is {values!r}, expected a list")
-            if len(values) != len(self.scale):
-                raise HalflabelError(f"decisions: {name} holds {len(values)} values for {len(self.scale)} labels")
-            for value in values:
-                if not kind.fits(value):
-                    raise HalflabelError(f"decisions: {name} holds {value!r}, expected {kind.words}")
+        for name, (kind, _) in _ROWS.items():  # scale comes first, so that it has a length for the others
+            count = len(self.scale) if isinstance(self.scale, list | tuple) else 0
+            kind.check_each(f"decisions: {name}", getattr(self, name), count)
 
     @classmethod
     def plain(cls, num_labels: int) -> "DecisionRule":
@@ -112,13 +106,9 @@ class DecisionRule:
         """Return what JSON can hold, for `TimmMultiLabelConfig.decisions`; tuples become lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def log_odds(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return calibrated logits; both have shape (..., num_labels)."""
-        return np.asarray(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
-
     def scores(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated probabilities of logits; both have shape (..., num_labels)."""
-        return sigmoid(self.log_odds(logits))
+        return sigmoid(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Return where calibrated scores, shape (..., num_labels), are a yes."""

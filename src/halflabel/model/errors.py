@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +27,9 @@ def reason_of(error: BaseException, *, first_line: bool = False) -> str:
     return line if len(line) <= 400 else line[:399] + "…"
 
 
-def did_you_mean(word: str, choices: Iterable[str], count: int = 3) -> str:
-    """Return a clause that names the choices nearest to a misspelt word.
-
-    Args:
-        word: What was given.
-        choices: What would have been right.
-        count: The largest number of names to show.
-
-    Returns:
-        `"; did you mean a, b or c?"` for the nearest choices, or `""` where none is near.
-    """
-    near = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=count, cutoff=0.5)
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `"; did you mean a, b or c?"` for the choices nearest to a misspelt word, or `""` where none is near."""
+    near = difflib.get_close_matches(str(word), [str(choice) for choice in choices], cutoff=0.5)
     if not near:
         return ""
     listed = near[0] if len(near) == 1 else ", ".join(near[:-1]) + " or " + near[-1]
@@ -101,9 +92,32 @@ class Kind:
         if not self.fits(value):
             raise HalflabelError(f"{what} is {value!r}, expected {self.words}{did_you_mean(str(value), self.choices)}")
 
+    def check_each(self, what: str, values: Sequence[Any], count: int) -> None:
+        """Refuse what does not hold one value of this kind for each of `count` labels; errors as `check`."""
+        if not isinstance(values, list | tuple):
+            raise HalflabelError(f"{what} is {values!r}, expected a list")
+        if len(values) != count:
+            raise HalflabelError(f"{what} holds {len(values)} values for {count} labels")
+        for value in values:
+            if not self.fits(value):
+                raise HalflabelError(f"{what} holds {value!r}, expected {self.words}")
+
     def or_none(self) -> "Kind":
         """Return the same, or None."""
         return Kind(self.words, lambda value: value is None or self.fits(value), self.choices)
+
+
+def check_arguments(owner: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Refuse an argument that `owner`, a head or a loss, does not take, or a value that is not of its kind.
+
+    Raises:
+        HalflabelError: It names the argument and the right ones.
+    """
+    for key, value in given.items():
+        if key not in kinds:
+            listed = ", ".join(kinds) or "none"
+            raise HalflabelError(f"{owner} takes no argument {key!r}; it takes {listed}{did_you_mean(key, kinds)}")
+        kinds[key].check(f"{owner}: {key}", value)
 
 
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
-from .errors import FLAG, HalflabelError, Kind, did_you_mean, is_own, list_of, missing_part, number, one_of
+from .errors import HalflabelError, Kind, check_arguments, did_you_mean, is_own, list_of, missing_part, number
 
 CHUNK = 1 << 21
 """How many numbers `Head.standardize_` holds at once in float64: 16 MiB."""
 
 SMALL, START = 0.01, 0.1  # standard deviations of a last layer's first weights, and of the scores of a drawn vector
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _COUNT, _DROPOUT = number(1, whole=True), number(0, 1, below=True)
 _POWER = number(0, 1, above=True)
 _TEMPERATURE = Kind("", lambda value: value == "max" or number(0, above=True).fits(value))
@@ -33,6 +32,9 @@ class Head(nn.Module, ABC):
     rare it is: with few known entries this decides the quality of a probe.
 
     A head computes in the precision of its own weights, also under autocast: float16 would overflow on large features.
+
+    Every head takes `in_features`, the width of the features (of a position's, where it consumes positions),
+    `num_labels`, and arguments of its own.
 
     Attributes:
         consumes: `"pooled"`: features of shape (batch, in_features); `"positions"`: (batch, positions, in_features).
@@ -129,12 +131,7 @@ class Head(nn.Module, ABC):
         """
         if not isinstance(given, Mapping | None):
             raise HalflabelError(f"head_args is {given!r}, expected a mapping of names to values")
-        for key, value in (given or {}).items():
-            if key not in cls.arguments:
-                takes = ", ".join(cls.arguments) or "none"
-                nearest = did_you_mean(key, cls.arguments)
-                raise HalflabelError(f"head {name!r} takes no argument {key!r}; it takes {takes}{nearest}")
-            cls.arguments[key].check(f"head {name!r}: {key}", value)
+        check_arguments(f"head {name!r}", given or {}, cls.arguments)
 
     def rows_of_tensors(self, old: "Head", rows: Sequence[int | None]) -> Mapping[str, Sequence[int | None]] | None:
         """Return the rows that each tensor in `per_label` takes from the old head; None: that is not possible."""
@@ -186,12 +183,9 @@ class LinearHead(Head):
 
 
 class MlpHead(LinearHead):
-    """Several new layers, then a linear one: h <- dropout(activation(norm(W h + c))), logit_i = w_i . h + b_i."""
+    """Several new layers, then a linear one: h <- dropout(gelu(layer_norm(W h + c))), logit_i = w_i . h + b_i."""
 
-    arguments: ClassVar = {
-        "layers": _COUNT, "width": _COUNT, "dropout": _DROPOUT, "norm": one_of("layer", "batch", "none"),
-        "activation": one_of(*ACTIVATIONS), "power": _POWER,
-    }  # fmt: skip
+    arguments: ClassVar = {"layers": _COUNT, "width": _COUNT, "dropout": _DROPOUT, "power": _POWER}
 
     def __init__(
         self,
@@ -200,31 +194,22 @@ class MlpHead(LinearHead):
         layers: int = 1,
         width: int = 512,
         dropout: float = 0.1,
-        norm: str = "layer",
-        activation: str = "gelu",
         power: float = 1.0,
     ) -> None:
         """Build the head.
 
-        Args:
-            in_features: Width of the features.
-            num_labels: How many labels.
+        Own arguments:
             layers: Hidden layers, at least 1.
             width: Of each hidden layer, at least 1.
             dropout: Share of hidden values set to 0 in training, in [0, 1).
-            norm: `"layer"`, `"batch"` or `"none"`.
-            activation: A key of `ACTIVATIONS`.
             power: See `LinearHead`.
         """
         Head.__init__(self, in_features, num_labels)
         self.power = power
         self.hidden = nn.Sequential()
         for i in range(layers):
-            # BatchNorm subtracts any bias that stands before it
-            self.hidden.append(nn.Linear(width if i else in_features, width, bias=norm != "batch"))
-            if norm != "none":
-                self.hidden.append(nn.LayerNorm(width) if norm == "layer" else _BatchNorm(width))
-            self.hidden.extend([ACTIVATIONS[activation](), nn.Dropout(dropout)])
+            layer = nn.Linear(width if i else in_features, width)
+            self.hidden.extend([layer, nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)])
         self.linear = nn.Linear(width, num_labels)
         self.reset_parameters()
 
@@ -232,10 +217,6 @@ class MlpHead(LinearHead):
         """Draw new weights: hidden ones as He et al. 2015, those of the last layer normal, sd 0.01; biases are 0."""
         super().reset_parameters()
         _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
-        for layer in self.hidden:
-            if isinstance(layer, _BatchNorm):
-                for name, value in layer.named_buffers():
-                    nn.init.constant_(value, float(name == "running_var"))
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""
@@ -245,21 +226,10 @@ class MlpHead(LinearHead):
 def _reset_layers(layers: Iterable[nn.Module], draw: Callable[[Tensor], Tensor]) -> None:
     """Draw the weights of linear layers, and set those of norms to 1 and all biases to 0."""
     for layer in layers:
-        if isinstance(layer, nn.Linear | nn.LayerNorm | _BatchNorm):
+        if isinstance(layer, nn.Linear | nn.LayerNorm):
             (draw if isinstance(layer, nn.Linear) else nn.init.ones_)(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-class _BatchNorm(nn.BatchNorm1d):
-    """BatchNorm that also takes a single image in training, which has no spread: by the running statistics."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and len(input) == 1:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(input)
 
 
 class PositionsHead(Head):
@@ -296,9 +266,7 @@ class CsraHead(PositionsHead):
     ) -> None:
         """Build the head.
 
-        Args:
-            in_features: Width of a position's features.
-            num_labels: How many labels.
+        Own arguments:
             temperatures: Numbers above 0 or `"max"`; the paper has `[1, "max"]` and `[1, 2, 4, "max"]`.
             lam: Weight of the attention beside the mean, at least 0.
         """
@@ -333,12 +301,12 @@ class MlDecoderHead(PositionsHead):
 
         logit_i = w_i . a_(i div g) + b_i
 
-    So 10,000 labels cost 100 queries. K is at most `queries`, and no query is made that would have no label.
+    So 10,000 labels cost 100 queries. K is at most `queries`, and no query is made that would have no label. Queries
+    stay as drawn; the layer that reads them is trained.
     """
 
     arguments: ClassVar = {
-        "queries": _COUNT, "width": _COUNT, "feed_forward": _COUNT, "heads": _COUNT, "dropout": _DROPOUT,
-        "learn_queries": FLAG,
+        **dict.fromkeys(("queries", "width", "feed_forward", "heads"), _COUNT), "dropout": _DROPOUT
     }  # fmt: skip
     per_label: ClassVar = {"weight": 0, "bias": 0, "queries": 0}
     queries: Tensor
@@ -352,29 +320,21 @@ class MlDecoderHead(PositionsHead):
         feed_forward: int = 2048,
         heads: int = 8,
         dropout: float = 0.1,
-        learn_queries: bool = False,
     ) -> None:
         """Build the head; the defaults are those of the authors' code.
 
-        Args:
-            in_features: Width of a position's features.
-            num_labels: How many labels.
+        Own arguments:
             queries: The largest number of queries, at least 1.
             width: Of queries and attention, a multiple of `heads`.
             feed_forward: Width of the feed-forward layer, at least 1.
             heads: Of the attention, at least 1.
             dropout: Share of values set to 0 in training, in [0, 1).
-            learn_queries: Train the queries; else they stay as drawn, and the layer that reads them is trained.
         """
         super().__init__(in_features, num_labels)
         if width % heads:
             raise HalflabelError(f"ml_decoder: width is {width}, expected a multiple of heads, which is {heads}")
         self.group_size = -(-num_labels // min(queries, num_labels))
-        drawn = torch.empty(-(-num_labels // self.group_size), width)
-        if learn_queries:
-            self.queries = nn.Parameter(drawn)
-        else:
-            self.register_buffer("queries", drawn)
+        self.register_buffer("queries", torch.empty(-(-num_labels // self.group_size), width))
         self.heads = heads
         self.embed = nn.Linear(in_features, width)
         self.query = nn.Linear(width, width)

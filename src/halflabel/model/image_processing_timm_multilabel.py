@@ -6,8 +6,7 @@ JPEGs are decoded no larger than the transform needs.
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from types import UnionType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
 
-from .errors import HalflabelError, did_you_mean, reason_of
+from .errors import HalflabelError, Kind, did_you_mean, list_of, number, one_of, reason_of
 
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as phones and stereo cameras write them
 _END_OF_JPEG = b"\xff\xd9"
@@ -31,53 +30,24 @@ _DECODE_MARGIN = 1.25
 """A JPEG decoded to just the needed size is softer than one resized from more: scores of photographs then move by up to
 0.01 on average, with this margin by half of that."""
 _SMALLEST_CROP = 0.5  # of the area, in training
-_FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-_CROP_MODES = ("center", "squash", "border")
-_LARGEST_SIDE, _LARGEST = 16384, 1e6
 _LONGEST_STRIP = 32
 """So many times as long as it is wide a picture is at most resized: more lies far outside the centre crop, and a line
 of 50,000 x 1 pixels would become billions of them, or within a border none."""
-_DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+_SIDES = list_of(number(1, 16384, whole=True), "")
+# Of which settings, maybe from a stranger's file, a transform can be made.
+_SETTINGS: dict[str, Kind] = {
+    "input_size": Kind(
+        "channels, height and width of 1 to 16384", lambda value: _SIDES.fits(value) and len(value) == 3
+    ),
+    "interpolation": one_of("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"),
+    "mean": list_of(number(-1e6, 1e6), "finite numbers, one per channel"),
+    "std": list_of(number(1e-6, 1e6), "numbers above 0, one per channel"),
+    "crop_pct": number(0.1, 2),
+    "crop_mode": one_of("center", "squash", "border"),
+}
 _TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class", "video_processor_type"})
 
 ImageTransform = Callable[[Image.Image], Tensor]
-
-
-class NormalizedTensor:
-    """From an RGB picture to float32 (channels, height, width): (value / 255 - mean) / std, each channel its own."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take a mean and a standard deviation per channel, for values of 0..1."""
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
-
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """Convert one picture."""
-        # Bytes are put in the order of the channels before they become floats four times their size.
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float()
-        return pixels.div_(255).sub_(self.mean).div_(self.std)
-
-
-def _check_settings(  # of anything, as it may come from a stranger's file
-    input_size: object, interpolation: object, mean: object, std: object, crop_pct: object, crop_mode: object
-) -> None:
-    """Refuse what no transform can be made of."""
-
-    def are(values: object, kind: type | UnionType, low: float, high: float) -> bool:
-        numbers = values if isinstance(values, list | tuple) else [None]
-        return all(isinstance(value, kind) and bool(low <= value <= high) for value in numbers)  # type: ignore[operator]
-
-    for name, value, expected, right in (
-        ("input_size", input_size, f"channels, height and width of 1 to {_LARGEST_SIDE}",
-         are(input_size, int, 1, _LARGEST_SIDE) and len(input_size) == 3),  # type: ignore[arg-type]
-        ("mean", mean, "a finite number per channel", are(mean, int | float, -_LARGEST, _LARGEST)),
-        ("std", std, "a number above 0 per channel", are(std, int | float, 1 / _LARGEST, _LARGEST)),
-        ("crop_pct", crop_pct, "0.1 to 2", are([crop_pct], int | float, 0.1, 2)),
-        ("interpolation", interpolation, ", ".join(_FILTERS), interpolation in _FILTERS),
-        ("crop_mode", crop_mode, ", ".join(_CROP_MODES), crop_mode in _CROP_MODES),
-    ):  # fmt: skip
-        if not right:
-            raise HalflabelError(f"image processor: {name} is {value!r}, expected {expected}")
 
 
 def cut_strip(picture: Image.Image) -> Image.Image:
@@ -121,15 +91,13 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         """Keep the settings; transforms are built from them when they are needed."""
         unknown = sorted(set(kwargs) - _TRANSFORMERS_KEYS)
         if unknown:
-            raise HalflabelError(f"unknown image processor key {unknown[0]!r}{did_you_mean(unknown[0], _DATA_KEYS)}")
-        _check_settings(input_size, interpolation, mean, std, crop_pct, crop_mode)
+            raise HalflabelError(f"unknown image processor key {unknown[0]!r}{did_you_mean(unknown[0], _SETTINGS)}")
+        given = (input_size, interpolation, mean, std, crop_pct, crop_mode)
+        for (name, kind), value in zip(_SETTINGS.items(), given, strict=True):
+            kind.check(f"image processor: {name}", value)
         super().__init__()
-        self.input_size = list(input_size)
-        self.interpolation = interpolation
-        self.mean = list(mean)
-        self.std = list(std)
-        self.crop_pct = crop_pct
-        self.crop_mode = crop_mode
+        self.input_size, self.mean, self.std = list(input_size), list(mean), list(std)
+        self.interpolation, self.crop_pct, self.crop_mode = interpolation, crop_pct, crop_mode
         # Where nothing is said of video, a pipeline takes it that this code has a processor for it, and asks to run it.
         self.video_processor_type = "none"
 
@@ -137,21 +105,21 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
     def from_backbone(cls, backbone: nn.Module) -> "TimmMultiLabelImageProcessor":
         """Take the settings that belong to a timm model's weights."""
         config = resolve_model_data_config(backbone)
-        return cls(**{key: config[key] for key in _DATA_KEYS})
+        return cls(**{key: config[key] for key in _SETTINGS})
 
     @property
     def data_config(self) -> dict[str, Any]:
         """The settings as timm's `create_transform` takes them."""
-        given = {key: getattr(self, key) for key in _DATA_KEYS}
+        given = {key: getattr(self, key) for key in _SETTINGS}
         return dict(resolve_data_config({**given, "input_size": tuple(self.input_size)}))
 
     def eval_transform(self) -> ImageTransform:
-        """Return timm's evaluation transform: RGB picture -> float32 (channels, height, width).
-
-        Its last two steps, to a tensor and normalise, are one here, with the same values to the last bit.
-        """
+        """Return timm's evaluation transform: RGB picture -> float32 (channels, height, width)."""
         strip = [] if self.crop_mode == "squash" else [cut_strip]  # squashed, a line of pixels fills the input
-        return self._in_one_step(create_transform(**self.data_config, is_training=False), strip)
+        transform: ImageTransform = Compose(
+            [*strip, *create_transform(**self.data_config, is_training=False).transforms]
+        )
+        return transform
 
     def train_transform(self) -> ImageTransform:
         """Return a training transform: random resized crop of at least half the area, flip, slight colour jitter.
@@ -159,15 +127,10 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         timm's own default crops down to 8 % of the area, which often leaves a labelled object outside the crop while
         its label still says yes.
         """
-        return self._in_one_step(
-            create_transform(**self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2)
+        transform: ImageTransform = create_transform(
+            **self.data_config, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.2
         )
-
-    def _in_one_step(self, transform: Compose, first: Sequence[Callable[..., Any]] = ()) -> ImageTransform:
-        """Replace the last two steps, to a tensor and normalise, by one with the same values; put others before."""
-        *before, _, _ = transform.transforms
-        faster: ImageTransform = Compose([*first, *before, NormalizedTensor(self.mean, self.std)])
-        return faster
+        return transform
 
     def needed_side(self, training: bool = False) -> int:
         """Return how many pixels a picture's shortest side needs, for `decoding.decode_image`.
@@ -194,9 +157,11 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
             raise HalflabelError(
                 f"unknown option {sorted(kwargs)[0]!r}: the processor's settings are fixed by its backbone"
             )
-        flat: list[Any] = list(make_flat_list_of_images(self.fetch_images(images)))  # type: ignore[arg-type]
+        fetched: Any = self.fetch_images(images)
         transform = self.eval_transform()
-        return BatchFeature({"pixel_values": torch.stack([transform(to_rgb(image)) for image in flat])})
+        flat: Any = make_flat_list_of_images(fetched)
+        pixels = [transform(to_rgb(image)) for image in flat]
+        return BatchFeature({"pixel_values": torch.stack(pixels)})
 
 
 def to_rgb(image: Any) -> Image.Image:  # noqa: ANN401 - any of three array kinds
@@ -273,17 +238,12 @@ def needed_side(data_config: dict[str, Any], smallest_area: float = 1.0) -> int:
     Args:
         data_config: timm's: `input_size` (channels, height, width), `crop_pct` above 0, and `crop_mode` (`"center"`,
             `"squash"` or `"border"`).
-        smallest_area: 1.0: the evaluation transform. Below: a training transform whose random crops keep at least
-            this share of the picture's area.
+        smallest_area: 1.0: the evaluation transform. Below, but above 0: a training transform whose random crops keep
+            at least this share of the picture's area.
 
     Returns:
         At least 1; what `decode_image` takes as `shortest_side`.
-
-    Raises:
-        HalflabelError: If `smallest_area` is outside (0, 1].
     """
-    if not 0 < smallest_area <= 1:
-        raise HalflabelError(f"smallest_area is {smallest_area}, expected above 0 and at most 1")
     height, width = (int(side) for side in data_config["input_size"][1:])
     if smallest_area < 1:
         # A picture with the shortest side m has at least m * m pixels. A crop of the share a of them that is r times

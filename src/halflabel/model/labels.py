@@ -7,7 +7,8 @@ A *label* is one yes/no question. For one image it is *known* (1 or 0), *unknown
 
 import math
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ UNKNOWN_CODES = frozenset({"", "-1", "-1.0", "-100", "-100.0", "nan", "none", "n
 UNCERTAIN_CODES = frozenset({str(UNCERTAIN), f"{UNCERTAIN}.0"})
 
 
+@dataclass(init=False, unsafe_hash=True)
 class LabelSpace:
     """The ordered names of the yes/no questions one model answers.
 
@@ -43,6 +45,8 @@ class LabelSpace:
             holds a line break or another control character.
     """
 
+    names: tuple[str, ...]
+
     def __init__(self, names: Iterable[str]) -> None:
         """Check the names and keep their order."""
         self.names = tuple(names)
@@ -53,29 +57,14 @@ class LabelSpace:
                 raise HalflabelError(f"label name {name!r} is not a non-empty string without spaces around it")
             if any(unicodedata.category(letter) in _CONTROL for letter in name):
                 raise HalflabelError(f"label name {name!r} holds a line break or another control character")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1}) if self._repeats() else []
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise HalflabelError(f"label names given more than once: {shortlist(repeated)}")
         self._index = {name: i for i, name in enumerate(self.names)}
 
-    def _repeats(self) -> bool:
-        return len(set(self.names)) != len(self.names)
-
     def __len__(self) -> int:
         """Return the number of labels."""
         return len(self.names)
-
-    def __eq__(self, other: object) -> bool:
-        """Two spaces are equal when their names are, in order."""
-        return isinstance(other, LabelSpace) and self.names == other.names
-
-    def __hash__(self) -> int:
-        """Hash the names."""
-        return hash(self.names)
-
-    def __repr__(self) -> str:
-        """Show the names."""
-        return f"LabelSpace({list(self.names)!r})"
 
     def index(self, name: str) -> int:
         """Return the column of a label.
@@ -86,27 +75,6 @@ class LabelSpace:
         if name not in self._index:
             raise HalflabelError(f"unknown label {name!r}{did_you_mean(name, self.names)}")
         return self._index[name]
-
-    def encode(self, answers: Mapping[str, Any]) -> IntMatrix:
-        """Turn one image's answers into a row.
-
-        Args:
-            answers: Label name -> 1, 0 or any code for unknown; a label not listed is unknown.
-
-        Returns:
-            int8 array of shape (num_labels,) holding 1, 0 and `IGNORE_INDEX`.
-        """
-        row = np.full(len(self), IGNORE_INDEX, dtype=np.int8)
-        for name, value in answers.items():
-            row[self.index(name)] = encode_value(value)
-        return row
-
-    def decode(self, row: Sequence[int] | NDArray[Any]) -> dict[str, int | None]:
-        """Turn a row back into answers: label name -> 1, 0 or None for what is not known."""
-        if len(row) != len(self):
-            raise HalflabelError(f"a row of {len(row)} values does not fit {len(self)} labels")
-        values = [encode_value(value) for value in row]
-        return {name: v if v >= 0 else None for name, v in zip(self.names, values, strict=True)}
 
 
 def encode_value(value: Any, uncertain: Collection[str] = ()) -> int:  # noqa: ANN401 - whatever a table cell may hold

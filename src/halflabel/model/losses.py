@@ -1,8 +1,15 @@
 """The losses per entry; a new one is a function and a record in `LOSSES`.
 
-A loss takes logits, targets, a factor of the positive term and arguments of its own, and returns the losses of the
-entries, unreduced. `objective.masked_loss` masks, weights, sums and divides. No loss takes the log of a rounded
-probability, so values and gradients stay finite and a confidently wrong entry keeps a gradient.
+A loss takes, before arguments of its own,
+
+- logits: z, shape (batch, num_labels), with p = sigmoid(z);
+- targets: y, same shape, 0..1; those of a loss that uses unknown entries also `IGNORE_INDEX`;
+- pos_weight: w, the factor of the positive term, shape (num_labels,); None: 1;
+- epoch, if it depends on it: how many epochs are done;
+
+and returns the losses of the entries, shape (batch, num_labels), unreduced. `objective.masked_loss` masks, weights,
+sums and divides. No loss takes the log of a rounded probability, so values and gradients stay finite and a confidently
+wrong entry keeps a gradient.
 """
 
 import inspect
@@ -15,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import FLAG, HalflabelError, Kind, did_you_mean, is_own, list_of, missing_part, number
+from .errors import FLAG, HalflabelError, Kind, check_arguments, did_you_mean, is_own, list_of, missing_part, number
 from .labels import IGNORE_INDEX
 
 TANGENT_START = 12.0
@@ -25,12 +32,9 @@ _GIVEN_ELSEWHERE = ("logits", "targets", "pos_weight", "epoch")
 
 
 def bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy: -(w y log p + (1 - y) log(1 - p)) with p = sigmoid(z).
+    """Binary cross-entropy: -(w y log p + (1 - y) log(1 - p)).
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         label_smoothing: s in [0, 1): the target becomes (1 - s) y + s / 2.
     """
     if label_smoothing:
@@ -49,10 +53,7 @@ def focal(
 
     From Lin et al. 2017, "Focal Loss for Dense Object Detection".
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         gamma: g, at least 0; 0 gives binary cross-entropy.
         alpha: a in 0..1, the weight of positives against 1 - a of negatives; None: both 1.
     """
@@ -78,10 +79,7 @@ def asl(
     From Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification". The clipped negative term is flat for a
     confidently wrong entry; beyond logit 12 it goes on along its tangent, so that such an entry still has a gradient.
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         gamma_pos: g+, at least 0.
         gamma_neg: g-, at least 0.
         clip: c in [0, 1), the probability below which a negative costs nothing.
@@ -121,10 +119,7 @@ def wan(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, weigh
 
     From Cole et al. 2021, "Multi-Label Learning from Single Positive Labels".
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         weight: v, at least 0; None: 1 / (num_labels - 1), and 1 for a single label.
     """
     unknown, assumed = _assume_negative(targets)
@@ -139,10 +134,7 @@ def em(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, alpha:
     From Zhou et al. 2022, "Acknowledging the Unknown for Multi-Label Learning with Single Positive Labels" (its
     entropy-maximisation loss; the asymmetric pseudo-labels are not part of it). A value is at least -a log 2.
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         alpha: a, at least 0.
     """
     unknown, assumed = _assume_negative(targets)
@@ -159,11 +151,7 @@ def splc(
     From Zhang et al. 2021, "Simple and Robust Loss Design for Multi-Label Learning with Missing Labels", over binary
     cross-entropy; meant for data where only positives were annotated.
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
-        epoch: Epochs that are done.
+    Own arguments:
         threshold: t in 0..1.
     """
     unknown, assumed = _assume_negative(targets)
@@ -181,11 +169,7 @@ def ll_r(
     delta * epoch of the batch's unknown entries, rounded up, so it ranks within one micro-batch: with accumulated
     gradients each piece drops its own.
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
-        epoch: Epochs that are done.
+    Own arguments:
         delta: Growth of the share per epoch, in 0..1 (the paper's 0.2 %).
     """
     unknown, assumed = _assume_negative(targets)
@@ -224,10 +208,7 @@ def selective(
     Loss". Unknown counts as negative, except that it is ignored for labels whose prior exceeds a threshold, and for
     the topk * batch unknown entries that look most likely. It ranks within one micro-batch.
 
-    Args:
-        logits: z, shape (batch, num_labels).
-        targets: y, 0..1, or `IGNORE_INDEX`; same shape.
-        pos_weight: w, shape (num_labels,); None: 1.
+    Own arguments:
         gamma_pos: Focusing of known positives, at least 0; see `asl`.
         gamma_neg: Focusing of known negatives.
         gamma_unknown: Focusing of unknown entries; None: gamma_neg.
@@ -293,15 +274,14 @@ class Loss:
         Raises:
             HalflabelError: It names the value and the allowed ones.
         """
-        for key, value in given.items():
-            takes = [name for name in inspect.signature(self.function).parameters if name not in _GIVEN_ELSEWHERE]
-            if key not in takes:
-                listed = ", ".join(takes) or "none"
-                raise HalflabelError(
-                    f"loss {name!r} takes no argument {key!r}; it takes {listed}{did_you_mean(key, takes)}"
-                )
-            if self.arguments is not None:
-                self.arguments[key].check(f"loss {name!r}: {key}", value)
+        if not given:  # in a compiled graph no signature can be read
+            return
+        taken = self.arguments
+        if taken is None:
+            anything = Kind("anything", lambda value: True)
+            names = inspect.signature(self.function).parameters
+            taken = {key: anything for key in names if key not in _GIVEN_ELSEWHERE}
+        check_arguments(f"loss {name!r}", given, taken)
         prior = given.get("prior")
         if prior is not None and num_labels not in (None, len(prior)):
             raise HalflabelError(f"loss {name!r}: prior is {prior!r}, expected a list of {num_labels} numbers")

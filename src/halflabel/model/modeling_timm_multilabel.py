@@ -57,6 +57,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
     config_class = TimmMultiLabelConfig
     _auto_class = "AutoModelForImageClassification"  # its code is saved beside it
     config: TimmMultiLabelConfig
+    backbone: Any  # a timm model, of whose methods mypy knows nothing
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     input_modalities = ["image"]
@@ -89,8 +90,13 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         self.head = self._make_head(config, head)
         self.backbone_is_frozen = False
         self.epoch: int | None = None  # epochs that are done; `trainer.TellEpoch` sets it
-        self.supports_gradient_checkpointing = self._can_checkpoint()
-        self.post_init()  # type: ignore[no-untyped-call]
+        try:  # some timm models have the method only to refuse
+            self.backbone.set_grad_checkpointing(enable=True)
+            self.backbone.set_grad_checkpointing(enable=False)
+            self.supports_gradient_checkpointing = True
+        except (AssertionError, AttributeError, NotImplementedError):
+            self.supports_gradient_checkpointing = False
+        PreTrainedModel.post_init(self)
 
     @classmethod
     def from_backbone(
@@ -125,7 +131,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         config = TimmMultiLabelConfig(
             **{key: part_name(part) for key, part in parts.items()},
             backbone_args=backbone_args,
-            label_names=list(label_names),  # type: ignore[call-arg]
+            id2label=dict(enumerate(label_names)),
             **config_args,
         )
         for key, part in parts.items():
@@ -178,13 +184,15 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         *args: Any,  # noqa: ANN401 - transformers' own contract
         **kwargs: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        replace_stock_card(Path(working_dir), repo_id, self.config)
+        card = Path(working_dir) / "README.md"
+        if card.is_file() and _STOCK in card.read_text(encoding="utf-8"):  # another one stays
+            card.write_text(str(short_card(self.config, repo_id)), encoding="utf-8")
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _make_head(self, config: TimmMultiLabelConfig, own: type[Head] | None) -> Head:
         kind = own or find_head(config.head)
         pooled = kind.consumes == "pooled"
-        width = int(self.backbone.head_hidden_size) if pooled else position_width(self.backbone)  # type: ignore[arg-type]
+        width = self.backbone.head_hidden_size if pooled else position_width(self.backbone)
         return kind(width, len(config.label_space), **(config.head_args or {}))
 
     @torch.no_grad()
@@ -201,16 +209,8 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         elif callable(restore := getattr(module, "init_non_persistent_buffers", None)):
             restore()
 
-    def _can_checkpoint(self) -> bool:
-        try:  # some timm models have the method only to refuse
-            self.backbone.set_grad_checkpointing(enable=True)  # type: ignore[operator]
-            self.backbone.set_grad_checkpointing(enable=False)  # type: ignore[operator]
-        except (AssertionError, AttributeError, NotImplementedError):
-            return False
-        return True
-
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+        self.backbone.set_grad_checkpointing(enable)
 
     def freeze_backbone(self) -> None:
         """Train the head only; the backbone also stays in evaluation mode, so that its BatchNorm does not drift."""
@@ -234,7 +234,10 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if self.backbone_is_frozen:
             self.backbone.eval()
         elif mode:
-            _keep_frozen_in_eval(self.backbone)
+            for part in self.backbone.modules():
+                trained = [parameter.requires_grad for parameter in part.parameters()]
+                if trained and not any(trained):
+                    part.eval()
         return self
 
     def replace_head(
@@ -269,13 +272,14 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         like, kind = old.feature_mean, self._own_head if head is None else None if isinstance(head, str) else head
         fresh = self._make_head(config, kind).to(like.device, like.dtype).train(self.training)
         rows = [places.get(name) for name in label_names]
-        if keep and not take_labels(fresh, old, rows):
-            names = shortlist(name for name in label_names if name in places)
-            if names:
-                log.warning("the new %s head cannot continue the old one: it starts fresh for %s", config.head, names)
-            if config.decisions is not None:
-                config.decisions = None
-                log.warning("the decisions are dropped: they belong to the old head")
+        continued = keep and take_labels(fresh, old, rows)
+        names = shortlist(name for name in label_names if name in places)
+        if keep and not continued and names:
+            log.warning("the new %s head cannot continue the old one: it starts fresh for %s", config.head, names)
+        same = continued and (config.head, config.head_args) == (self.config.head, self.config.head_args or None)
+        if config.decisions is not None and not same:
+            config.decisions = None
+            log.warning("the decisions are dropped: they belong to the old head")
         labels, factors = ("id2label", "label2id", "decisions"), ("loss_args", "pos_weight", "label_weight")
         for key in (*labels, "head", "head_args", *factors):
             setattr(self.config, key, getattr(config, key))
@@ -288,10 +292,11 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             What the head consumes: pooled features of shape (batch, width), or where it attends over positions
             (batch, positions, width). They may be cached, and given to `forward` as `features`.
         """
-        maps = self.backbone.forward_features(pixel_values)  # type: ignore[operator]
-        if self.head.consumes == "positions":
-            return to_positions(maps, self.backbone)
-        features: Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        maps = self.backbone.forward_features(pixel_values)
+        pooled = self.head.consumes == "pooled"
+        features: Tensor = (
+            self.backbone.forward_head(maps, pre_logits=True) if pooled else to_positions(maps, self.backbone)
+        )
         return features
 
     @property
@@ -353,18 +358,6 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
-def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
-    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode."""
-    parts = {child: _keep_frozen_in_eval(child) for child in module.children()}
-    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
-    if trained == {False}:
-        module.training = False  # not `eval()`, which would walk through the same parts once more at every level
-        for child, inside in parts.items():
-            if not inside:
-                child.eval()
-    return trained
-
-
 @torch.no_grad()
 def take_labels(head: Head, old: Head, rows: Sequence[int | None]) -> bool:
     """Have a head continue another one: what all labels share, and the rows of labels that it has.
@@ -409,12 +402,7 @@ def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[s
 
 
 def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
-    """Return the card of a model.
-
-    Args:
-        config: The model's.
-        repository: Where it is pushed to, for the example.
-    """
+    """Return the card of a model with this configuration; its example loads the repository that it is pushed to."""
     metadata = ModelCardData(library_name="transformers", pipeline_tag="image-classification", tags=TAGS)
     thresholds = dict(zip(config.label_space.names, config.decision_rule.thresholds, strict=True))
     text = _TEXT.format(
@@ -425,10 +413,3 @@ def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
         repository=json.dumps(repository),
     )
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")
-
-
-def replace_stock_card(folder: Path, repository: str, config: TimmMultiLabelConfig) -> None:
-    """Write ours in the place of the card that transformers puts into a folder it pushes; another one stays."""
-    path = folder / "README.md"
-    if path.is_file() and _STOCK in path.read_text(encoding="utf-8"):
-        path.write_text(str(short_card(config, repository)), encoding="utf-8")

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .errors import HalflabelError, did_you_mean, part_name
+from .errors import HalflabelError, one_of, part_name
 from .labels import IGNORE_INDEX, UNCERTAIN
 from .losses import Loss, bce, find_loss
 
 NORMALIZERS = ("labels", "images", "tasks")
+"""What the sum of a loss is divided by:
+
+- `labels`: the number of entries;
+- `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
+- `tasks`: each label's mean over its entries, then the mean over the labels that have any.
+"""
 _PIECE = 1 << 18  # entries that stay in a core's cache
 _NO_LABEL = f"a label of the batch is neither in 0..1 nor {IGNORE_INDEX} (unknown)"
 
 
 def check_normalizer(normalizer: str) -> None:
-    """Refuse a normalizer that does not exist.
-
-    Raises:
-        HalflabelError: It names the allowed ones.
-    """
-    if normalizer not in NORMALIZERS:
-        nearest = did_you_mean(normalizer, NORMALIZERS)
-        raise HalflabelError(f"unknown normalizer {normalizer!r}; it is one of {', '.join(NORMALIZERS)}{nearest}")
+    """Refuse what is not in `NORMALIZERS` with a `HalflabelError` that names those."""
+    one_of(*NORMALIZERS).check("normalizer", normalizer)
 
 
 def _check_form(logits: Tensor, labels: Tensor) -> None:
@@ -66,7 +66,12 @@ def _known(labels: Tensor) -> Tensor:
 
 
 def takes_part(labels: Tensor, loss: Loss) -> Tensor:
-    """Return where an entry belongs to the loss: where it is known, or not `UNCERTAIN` if unknown ones are used too."""
+    """Return where an entry belongs to the loss.
+
+    With `bce`, `focal` and `asl` these are the known entries, and an unknown one changes neither the value nor any
+    gradient. The other losses learn from unknown entries too; in them every entry takes part that is not `UNCERTAIN`,
+    one they reject or ignore with the weight 0.
+    """
     return labels != (UNCERTAIN if loss.uses_unknown else IGNORE_INDEX)
 
 
@@ -97,23 +102,15 @@ def masked_loss(
     epoch: int = 0,
     **loss_args: Any,  # noqa: ANN401 - those of the loss
 ) -> Tensor:
-    """Sum a loss over the entries that take part, and divide.
-
-    With `bce`, `focal` and `asl` these are the known entries, and an unknown one changes neither the value nor any
-    gradient. The other losses learn from unknown entries too; in them every entry takes part that is not `UNCERTAIN`,
-    one they reject or ignore with the weight 0.
+    """Sum a loss over the entries that take part, see `takes_part`, and divide.
 
     Args:
         logits: Shape (batch, num_labels).
         labels: Same shape, float: 0..1 where known, `IGNORE_INDEX` where unknown.
         loss: A key of `LOSSES`, a record, or a function of the signature of those in `LOSSES`.
-        normalizer: What the sum is divided by:
-            `labels`: the number of entries;
-            `images`: the number of images m, the textbook (1/m) sum_i sum_j L(yhat_j, y_j);
-            `tasks`: each label's mean over its entries, then the mean over the labels that have any.
-        num_items_in_batch: The counts of the whole optimizer step on all devices: what `count_items` returns, summed.
-            For `labels` with bce, focal or asl also the number of known entries, as the Trainer counts it by itself.
-            None: this batch's own.
+        normalizer: What the sum is divided by, see `NORMALIZERS`.
+        num_items_in_batch: The counts of the whole optimizer step on all devices: what `count_items` returns, summed,
+            or for `labels` with bce, focal or asl the number of known entries. None: this batch's own.
         pos_weight: Factor of the positive term, shape (num_labels,). The counts do not depend on it.
         label_weight: Factor of a label's loss, shape (num_labels,). The counts do not depend on it.
         epoch: Epochs that are done, for the losses that use it.
@@ -123,8 +120,8 @@ def masked_loss(
         A scalar. A batch in which no entry takes part gives 0 with zero gradients.
 
     Raises:
-        HalflabelError: On an unknown loss, normalizer or argument, labels of another shape or type or with a value that
-            is none (NaN included), or a single number for `num_items_in_batch` where other counts are needed.
+        HalflabelError: On a wrong loss, normalizer or argument, labels of another shape or type or with a value that is
+            none (NaN included), or a single number for `num_items_in_batch` where more counts are needed.
     """
     record = find_loss(loss)
     record.check(part_name(loss), loss_args, logits.shape[-1])
@@ -135,8 +132,7 @@ def masked_loss(
     labels = labels.to(logits.dtype)
     counts = count_items(labels, record) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
     scale = _scale(counts.to(logits), record, normalizer, logits.shape[1])
-    if label_weight is not None:
-        scale = scale * label_weight.to(logits)
+    scale = scale if label_weight is None else scale * label_weight.to(logits)
     if record.function is bce and pos_weight is None:
         value, valid = cast(tuple[Tensor, Tensor], PlainBCE.apply(logits, labels, scale, **loss_args))
         if torch.compiler.is_compiling():

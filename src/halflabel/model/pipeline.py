@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import torch
 from PIL import Image
-from transformers import BatchFeature, Pipeline
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import Pipeline
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
-from .errors import HalflabelError
+from .errors import FLAG, HalflabelError, check_arguments, number
 from .image_processing_timm_multilabel import decode_image
 
 TASK = "multi-label-image-classification"
+_BEFORE = {"fast_decode": FLAG, "timeout": number(0, above=True).or_none()}
+_AFTER = {"top_k": number(1, whole=True).or_none(), "yes_only": FLAG}
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
@@ -40,12 +40,12 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         HalflabelError: If the model is not one of halflabel, or an image cannot be read.
     """
 
-    _load_processor = False  # type: ignore[assignment]
-    _load_image_processor = True  # type: ignore[assignment]
-    _load_feature_extractor = False  # type: ignore[assignment]
-    _load_tokenizer = False  # type: ignore[assignment]
+    _load_processor: Any = False
+    _load_image_processor: Any = True
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
     # Looked for, a video processor makes transformers ask whether to trust the code that lies beside the model.
-    _load_video_processor = False  # type: ignore[assignment]
+    _load_video_processor: Any = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
         """Take the model's decision rule; the model is set to evaluation mode."""
@@ -56,54 +56,32 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         self.model.eval()
         self._names, self._rule = config.label_space.names, config.decision_rule
 
-    def _sanitize_parameters(  # type: ignore[override]
-        self,
-        top_k: int | None = None,
-        yes_only: bool | None = None,
-        fast_decode: bool | None = None,
-        timeout: float | None = None,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if top_k is not None and top_k < 1:
-            raise HalflabelError(f"top_k is {top_k!r}, expected at least 1")
-        before = {"fast_decode": fast_decode, "timeout": timeout}
-        after = {"top_k": top_k, "yes_only": yes_only}
-        return _set(before), {}, _set(after)
+    def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # noqa: ANN401
+        check_arguments(f"the task {TASK}", given, {**_BEFORE, **_AFTER})
+        before, after = ({key: given[key] for key in keys if key in given} for keys in (_BEFORE, _AFTER))
+        return before, {}, after
 
-    def preprocess(  # type: ignore[override]
-        self,
-        input_: Any,  # noqa: ANN401 - any kind of image
-        fast_decode: bool = True,
-        timeout: float | None = None,
-    ) -> BatchFeature:
+    def preprocess(self, input_: Any, **options: Any) -> Any:  # noqa: ANN401 - any kind of image
         """Turn one image into `pixel_values` of shape (1, channels, height, width)."""
         processor: Any = self.image_processor
-        side = processor.needed_side() if fast_decode else None
+        side = processor.needed_side() if options.get("fast_decode", True) else None
         if isinstance(input_, str | Path):
-            input_ = _decode(str(input_), side, timeout)
-        features: BatchFeature = processor(input_)
-        return features
+            input_ = _decode(str(input_), side, options.get("timeout"))
+        return processor(input_)
 
-    def _forward(  # type: ignore[override]
-        self, input_tensors: Mapping[str, torch.Tensor]
-    ) -> ImageClassifierOutput:
-        output: ImageClassifierOutput = self.model(**input_tensors)
-        return output
+    def _forward(self, input_tensors: Mapping[str, Any], **_: Any) -> Any:  # noqa: ANN401
+        return self.model(**input_tensors)
 
-    def postprocess(  # type: ignore[override]
-        self,
-        model_outputs: Mapping[str, torch.Tensor],
-        top_k: int | None = None,
-        yes_only: bool = False,
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Score, decide and sort."""
         scores = self._rule.scores(model_outputs["logits"].double().numpy())[0]
         decisions = self._rule.decide(scores)
         answers = [
             {"label": self._names[i], "score": float(scores[i]), "decision": bool(decisions[i])}
             for i in (-scores).argsort(kind="stable")
-            if decisions[i] or not yes_only
+            if decisions[i] or not options.get("yes_only")
         ]
-        return answers[:top_k]
+        return answers[: options.get("top_k")]
 
 
 def _decode(text: str, side: int | None, timeout: float | None) -> Image.Image:
@@ -121,7 +99,3 @@ def _decode(text: str, side: int | None, timeout: float | None) -> Image.Image:
         return decode_image({"bytes": base64.b64decode(text.rpartition(",")[2], validate=True)}, shortest_side=side)
     except ValueError as error:
         raise HalflabelError(f"image {text[:80]!r} is neither a file nor a URL nor a picture in base64") from error
-
-
-def _set(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if value is not None}
