@@ -13,8 +13,9 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +25,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
 
-from ..data.pixels import FeatureDataset, PixelDataset, draw_seed, drawing
+from ..data.pixels import PixelDataset, draw_seed, drawing
 from ..data.pixels import process_state as process_state
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .cache import FeatureFolder, MappedRows, backbone_parts, hash_parts, row_keys
+from .cache import FeatureFolder, MappedRows, backbone_parts, row_keys
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def count_threads(device: torch.device) -> int:
     """Return how many threads `run_in_threads` starts."""
     if device.type == "cpu":
         return min(_MOST_THREADS, torch.get_num_threads())
-    return min(_MOST_THREADS, max(2, (os.cpu_count() or 1) // _processes_here()))
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many processes share this machine
+    return min(_MOST_THREADS, max(2, (os.cpu_count() or 1) // sharing))
 
 
 def batch_limit(device: torch.device, batch_size: int) -> int:
@@ -139,11 +140,7 @@ def _start_thread(device: torch.device, cores: int) -> None:
         torch.cuda.set_device(device)  # every thread starts at the first one, and would pin memory for that
 
 
-def _processes_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many processes share this machine
-
-
-class Views:
+class Views(Dataset[Tensor]):
     """Pictures in one or several views: view 0 by the evaluation transform, the others by the training transform.
 
     What a view draws at random follows from a seed, the view's number and the picture's name, so that it is the same
@@ -178,14 +175,14 @@ class Views:
         return len(self.sources[0]) * self.views
 
     def keys(self) -> list[bytes]:
-        """Return the key of each row, see `feature_keys.row_keys`: all views of the first image, then of the next."""
+        """Return the key of each row, see `cache.row_keys`: all views of the first image, then of the next."""
         plain = row_keys(self.sources[0])
         if self.views == 1:
             return [key for keys in plain for key in keys]
         others = row_keys(self.sources[1], range(1, self.views), self.seed)
         return [key for both in zip(plain, others, strict=True) for keys in both for key in keys]
 
-    def load(self, rows: Sequence[int]) -> Tensor:
+    def __getitem__(self, rows: Sequence[int]) -> Tensor:
         """Return the pixels of some rows, float32 of shape (rows, channels, height, width)."""
         made, decoded, picture = [], None, None
         for row in rows:
@@ -202,20 +199,6 @@ class Views:
             else:
                 made.append(source.transform(picture))
         return torch.stack(made)
-
-
-class _Batches(Dataset[Tensor]):
-    """The pixels of rows, a batch an item."""
-
-    def __init__(self, views: Views, rows: Sequence[int], size: int) -> None:
-        self.views = views
-        self.batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Tensor:
-        return self.views.load(self.batches[number])
 
 
 def run_backbone(
@@ -244,47 +227,18 @@ def run_backbone(
     """
     model.train(False)
     size = min(batch_limit(model.device, batch_size), math.ceil(len(rows) / count_threads(model.device)))
-    batches = _Batches(views, rows, size)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     network = Network(model, lambda run, pixels: run.extract_features(pixels))
-    source: Iterable[Any] = range(len(batches))
+    source: Iterable[Any] = batches
     if workers:
         # With a generator of its own the loader draws nothing from the one that training draws from.
-        source = DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
-    call = network if workers else lambda number: network(batches[number])
+        generator = torch.Generator()
+        source = DataLoader(views, batch_size=None, sampler=batches, num_workers=workers, generator=generator)
+    call = network if workers else lambda batch: network(views[batch])
     with tqdm(total=len(rows), desc=title, unit="image", disable=quiet) as progress:
         for features in run_in_threads(call, source, model.device):
             yield features
             progress.update(len(features))
-
-
-def extract_features(
-    model: TimmMultiLabelForImageClassification,
-    dataset: PixelDataset,
-    batch_size: int = 32,
-    workers: int = 0,
-    title: str = "features",
-    quiet: bool = False,
-) -> Tensor:
-    """Return the features of all pictures, float32 on the CPU, in the order of the images; nothing is kept.
-
-    Args:
-        model: Put in evaluation mode; run on its own device.
-        dataset: The pictures with the evaluation transform.
-        batch_size: Pictures at once.
-        workers: Processes that decode; 0: threads of this one.
-        title: Shown at the progress bar.
-        quiet: Show no progress bar.
-
-    Returns:
-        Shape (n, width), or (n, positions, width) where the head consumes positions.
-
-    Raises:
-        HalflabelError: If there are no pictures, or one cannot be read.
-    """
-    rows = range(len(dataset))
-    if not rows:
-        raise HalflabelError(f"{title}: there are no pictures")
-    return torch.cat(list(run_backbone(model, Views(dataset), rows, batch_size, workers, title, quiet)))
 
 
 def cached_features(
@@ -305,9 +259,9 @@ def cached_features(
     Args:
         model: Its backbone must be frozen. Put in evaluation mode; run on its own device.
         views: The pictures.
-        folder: Where features are kept, see `feature_cache.DEFAULT_FOLDER`; None: in memory only.
+        folder: Where features are kept, see `cache.DEFAULT_FOLDER`; None: in memory only.
         batch_size: Pictures at once.
-        workers: Processes that decode, see `extraction.run_backbone`.
+        workers: Processes that decode, see `run_backbone`.
         title: Shown at the progress bar and in the log.
         quiet: Show no progress bar.
 
@@ -320,80 +274,45 @@ def cached_features(
     """
     if not len(views):
         raise HalflabelError(f"{title}: there are no pictures")
-    options = {"batch_size": batch_size, "workers": workers, "title": title, "quiet": quiet}
-    if folder is None:
-        return _in_memory(model, views, options)
-    parts = backbone_parts(model)
-    cache = FeatureFolder(folder, model.config.backbone, parts, hash_parts(parts))
-    keys = views.keys()
+    run = partial(run_backbone, model, views, batch_size=batch_size, workers=workers, title=title, quiet=quiet)
     state = process_state()
+    if folder is None:
+        mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
+        part = [torch.cat(list(run(mine)))] if mine else []
+        return torch.cat(gather_object(part) if state.num_processes > 1 else part)
+    cache, keys = FeatureFolder(folder, backbone_parts(model)), views.keys()
     found = cache.find(keys)
     of = f"{len(keys)}" + (f" ({len(keys) // views.views} images in {views.views} views)" if views.views > 1 else "")
     log.info("%s: %d of %s are in %s", title, sum(key in found for key in keys), of, cache.path)
     # In the second round a process computes what it still misses, where machines do not share the folder.
     for processes, index in ((state.num_processes, state.process_index), (1, 0)):
-        missing = _missing(keys, found, processes, index)
-        if missing:
-            _compute(cache, model, views, keys, missing, options)
+        missing = {key: row for row, key in enumerate(keys) if key not in found}
+        # Keys are hashes, which fall evenly; and the processes need not agree on what is missing.
+        mine = [row for key, row in missing.items() if int.from_bytes(key[:4], "big") % processes == index]
+        if mine:
+            _compute(cache, run, keys, mine)
         state.wait_for_everyone()
-        if missing or processes > 1:
+        if mine or processes > 1:
             found = cache.find(keys)
-    if any(key not in found for key in keys):
-        raise HalflabelError(f"features in {cache.path} were removed while they were computed; start again")
-    rows = _arrange(keys, found)
+    shards = {shard: number for number, shard in enumerate(sorted({shard for shard, _ in found.values()}))}
+    try:
+        places = [(shards[shard], row) for shard, row in (found[key] for key in keys)]
+        rows = MappedRows(list(shards), np.array(places, dtype=np.int64))
+    except (KeyError, FileNotFoundError) as error:
+        raise HalflabelError(f"features in {cache.path} were removed while they were computed; start again") from error
     return rows.gather() if len(rows.shape) == 2 else rows
 
 
-def _in_memory(model: TimmMultiLabelForImageClassification, views: Views, options: dict[str, Any]) -> Tensor:
-    state = process_state()
-    mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
-    part = [torch.cat(list(run_backbone(model, views, mine, **options)))] if mine else []
-    return torch.cat(gather_object(part) if state.num_processes > 1 else part)
-
-
-def _missing(keys: Sequence[bytes], found: Mapping[bytes, Any], processes: int, index: int) -> list[int]:
-    """Return a row for each key that is not found and that falls to this process.
-
-    The keys are hashes, so that they fall evenly; and the processes need not agree on what is missing.
-    """
-    rows = {key: row for row, key in enumerate(keys) if key not in found}
-    return [row for key, row in rows.items() if int.from_bytes(key[:4], "big") % processes == index]
-
-
 def _compute(
-    cache: FeatureFolder,
-    model: TimmMultiLabelForImageClassification,
-    views: Views,
-    keys: Sequence[bytes],
-    rows: Sequence[int],
-    options: dict[str, Any],
+    cache: FeatureFolder, run: Callable[[Sequence[int]], Iterator[Tensor]], keys: Sequence[bytes], rows: Sequence[int]
 ) -> None:
     """Compute rows and keep them, a shard at a time."""
     cache.prepare()  # before the work, so that a folder that cannot be written to is known at once
     done, start, parts, began = 0, 0, [], time.monotonic()
-    for features in run_backbone(model, views, rows, **options):
+    for features in run(rows):
         parts.append(features)
         done += len(features)
         limit = min(SHARD_ROWS, max(1, _SHARD_BYTES // features[0].nbytes))
         if done == len(rows) or done - start >= limit or time.monotonic() - began > _SHARD_SECONDS:
             cache.write([keys[row] for row in rows[start:done]], torch.cat(parts))
             start, parts, began = done, [], time.monotonic()
-
-
-def _arrange(keys: Sequence[bytes], found: Mapping[bytes, tuple[Any, int]]) -> MappedRows:
-    shards = list({id(shard): shard for shard, _ in found.values()}.values())
-    numbers = {id(shard): number for number, shard in enumerate(shards)}
-    where = np.array([(numbers[id(found[key][0])], found[key][1]) for key in keys], dtype=np.int64)
-    return MappedRows(shards, where)
-
-
-class ChangeViews(TrainerCallback):
-    """Show another view of every image in each epoch; a resumed run goes on with the view of its epoch."""
-
-    def __init__(self, dataset: FeatureDataset | PixelDataset) -> None:
-        """Keep the training data set."""
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Tell the data set the epoch; Accelerate tells it too, but not on several devices."""
-        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))

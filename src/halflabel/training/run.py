@@ -26,7 +26,7 @@ from ..model.heads import raise_features
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .checkpoints import UNFINISHED, check_checkpoint, disk_faults_told, find_fault, last_checkpoint
+from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
 from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
@@ -122,7 +122,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
-        check_checkpoint(Path(checkpoint), model)
+        check_network(Path(checkpoint), model)
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)

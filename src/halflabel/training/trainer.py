@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..data.pixels import collate
+from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
@@ -34,7 +35,6 @@ from .checkpoints import (
     disk_faults_told,
     move_to_its_place,
 )
-from .features import ChangeViews
 from .keys import TrainingKeys
 from .preparation import TrainingData, loss_configuration
 from .recipe import Recipe
@@ -45,16 +45,20 @@ _REPEATED = "repeated_images"
 
 
 class TellEpoch(TrainerCallback):
-    """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
+    """Tell the model and the training data how many epochs are done; a resumed run is told right too.
 
-    A model that is trained further loses its decisions, which were fitted to its scores.
-
-    Args:
-        images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
+    Some losses change with the epochs, and so does what is shown of an image: the draws of its transform, or the next
+    of its views. A model that is trained further loses its decisions, which were fitted to its scores.
     """
 
-    def __init__(self, images_in_stream: int | None = None) -> None:
-        """Keep the number."""
+    def __init__(self, dataset: Any = None, images_in_stream: int | None = None) -> None:  # noqa: ANN401 - any data set
+        """Keep what is told.
+
+        Args:
+            dataset: The training data; only ours are told. Accelerate tells them too, but not on several devices.
+            images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
+        """
+        self.dataset = dataset if isinstance(dataset, PixelDataset | FeatureDataset) else None
         self.images_in_stream = images_in_stream
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
@@ -64,8 +68,10 @@ class TellEpoch(TrainerCallback):
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""
+        """Tell the whole number of epochs done; a run resumed within an epoch has a fraction more."""
         model.epoch = int((state.epoch or 0) + 1e-6)
+        if self.dataset is not None:
+            self.dataset.set_epoch(model.epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Count the passes over a stream."""
@@ -109,7 +115,7 @@ class MultiLabelTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
-        self.add_callback(TellEpoch(images_in_stream))
+        self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
         """Return where checkpoints are; while one is written, where it is until it is whole."""
@@ -241,9 +247,9 @@ class MultiLabelTrainer(Trainer):
 
 
 class Progress(ProgressCallback):
-    """The Trainer's progress bar as one live line: what was logged last stands behind it.
+    """The Trainer's progress bar as one live line: what was logged last stands behind it; evaluation has no bar.
 
-    With `lines` every log is a line above the bar instead; evaluation has no bar of its own.
+    With `lines` every log is a line of its own instead. Where `disable_tqdm` is set there is no bar, but these lines.
     """
 
     def __init__(self, lines: bool = False) -> None:
@@ -251,29 +257,20 @@ class Progress(ProgressCallback):
         super().__init__()
         self.lines = lines
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Start the bar."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Show what was logged."""
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            if self.lines:
-                self.training_bar.write(describe_log(logs))
-            else:
-                self.training_bar.set_postfix_str(describe_log(logs))
+        if self.training_bar is not None and logs:
+            show = self.training_bar.write if self.lines else self.training_bar.set_postfix_str
+            show(describe_log(logs))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, *_: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Show nothing."""
-
-
-class Printer(PrinterCallback):
-    """The same where `disable_tqdm` is set: lines, or nothing."""
-
-    def __init__(self, lines: bool = False) -> None:
-        """Say whether logs are lines."""
-        self.lines = lines
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Print a line."""
-        if self.lines and state.is_local_process_zero and logs:
-            print(describe_log(logs), flush=True)
 
 
 _WORDS = {
@@ -300,15 +297,10 @@ def describe_log(logs: Mapping[str, Any]) -> str:
         if key in _WORDS or not (key in _OTHERS or key.endswith(("runtime", "per_second"))):
             if key == "eval_undefined_labels" and not value:
                 continue
-            parts.append(f"{_WORDS.get(key, key)} {_show(value)}")
+            shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
+            parts.append(f"{_WORDS.get(key, key)} {shown}")
     start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
     return start + ", ".join(parts)
-
-
-def _show(value: Any) -> str:  # noqa: ANN401 - whatever is logged
-    if not isinstance(value, float):
-        return str(value)
-    return "undefined" if math.isnan(value) else f"{value:.3g}"
 
 
 class DropBatchMeanLoss(TrainerCallback):
@@ -393,9 +385,7 @@ def make_trainer(
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
     callbacks = _transfer_callbacks(keys, checkpoint)
-    if data.stream is None:
-        callbacks.append(ChangeViews(train))
-    else:
+    if data.stream is not None:
         arguments.accelerator_config = copy.copy(arguments.accelerator_config)
         if arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
             arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
@@ -414,12 +404,10 @@ def make_trainer(
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
         images_in_stream=None if data.stream is None else data.counts.images,
     )
-    listed = trainer.callback_handler.callbacks
-    ours = {ProgressCallback: Progress(keys.log_epochs), PrinterCallback: Printer(keys.log_epochs)}
-    listed[:] = [
-        DropBatchMeanLoss(),
-        *(ours.get(type(one), one) for one in listed),
-    ]  # before those that print or report
+    for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(default)
+    trainer.add_callback(Progress(keys.log_epochs))
+    trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return trainer
 
 
