@@ -99,7 +99,8 @@ def test_the_seed_decides():
     ("given", "message"),
     [
         ({"neighbors": 3}, "takes no 'neighbors'; it takes neighbours, .*did you mean neighbours"),
-        ({"confidence": 0.3}, "confidence is 0.3, which is out of its range"),
+        ({"confidence": 0.3}, "confidence is 0.3, expected a number of at least 0.5 and below 1"),
+        ({"neighbours": 0}, "neighbours is 0, expected a whole number of at least 1"),
         ({"rounds": 0}, "rounds is 0"),
         ({"folds": True}, "folds is True"),
     ],

@@ -245,10 +245,8 @@ def cached_features(
     model: TimmMultiLabelForImageClassification,
     views: Views,
     folder: str | Path | None,
-    batch_size: int = 32,
-    workers: int = 0,
     title: str = "features",
-    quiet: bool = False,
+    **options: Any,  # noqa: ANN401
 ) -> Tensor | MappedRows:
     """Return the features of all pictures in all views; only those that are not in the folder are computed.
 
@@ -260,10 +258,8 @@ def cached_features(
         model: Its backbone must be frozen. Put in evaluation mode; run on its own device.
         views: The pictures.
         folder: Where features are kept, see `cache.DEFAULT_FOLDER`; None: in memory only.
-        batch_size: Pictures at once.
-        workers: Processes that decode, see `run_backbone`.
         title: Shown at the progress bar and in the log.
-        quiet: Show no progress bar.
+        options: `batch_size`, `workers` and `quiet` of `run_backbone`.
 
     Returns:
         Row `image * views.views + view` holds one view of one image. Pooled features are a tensor of shape
@@ -274,7 +270,7 @@ def cached_features(
     """
     if not len(views):
         raise HalflabelError(f"{title}: there are no pictures")
-    run = partial(run_backbone, model, views, batch_size=batch_size, workers=workers, title=title, quiet=quiet)
+    run = partial(run_backbone, model, views, title=title, **options)
     state = process_state()
     if folder is None:
         mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()

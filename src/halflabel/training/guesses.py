@@ -6,15 +6,24 @@ is weighed, the precision of the pseudo-labels measured, and the round that fore
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.errors import HalflabelError, did_you_mean
+from ..model.errors import HalflabelError, did_you_mean, number
 from ..model.labels import IGNORE_INDEX
-from .evidence import FeatureBasis, Fit, Weighing, log_odds_beyond, mean_log_loss, neighbour_graph, propagate
+from .evidence import (
+    FeatureBasis,
+    Fit,
+    Weighing,
+    log_odds_beyond,
+    mean_log_loss,
+    neighbour_graph,
+    propagate,
+    smoothed_share,
+)
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -50,31 +59,18 @@ class PseudoLabelOptions:
         Raises:
             HalflabelError: On an unknown name, or a value out of range.
         """
-        names = cls.__dataclass_fields__
-        for name in given or {}:
-            if name not in names:
-                raise HalflabelError(
-                    f"pseudo_args takes no {name!r}; it takes {', '.join(names)}{did_you_mean(name, names)}"
-                )
-        options = cls(**(given or {}))
-        fine = {
-            "neighbours": _is_count(options.neighbours, 1),
-            "confidence": _is_share(options.confidence, 0.5),
-            "rounds": _is_count(options.rounds, 1),
-            "folds": _is_count(options.folds, 2),
-        }
-        for name, valid in fine.items():
-            if not valid:
-                raise HalflabelError(f"pseudo_args: {name} is {getattr(options, name)!r}, which is out of its range")
-        return options
+        for name, value in (given or {}).items():
+            if name not in _RANGES:
+                taken = f"it takes {', '.join(_RANGES)}{did_you_mean(name, _RANGES)}"
+                raise HalflabelError(f"pseudo_args takes no {name!r}; {taken}")
+            _RANGES[name].check(f"pseudo_args: {name}", value)
+        return cls(**(given or {}))
 
 
-def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - from a file
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_share(value: Any, least: float) -> bool:  # noqa: ANN401 - from a file
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < 1
+_COUNT = number(1, whole=True)
+_RANGES = {
+    "neighbours": _COUNT, "confidence": number(0.5, 1, below=True), "rounds": _COUNT, "folds": number(2, whole=True),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,18 +149,17 @@ def make_pseudo_labels(
     """
     options = options or PseudoLabelOptions()
     plain = labels.astype(np.float32)
-    counts = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0))
-    able = counts >= LEAST
+    able = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= LEAST
     without = tuple(int(j) for j in np.flatnonzero(~able))
     if not (labels == IGNORE_INDEX).any() or not able.any():
         return PseudoLabels(plain, without=without)
     chains = _Chains(features, labels[:, able], options, views, seed)
     rounds, found = [], []
-    for number in range(1, options.rounds + 1):
-        one, targets = chains.run(number)
+    for turn in range(1, options.rounds + 1):
+        one, targets = chains.run(turn)
         rounds.append(one)
         found.append(targets)
-        if number > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
+        if turn > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
             break  # guesses of guesses have become worse
     best = int(np.argmin([one.probe_log_loss for one in rounds]))
     kept = best + 1 if rounds[best].probe_log_loss < chains.known_log_loss else 0
@@ -173,73 +168,68 @@ def make_pseudo_labels(
     return PseudoLabels(plain, tuple(rounds), kept, chains.known_log_loss, without)
 
 
-@dataclass
 class _Chains:
     """The same self-training once for all that is known, and once without each fold of it.
 
     Attributes:
         logits: Of the probe, shape (folds + 1, n, num_labels): chain k has not seen the entries of fold k; the last
             chain has seen all.
+        nearby: What the neighbours say beyond each label's prior, in log-odds; the same shape.
+        known_log_loss: Of the first probes, on known entries that were hidden from them.
     """
 
-    features: NDArray[np.floating]
-    labels: NDArray[np.int8]
-    options: PseudoLabelOptions
-    views: int
-    seed: int
-    logits: Matrix = field(init=False)
-    known_log_loss: float = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        features: NDArray[np.floating],
+        labels: NDArray[np.int8],
+        options: PseudoLabelOptions,
+        views: int,
+        seed: int,
+    ) -> None:
         """Fit the first probes, on known entries alone, and spread these over the graph."""
-        self.known = self.labels >= 0
-        self.fold = _draw_folds(self.labels, self.options.folds, self.seed)
-        self.basis = FeatureBasis.of(self.features, self.views)
-        self.seen = [np.where(self.fold == k, IGNORE_INDEX, self.labels) for k in range(self.options.folds)]
-        self.seen.append(self.labels)
-        means = self.features.reshape(len(self.labels), self.views, -1).mean(axis=1)
-        graph = neighbour_graph(means, self.options.neighbours)
-        self.nearby = np.stack([log_odds_beyond(propagate(graph, seen), _prior(seen)) for seen in self.seen])
-        candidates = {penalty: self._fit([seen.astype(np.float64) for seen in self.seen], penalty)
-                      for penalty in PENALTIES}  # fmt: skip
-        losses = {penalty: self._log_loss(logits) for penalty, logits in candidates.items()}
-        self.penalty = min(losses, key=lambda penalty: losses[penalty])
-        self.logits, self.known_log_loss = candidates[self.penalty], losses[self.penalty]
+        self.labels, self.known, self.options = labels, labels >= 0, options
+        self.fold = _draw_folds(labels, options.folds, seed)
+        self.seen = [*(np.where(self.fold == k, IGNORE_INDEX, labels) for k in range(options.folds)), labels]
+        graph = neighbour_graph(features.reshape(len(labels), views, -1).mean(axis=1), options.neighbours)
+        spread = (log_odds_beyond(propagate(graph, seen), smoothed_share(seen, seen >= 0)) for seen in self.seen)
+        self.nearby = np.stack(list(spread))
+        self.basis = FeatureBasis.of(features, views)
+        tried = {penalty: self._fit(self.seen, penalty) for penalty in PENALTIES}
+        losses = {penalty: self._log_loss(logits) for penalty, logits in tried.items()}
+        self.penalty, self.known_log_loss = min(losses.items(), key=lambda item: item[1])
+        self.logits = tried[self.penalty]
 
-    def run(self, number: int) -> tuple[Round, NDArray[np.float32]]:
+    def run(self, turn: int) -> tuple[Round, NDArray[np.float32]]:
         """Weigh the evidence, guess, and train the next probes on the guesses."""
         sources = [self._hidden(self.logits), self._hidden(self.nearby)]
-        weighing = Weighing.fit(sources, self.labels, self.known)
-        scores = np.stack([weighing.scores(pair) for pair in zip(self.logits, self.nearby, strict=True)])
-        hidden = self._cross_weighed(sources)
-        share = number / self.options.rounds
+        weighing, share = Weighing.fit(sources, self.labels, self.known), turn / self.options.rounds
         targets = []
-        for one, seen in zip(scores, self.seen, strict=True):
-            targets.append(np.where(self._sure(one, seen == IGNORE_INDEX, share), one, seen))
-        sure, right = self._judge(hidden, share)
+        for *pair, seen in zip(self.logits, self.nearby, self.seen, strict=True):
+            scores = weighing.scores(pair)
+            targets.append(np.where(self._sure(scores, seen == IGNORE_INDEX, share), scores, seen))
+        hidden, sure = self._judge(sources, share)
         self.logits = self._fit(targets, self.penalty)
         guessed = (self.labels == IGNORE_INDEX) & (targets[-1] >= 0)
-        truth = self.labels[self.known]
-        loss = -np.where(truth == 1, np.log(hidden[self.known]), np.log1p(-hidden[self.known])).mean()
+        right = sure & ((hidden >= 0.5) == (self.labels == 1))
         found = Round(
             yes=int((guessed & (targets[-1] >= 0.5)).sum()),
             no=int((guessed & (targets[-1] < 0.5)).sum()),
-            precision=float(right / sure) if sure else None,
-            hidden=sure,
-            log_loss=float(loss),
+            precision=float(right.sum() / sure.sum()) if sure.any() else None,
+            hidden=int(sure.sum()),
+            log_loss=float(-np.log(np.where(self.labels == 1, hidden, 1 - hidden)[self.known]).mean()),
             probe_log_loss=self._log_loss(self.logits),
             weights=tuple(float(weight) for weight in weighing.weights),
         )
         return found, targets[-1].astype(np.float32)
 
-    def _cross_weighed(self, sources: Sequence[Matrix]) -> Matrix:
-        """Return the scores of hidden known entries, weighed for each fold as the other folds say."""
-        scores = np.full(self.known.shape, 0.5)
+    def _judge(self, sources: Sequence[Matrix], share: float) -> tuple[Matrix, Mask]:
+        """Return scores of hidden known entries, weighed as the other folds say, and which would get pseudo-labels."""
+        scores, sure = np.full(self.known.shape, 0.5), np.zeros_like(self.known)
         for k in range(self.options.folds):
             own = self.fold == k
-            weighing = Weighing.fit(sources, self.labels, self.known & ~own)
-            scores[own] = weighing.scores(sources)[own]
-        return scores
+            scores[own] = Weighing.fit(sources, self.labels, self.known & ~own).scores(sources)[own]
+            sure |= self._sure(scores, own, share)
+        return scores, sure
 
     def _sure(self, scores: Matrix, candidates: Mask, share: float) -> Mask:
         """Return which candidates get a pseudo-label: sure enough, and among the surest share of their label's."""
@@ -248,13 +238,6 @@ class _Chains:
         limit = np.floor(share * candidates.sum(axis=0)).astype(int)
         rank = np.argsort(np.argsort(-np.where(sure, chance, -1.0), axis=0, kind="stable"), axis=0, kind="stable")
         return np.asarray(sure & (rank < limit))
-
-    def _judge(self, hidden: Matrix, share: float) -> tuple[int, int]:
-        """Count the known entries that, hidden, would get a pseudo-label, and those where it would be right."""
-        sure = np.zeros_like(self.known)
-        for k in range(self.options.folds):
-            sure |= self._sure(hidden, self.fold == k, share)
-        return int(sure.sum()), int((sure & ((hidden >= 0.5) == (self.labels == 1))).sum())
 
     def _hidden(self, values: Matrix) -> Matrix:
         """Return for each entry what the chain says that has not seen it; shape (n, num_labels)."""
@@ -266,7 +249,8 @@ class _Chains:
         """Fit every chain's probe; the one that has seen all comes first, and the others start from it."""
         fits: list[Fit] = []
         for one in reversed(targets):
-            fits.append(self.basis.fit(one, (one >= 0).astype(np.float64), penalty, fits[0] if fits else None))
+            known = (one >= 0).astype(np.float64)
+            fits.append(self.basis.fit(one.astype(np.float64), known, penalty, fits[0] if fits else None))
         return np.stack([fit.logits for fit in reversed(fits)])
 
     def _log_loss(self, logits: Matrix) -> float:
@@ -282,8 +266,3 @@ def _draw_folds(labels: NDArray[np.int8], folds: int, seed: int) -> NDArray[np.i
             rows = rng.permutation(np.flatnonzero(labels[:, j] == answer))
             fold[rows, j] = (np.arange(len(rows)) + rng.integers(folds)) % folds
     return fold
-
-
-def _prior(labels: NDArray[Any]) -> Matrix:
-    known = labels >= 0
-    return np.asarray((np.where(known, labels, 0).sum(axis=0) + 1) / (known.sum(axis=0) + 2))

@@ -20,12 +20,12 @@ from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
-from ..model.losses import Loss, find_loss
+from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
 from .keys import DataKeys
-from .recipe import Policy, Recipe, parse_policy
+from .recipe import Recipe, parse_policy
 
 log = logging.getLogger(__name__)
 
@@ -36,43 +36,32 @@ POS_WEIGHT_RANGE = (0.05, 20.0)
 """What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""
 
 
-def apply_policies(
-    labels: IntMatrix,
-    label_names: Sequence[str],
-    unknown: Policy = "ignore",
-    uncertain: Policy = "ignore",
-    keep_uncertain: bool = False,
-) -> IntMatrix | NDArray[np.float32]:
-    """Return the labels to train on.
+def training_targets(labels: IntMatrix, label_names: Sequence[str], recipe: Recipe) -> NDArray[Any]:
+    """Return the labels to train on under the recipe's policies for unknown and uncertain entries.
+
+    Uncertain entries that are ignored stay `UNCERTAIN` where the loss learns from unknown entries: it would otherwise
+    learn from these as well.
 
     Args:
         labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX` and `UNCERTAIN`.
         label_names: The labels.
-        unknown: The policy for unknown entries (nobody looked); see `parse_policy`.
-        uncertain: The policy for uncertain entries (somebody looked and could not tell).
-        keep_uncertain: Leave ignored uncertain entries as `UNCERTAIN`: a loss that learns from unknown entries would
-            otherwise learn from these as well.
+        recipe: For its policies, see `parse_policy`, and its loss.
 
     Returns:
         int8 of the same shape, or float32 where a target is neither 0 nor 1.
     """
     policies = {
-        IGNORE_INDEX: parse_policy("unknown", unknown, label_names),
-        UNCERTAIN: parse_policy("uncertain", uncertain, label_names),
+        IGNORE_INDEX: parse_policy("unknown", recipe.data.unknown, label_names),
+        UNCERTAIN: parse_policy("uncertain", recipe.data.uncertain, label_names),
     }
-    ignored = {IGNORE_INDEX: IGNORE_INDEX, UNCERTAIN: UNCERTAIN if keep_uncertain else IGNORE_INDEX}
+    kept = UNCERTAIN if find_loss(recipe.model.loss).uses_unknown else IGNORE_INDEX
+    ignored = {IGNORE_INDEX: IGNORE_INDEX, UNCERTAIN: kept}
     soft = any(target not in (None, 0.0, 1.0) for targets in policies.values() for target in targets)
     result: NDArray[Any] = labels.astype(np.float32 if soft else np.int8)
     for code, targets in policies.items():
         values = np.array([ignored[code] if target is None else target for target in targets], dtype=result.dtype)
         result = np.where(labels == code, values, result)
     return result
-
-
-def training_targets(labels: NDArray[np.int8], label_names: Sequence[str], recipe: Recipe) -> NDArray[Any]:
-    """Return the labels to train on under the recipe's two policies; shape (n, num_labels), see `apply_policies`."""
-    keep = find_loss(recipe.model.loss).uses_unknown
-    return apply_policies(labels, label_names, recipe.data.unknown, recipe.data.uncertain, keep_uncertain=keep)
 
 
 @dataclass(frozen=True)
@@ -92,14 +81,7 @@ class TargetCounts:
     images: int
 
     @classmethod
-    def of(cls, targets: NDArray[Any]) -> "TargetCounts":
-        """Count targets of shape (n, num_labels)."""
-        known = targets >= 0
-        positive = np.where(known, targets, 0).sum(axis=0, dtype=np.float64)
-        return cls(positive, known.sum(axis=0), (targets != UNCERTAIN).sum(axis=0), len(targets))
-
-    @classmethod
-    def from_labels(cls, counts: LabelCounts, label_names: Sequence[str], recipe: Recipe) -> "TargetCounts":
+    def of(cls, counts: LabelCounts, label_names: Sequence[str], recipe: Recipe) -> "TargetCounts":
         """Count the targets that `training_targets` gives for labels of which only the counts are known."""
         codes = np.array([1, 0, UNCERTAIN, IGNORE_INDEX], dtype=np.int8)
         unknown = counts.images - counts.known - counts.uncertain
@@ -133,26 +115,17 @@ def loss_configuration(recipe: Recipe, counts: TargetCounts, label_names: Sequen
         "loss": model.loss,
         "loss_args": loss_args or None,
         "normalizer": model.normalizer,
-        "pos_weight": _pos_weight(model.pos_weight, counts.positive, counts.answered - counts.positive, label_names),
+        "pos_weight": _pos_weight(model.pos_weight, counts, label_names),
         "label_weight": _by_label("label_weight", model.label_weight, label_names),
     }
 
 
-def prior_counts(counts: TargetCounts, loss: str | Loss) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
-    return counts.positive, counts.asked if find_loss(loss).assumes_negative else counts.answered
-
-
-def _pos_weight(
-    given: Any,  # noqa: ANN401 - from a file
-    positive: NDArray[np.float64],
-    negative: NDArray[np.float64],
-    label_names: Sequence[str],
-) -> list[float] | None:
+def _pos_weight(given: Any, counts: TargetCounts, label_names: Sequence[str]) -> list[float] | None:  # noqa: ANN401
     if given != "auto":
         return _by_label("pos_weight", given, label_names)
-    defined = (positive > 0) & (negative > 0)
-    ratio = np.where(defined, negative / np.maximum(positive, 1e-9), 1.0)
+    negative = counts.answered - counts.positive
+    defined = (counts.positive > 0) & (negative > 0)
+    ratio = np.where(defined, negative / np.maximum(counts.positive, 1e-9), 1.0)
     return [float(value) for value in ratio.clip(*POS_WEIGHT_RANGE)]
 
 
@@ -160,12 +133,12 @@ def _by_label(key: str, given: Any, label_names: Sequence[str]) -> list[float] |
     """Spread a number, or a mapping of label names to numbers, over the labels; a label not named gets 1."""
     if given is None:
         return None
-    if isinstance(given, Mapping):
-        space, weights = LabelSpace(label_names), [1.0] * len(label_names)
-        for name, value in given.items():
-            weights[space.index(name)] = _number(f"{key}, label {name!r}", value)
-        return weights
-    return [_number(key, given)] * len(label_names)
+    if not isinstance(given, Mapping):
+        return [_number(key, given)] * len(label_names)
+    space, weights = LabelSpace(label_names), [1.0] * len(label_names)
+    for name, value in given.items():
+        weights[space.index(name)] = _number(f"{key}, label {name!r}", value)
+    return weights
 
 
 def _number(key: str, value: Any) -> float:  # noqa: ANN401 - from a file
@@ -184,13 +157,11 @@ class TrainingData:
         images: Every picture with its split; of streamed training pictures only the first few.
         counts: What is known in the training split.
         stream: Where training pictures come from one after another; None: they are in `images`.
-        skipped: A line for each picture that cannot be read and was left out.
     """
 
     images: AnnotatedImages
     counts: LabelCounts
     stream: ImageStream | None = None
-    skipped: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,7 +170,7 @@ class TrainingData:
 
     def target_counts(self, recipe: Recipe) -> TargetCounts:
         """Count the targets of the training split under the recipe's policies."""
-        return TargetCounts.from_labels(self.counts, self.names, recipe)
+        return TargetCounts.of(self.counts, self.names, recipe)
 
 
 def prepare_data(recipe: Recipe) -> TrainingData:
@@ -213,7 +184,7 @@ def prepare_data(recipe: Recipe) -> TrainingData:
     if data.bad_images == "skip":
         images = leave_out_unreadable(images, quiet=bool(stream or recipe.arguments.disable_tqdm))
     counts = count_labels(images.of_split("train").labels) if stream is None else stream.counts["train"]
-    return TrainingData(images, counts, stream, images.skipped)
+    return TrainingData(images, counts, stream)
 
 
 def count_skipped(path: Path) -> int:
@@ -374,7 +345,7 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLab
 
 def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
-    positive, entries = prior_counts(counts, model.loss)
-    model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))
+    entries = counts.asked if model.loss.assumes_negative else counts.answered  # what the loss at first takes for true
+    model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(entries))
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.sample())

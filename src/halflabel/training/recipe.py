@@ -12,19 +12,10 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..decide.decision_fitting import check_fitting
 from ..metrics.intervals import check_confidence
-from ..model.errors import (
-    HalflabelError,
-    did_you_mean,
-    is_own,
-    missing_part,
-    number,
-    part_name,
-    reason_of,
-)
+from ..model.errors import HalflabelError, did_you_mean, is_own, missing_part, number, part_name, reason_of
 from ..model.heads import find_head
 from ..model.labels import LabelSpace
 from ..model.losses import find_loss
-from ..model.objective import check_normalizer
 from .guesses import PseudoLabelOptions
 from .keys import (
     GROUPS,
@@ -79,7 +70,10 @@ class Recipe:
             check_value(key, getattr(getattr(self, group), key))
         for name, kind in _ARGUMENT_RANGES.items():
             kind.check(name, getattr(self.arguments, name))
-        _check_model(self.model)
+        find_head(self.model.head).check_arguments(self.model.head_args, part_name(self.model.head))
+        find_loss(self.model.loss).check(part_name(self.model.loss), self.model.loss_args or {})
+        if is_own(self.model.backbone):
+            raise missing_part("backbone", self.model.backbone)
         _check_data(self)
         _check_training(self)
         check_fitting(self.decisions.decide or "f1", self.decisions.calibration)
@@ -121,7 +115,6 @@ class Recipe:
 
 
 POLICIES = ("ignore", "negative", "positive")
-Policy = str | float | Mapping[str, str | float]
 
 
 def parse_policy(key: str, policy: Any, label_names: Sequence[str]) -> list[float | None]:  # noqa: ANN401 - from a file
@@ -160,14 +153,6 @@ def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a fil
         nearest = did_you_mean(str(policy), POLICIES)
         raise HalflabelError(f"{key}: {policy!r} is none of {', '.join(POLICIES)} or a target from 0 to 1{nearest}")
     return target
-
-
-def _check_model(model: ModelKeys) -> None:
-    find_head(model.head).check_arguments(model.head_args, part_name(model.head))
-    find_loss(model.loss).check(part_name(model.loss), model.loss_args or {})
-    if is_own(model.backbone):
-        raise missing_part("backbone", model.backbone)
-    check_normalizer(model.normalizer)
 
 
 def _check_data(recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from transformers import Trainer, set_seed
 from ..data.pixels import FeatureDataset
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
+from ..metrics.report import json_ready
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, shortlist
 from ..model.heads import raise_features
@@ -40,7 +40,7 @@ from .preparation import (
     training_features,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import build_model, choose_trained, make_trainer, use_fast_layout
+from .trainer import build_model, choose_trained, make_trainer
 from .transfer import merge_lora
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,6 @@ UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
 
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found: the layout of `metrics.json`, and where everything lies."""
-
-    metrics: dict[str, Any]
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -94,17 +86,15 @@ class Trained:
     kept: tuple[float, float] | None
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    return {name: version(name) for name in LIBRARIES}
-
-
-def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda trained: None) -> Result:
+def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda trained: None) -> dict[str, Any]:
     """Run a recipe from data to the saved, tested model. A run that goes on and is finished already is left as it is.
 
     Args:
         recipe: Nothing is pushed, whatever it says.
         present: Called by the main process when everything is saved, before what the run could go on from is removed.
+
+    Returns:
+        The content of `metrics.json`.
 
     Raises:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
@@ -112,7 +102,8 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     folder = recipe.folder
     if recipe.resumes and (folder / METRICS).is_file():
         log.warning("%s holds a finished run: nothing to go on with", folder)
-        return Result(json.loads((folder / METRICS).read_text(encoding="utf-8")), folder)
+        finished: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return finished
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
@@ -126,9 +117,9 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     trainer = make_trainer(recipe, model, datasets, data, checkpoint)
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
-        if data.skipped:
+        if data.images.skipped:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
+            (folder / SKIPPED).write_text("\n".join(data.images.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.training.lora_rank is not None:
         merge_lora(model)
@@ -145,7 +136,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         present(Trained(recipe, model, processor, data, test_labels, logits, metrics, history, kept))
         _tidy(recipe, trainer)
     trainer.accelerator.wait_for_everyone()
-    return Result(metrics, folder)
+    return metrics
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -236,27 +227,16 @@ def _test(
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
-def _save(
-    recipe: Recipe,
-    trainer: Trainer,
-    processor: TimmMultiLabelImageProcessor,
-    metrics: dict[str, Any],
-) -> None:
+def _save(recipe: Recipe, trainer: Trainer, processor: TimmMultiLabelImageProcessor, metrics: dict[str, Any]) -> None:
     folder = recipe.folder
     with disk_faults_told(folder):
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
-    resolved = {**recipe.plain(), INFORMATION: library_versions()}
+    resolved = {**recipe.plain(), INFORMATION: {name: version(name) for name in LIBRARIES}}
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    entries = [{key: _or_none(value) for key, value in entry.items()} for entry in trainer.state.log_history]
-    history = json.dumps(entries, indent=1)
+    history = json.dumps(json_ready(trainer.state.log_history), indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
-
-
-def _or_none(value: Any) -> Any:  # noqa: ANN401 - whatever the Trainer logs
-    """Return None for NaN and infinity, which JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def prepare_training(
@@ -280,9 +260,11 @@ def prepare_training(
     if probe is not None and checkpoint is None:
         _fit_head(recipe, probe, model, processor, data)
     choose_trained(model, recipe.training)
-    use_fast_layout(model, recipe)
+    arguments = recipe.arguments  # the memory layout in which convolutions are faster
+    if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
+        torch.nn.Module.to(model, memory_format=torch.channels_last)
     datasets = make_datasets(recipe, model, processor, data)
-    datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets)
+    datasets["train"].pseudo_labels = _add_pseudo_labels(recipe, model, processor, data, datasets["train"])
     if probe is None:
         start_head(model, datasets["train"], data.target_counts(recipe))
     return model, processor, datasets
@@ -329,28 +311,19 @@ def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
     return replace(probe, data=recipe.data, model=recipe.model, decisions=recipe.decisions, training=training)
 
 
-def add_pseudo_labels(
+def _add_pseudo_labels(
     recipe: Recipe,
     model: TimmMultiLabelForImageClassification,
     processor: TimmMultiLabelImageProcessor,
     data: TrainingData,
-    datasets: dict[str, Any],
+    train: Any,  # noqa: ANN401 - a data set
 ) -> dict[str, Any] | None:
-    """Fill unknown entries of the training split with pseudo-labels, in place.
+    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
 
     The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
-
-    Args:
-        recipe: Its `pseudo_labels` and `pseudo_args` say how.
-        model: Untrained.
-        processor: The model's.
-        data: What the recipe trains on.
-        datasets: See `preparation.make_datasets`; the labels of `train` are replaced.
-
-    Returns:
-        The report, see `PseudoLabels.to_dict`; None where the recipe wants none, or nothing is unknown.
+    Without a report the recipe wants none, or nothing is unknown.
     """
-    keys, train = recipe.training, datasets["train"]
+    keys = recipe.training
     if keys.pseudo_labels is None:
         return None
     # As annotated: what nobody could tell is not guessed, whatever it is trained on.
@@ -358,14 +331,12 @@ def add_pseudo_labels(
     if not (labels == IGNORE_INDEX).any():
         log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
         return None
-    features = train.features if isinstance(train, FeatureDataset) else None
-    views = keys.views if isinstance(train, FeatureDataset) else 1
-    if features is None:
-        features = training_features(recipe, model, processor, data)
-    pooled = _pool(features, model.head.power)
-    found = make_pseudo_labels(
-        pooled, labels, PseudoLabelOptions.of(keys.pseudo_args), views, recipe.arguments.seed
-    )  # fmt: skip
+    if isinstance(train, FeatureDataset):
+        features, views = train.features, train.views
+    else:
+        features, views = training_features(recipe, model, processor, data), 1
+    pooled, options = _pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
+    found = make_pseudo_labels(pooled, labels, options, views, recipe.arguments.seed)
     _report(found, data.names)
     guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
     if guessed.any():
@@ -386,10 +357,8 @@ def _report(found: PseudoLabels, names: tuple[str, ...]) -> None:
     """Log what each round found, and what was decided."""
     for number, one in enumerate(found.rounds, start=1):
         right = "undefined" if one.precision is None else f"{one.precision:.3f}"
-        log.info(
-            "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries",
-            number, one.yes, one.no, right, one.hidden,
-        )  # fmt: skip
+        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
+        log.info(told, number, one.yes, one.no, right, one.hidden)
     if found.without:
         log.warning("no pseudo-labels for want of known yes or no: %s", shortlist([names[j] for j in found.without]))
     if found.rounds and not found.kept:

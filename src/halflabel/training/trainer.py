@@ -23,7 +23,7 @@ from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
 from ..model.objective import count_items
@@ -187,6 +187,11 @@ class MultiLabelTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
+    def log(self, logs: dict[str, float], *args: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
+        known = "eval_known_loss" in logs
+        super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+
     @property
     def _loss(self) -> Loss:
         model = self.accelerator.unwrap_model(self.model)
@@ -230,13 +235,10 @@ class MultiLabelTrainer(Trainer):
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        counts = self._sum_over_processes(torch.stack([self._count(batch) for batch in batch_samples]), device)
+        counts = torch.stack([self._count(batch) for batch in batch_samples]).sum(dim=0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(dim=0)
         return counts.expand(self.args.n_gpu, -1) if self.args.n_gpu > 1 else counts
-
-    def _sum_over_processes(self, counts: Tensor, device: torch.device) -> Tensor:
-        """Add up counts of shape (batches, n) over the batches of a step and over all processes."""
-        total = counts.sum(dim=0).to(device)
-        return self.accelerator.gather(total[None]).sum(dim=0) if self.args.world_size > 1 else total
 
     def _count(self, batch: dict[str, Any]) -> Tensor:
         counts = count_items(batch["labels"], self._loss)
@@ -303,16 +305,6 @@ def describe_log(logs: Mapping[str, Any]) -> str:
     return start + ", ".join(parts)
 
 
-class DropBatchMeanLoss(TrainerCallback):
-    """Leave `eval_loss` out of the log: it is a mean of batch means, not the mean over known entries."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Remove it; `eval_known_loss` stands there instead."""
-        for entry in (logs, state.log_history[-1] if state.log_history else None):
-            if entry is not None:
-                entry.pop("eval_loss", None)
-
-
 def build_model(
     recipe: Recipe, data: TrainingData
 ) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
@@ -349,13 +341,6 @@ def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKe
         log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
-def use_fast_layout(model: TimmMultiLabelForImageClassification, recipe: Recipe) -> None:
-    """Put the weights of convolutions into the memory layout in which they are faster, unless that is switched off."""
-    arguments = recipe.arguments
-    if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
-        torch.nn.Module.to(model, memory_format=torch.channels_last)
-
-
 def make_trainer(
     recipe: Recipe,
     model: TimmMultiLabelForImageClassification,
@@ -376,7 +361,10 @@ def make_trainer(
         HalflabelError: On settings that contradict the data or the checkpoint.
     """
     arguments, keys, train = copy.copy(recipe.arguments), recipe.training, datasets["train"]
-    validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
+    validated = False
+    if "validation" in datasets:  # an epoch cannot be the best by a measure that is undefined
+        counts = count_labels(datasets["validation"].labels)
+        validated = bool(((counts.positive > 0) & (counts.negative > 0)).any())
     if "validation" in datasets and not validated:
         log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
     if not validated:
@@ -407,7 +395,6 @@ def make_trainer(
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(default)
     trainer.add_callback(Progress(keys.log_epochs))
-    trainer.callback_handler.callbacks.insert(0, DropBatchMeanLoss())  # before those that print or report
     return trainer
 
 
@@ -421,9 +408,3 @@ def _transfer_callbacks(keys: TrainingKeys, checkpoint: str | None) -> list[Trai
     elif checkpoint is not None and (Path(checkpoint) / TRAINING_WEIGHTS).is_file():
         raise HalflabelError(f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same")
     return callbacks
-
-
-def _is_measurable(labels: IntMatrix) -> bool:
-    """Tell whether mAP is defined: an epoch cannot be the best by a measure that is not."""
-    counts = count_labels(labels)
-    return bool(((counts.positive > 0) & (counts.negative > 0)).any())
