@@ -369,16 +369,11 @@ def test_an_interrupted_run_resumes_to_the_same_average(save_steps, elsewhere, t
     callbacks = [AverageWeights(0.9), runs.Stop(save_steps + 1)]
     with pytest.raises(KeyboardInterrupt):
         runs.make_trainer(runs.make_model(), tmp_path / "broken", callbacks, **settings).train()
-    resumed, after, checkpoint = (
-        runs.make_model(),
-        runs.Record(runs.copies),
-        tmp_path / f"broken/checkpoint-{save_steps}",
-    )
+    resumed, after = runs.make_model(), runs.Record(runs.copies)
+    checkpoint = tmp_path / f"broken/checkpoint-{save_steps}"
     if elsewhere:
         checkpoint = shutil.move(checkpoint, tmp_path / "moved")
-    trainer = runs.make_trainer(
-        resumed, tmp_path / "broken", [after, AverageWeights(0.9, checkpoint if elsewhere else None)], **settings
-    )
+    trainer = runs.make_trainer(resumed, tmp_path / "broken", [after, AverageWeights(0.9)], **settings)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     for one, other in zip(weights.seen[save_steps:], after.seen, strict=True):
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -301,17 +301,6 @@ def make_views(tiny_model, colour_images):
     return make
 
 
-@pytest.mark.parametrize("views", [0, -1])
-def test_there_is_at_least_one_view(make_views, views):
-    with pytest.raises(HalflabelError, match=f"views is {views}, expected at least 1"):
-        make_views(views)
-
-
-def test_several_views_need_a_training_transform(make_views):
-    with pytest.raises(HalflabelError, match="views is 2, but there is no training transform"):
-        Views(make_views().sources[0], views=2)
-
-
 def test_view_0_is_that_of_evaluation_and_the_others_are_drawn(make_views):
     views = make_views()
     pixels = views[[15, 16, 17]]  # image 5

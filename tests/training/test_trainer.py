@@ -139,7 +139,6 @@ def test_the_last_checkpoint_stays_beside_the_best_when_training_is_over(tmp_pat
             {"eval_mAP": float("nan"), "eval_undefined_labels": 2, "epoch": 1.0},
             "epoch 1: validation mAP undefined, undefined labels 2",
         ),
-        ({"taught": 0.25, "epoch": 1.0}, "epoch 1: taught 0.25"),
         (
             {"train_runtime": 15.93, "train_samples_per_second": 2048.0, "train_loss": 0.19, "epoch": 60.0},
             "epoch 60: seconds of training 15.9",

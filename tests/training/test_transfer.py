@@ -164,7 +164,7 @@ def test_rates_out_of_range_are_refused_at_once(decay, multiplier, message, tmp_
     (["conv1", "bn1", "layer1"], {"conv1", "bn1", "layer1"}),
     (["layer[12]"], {"layer1", "layer2"}),
     (["layer*"], {"layer1", "layer2", "layer3", "layer4"}),
-    (2, {"conv1", "bn1", "layer1"}),
+    ([2], {"conv1", "bn1", "layer1"}),
     (["2"], {"conv1", "bn1", "layer1"}),
     (["1", "layer4"], {"conv1", "bn1", "layer4"}),
 ])  # fmt: skip

@@ -30,7 +30,6 @@ UNFINISHED = ".unfinished"
 """The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
 
 _FAILED_WRITES = ("iostream", "inline_container")  # what torch.save says where it cannot write
-_TRAINED = "trained."
 _NEEDED = {
     "model.safetensors": ("model*.safetensors", "pytorch_model_fsdp*"),
     "optimizer.pt": ("optimizer*",),
@@ -163,23 +162,12 @@ class KeepTrainingWeights(TrainerCallback):
     resumed run equals one without a break.
     """
 
-    def __init__(self, checkpoint: str | Path | None = None) -> None:
-        """Say where the run goes on from.
-
-        Args:
-            checkpoint: What `Trainer.train(resume_from_checkpoint=...)` gets; None: a fresh run, or the checkpoint
-                of the step that the run resumes at, in `output_dir`.
-        """
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+    checkpoint: Path | None = None
+    """Where the run goes on from; the Trainer says it."""
 
     def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return what is written, by name."""
-        return {f"{_TRAINED}{name}": tensor for name, tensor in weights_of(model).items()}
-
-    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
-        """Take back what was written; the model holds the weights of `model.safetensors` at that time."""
-        trained = {name.removeprefix(_TRAINED): stored[name] for name in stored if name.startswith(_TRAINED)}
-        copy_weights(trained, weights_of(model))
+        """Return the tensors that are written, and into which what was written is copied, by their names there."""
+        return {f"trained.{name}": tensor for name, tensor in weights_of(model).items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take the weights of the checkpoint that the run resumes from.
@@ -187,14 +175,13 @@ class KeepTrainingWeights(TrainerCallback):
         Raises:
             HalflabelError: If it was not written with this callback, or by a run with other settings.
         """
-        if not state.global_step:
+        if self.checkpoint is None:
             return
-        folder = self.checkpoint or Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        path = folder / TRAINING_WEIGHTS
+        path = self.checkpoint / TRAINING_WEIGHTS
         if not path.is_file():
             raise HalflabelError(f"{path}: no such file, and this run cannot resume without it; start it afresh")
         try:
-            self.restore(model, load_file(path, device=str(model.device)))
+            copy_weights(load_file(path, device=str(model.device)), self.training_weights(model))
         except (KeyError, RuntimeError) as error:
             raise HalflabelError(f"{path} is of a run with another model or other settings: {error}") from error
 
@@ -206,9 +193,6 @@ class KeepTrainingWeights(TrainerCallback):
             for name, tensor in self.training_weights(model).items()
         }
         save_file(weights, folder / TRAINING_WEIGHTS)
-
-
-_AVERAGE = "average."
 
 
 class AverageWeights(KeepTrainingWeights):
@@ -227,19 +211,17 @@ class AverageWeights(KeepTrainingWeights):
     The average lies where the model does, and takes as much memory; while it is shown, twice as much.
     """
 
-    def __init__(self, decay: float, checkpoint: str | Path | None = None) -> None:
+    def __init__(self, decay: float) -> None:
         """Set what is kept of the average at each step.
 
         Args:
             decay: In (0, 1), like 0.999: the average is then over about the last 1000 steps.
-            checkpoint: See `KeepTrainingWeights`.
 
         Raises:
             HalflabelError: If the decay is out of range.
         """
         if not 0 < decay < 1:
             raise HalflabelError(f"ema_decay is {decay}, expected between 0 and 1, like 0.999")
-        super().__init__(checkpoint)
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] | None = None  # the trained weights, while the model holds the average
@@ -247,13 +229,8 @@ class AverageWeights(KeepTrainingWeights):
     def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the trained and the averaged weights."""
         trained = weights_of(model) | (self.hidden or {})
-        average = {f"{_AVERAGE}{name}": tensor for name, tensor in self.average.items()}
-        return {f"{_TRAINED}{name}": tensor for name, tensor in trained.items()} | average
-
-    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
-        """Take back both."""
-        super().restore(model, stored)
-        copy_weights({name.removeprefix(_AVERAGE): tensor for name, tensor in stored.items()}, self.average)
+        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
+        return {f"trained.{name}": tensor for name, tensor in trained.items()} | average
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Start the average, or go on with that of the checkpoint.

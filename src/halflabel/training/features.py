@@ -5,6 +5,7 @@ its own: a network that runs on all cores at once waits for the slowest of them 
 threads take turns at it, and while one has its turn the others decode, transfer and fetch.
 """
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -96,18 +97,15 @@ class Network:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return what the network makes of a batch of pixels, float32 on the CPU."""
-        pixels = self._on_device(pixels)
-        with self.turn:  # on an accelerator the activations of one batch at a time
-            made = self.run(self.model, pixels)
-        return made.float().cpu()
-
-    def _on_device(self, pixels: Tensor) -> Tensor:
         # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
         pixels = pixels.to(memory_format=torch.channels_last)
         on_cuda = self.device.type == "cuda"
         if on_cuda:
             pixels = pixels.pin_memory()  # from pinned memory a copy runs beside the network
-        return pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+        pixels = pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+        with self.turn:  # on an accelerator the activations of one batch at a time
+            made = self.run(self.model, pixels)
+        return made.float().cpu()
 
 
 def run_in_threads(call: Callable[[Item], Made], source: Iterable[Item], device: torch.device) -> Iterator[Made]:
@@ -158,17 +156,9 @@ class Views(Dataset[Tensor]):
             augmented: The same pictures with the training transform; needed for more than one view.
             views: How many, at least 1.
             seed: Of the random draws.
-
-        Raises:
-            HalflabelError: If `views` is below 1, or above 1 without `augmented`.
         """
-        if views < 1:
-            raise HalflabelError(f"views is {views}, expected at least 1")
-        if views > 1 and augmented is None:
-            raise HalflabelError(f"views is {views}, but there is no training transform to make them")
-        self.sources = (pixels, augmented or pixels)
-        self.views = views
-        self.seed = seed
+        self.sources = (pixels, pixels if augmented is None else augmented)
+        self.views, self.seed = views, seed
 
     def __len__(self) -> int:
         """Return the number of images times views."""
@@ -193,10 +183,7 @@ class Views(Dataset[Tensor]):
                 picture = decode_image(record["image"], record["file_name"], source.shortest_side)
                 decoded = (image, view > 0)
             assert picture is not None
-            if view:
-                with drawing(draw_seed(self.seed, view, record["file_name"])):
-                    made.append(source.transform(picture))
-            else:
+            with drawing(draw_seed(self.seed, view, record["file_name"])) if view else contextlib.nullcontext():
                 made.append(source.transform(picture))
         return torch.stack(made)
 

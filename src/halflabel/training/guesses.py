@@ -6,7 +6,7 @@ is weighed, the precision of the pseudo-labels measured, and the round that fore
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,65 +73,14 @@ _RANGES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Round:
-    """What a round guessed, and how good guesses of its kind are at known entries that were hidden from it.
-
-    Attributes:
-        yes: Pseudo-labels that lean to yes.
-        no: Pseudo-labels that lean to no.
-        precision: Share of right answers where a hidden known entry would have got a pseudo-label; None: there is none.
-        hidden: How many hidden known entries that rests on.
-        log_loss: Of the guesses at all hidden known entries, in nats.
-        probe_log_loss: Of a probe trained on the pseudo-labels, too, at known entries that were hidden from all of it.
-        weights: Of the probe's and of the neighbours' evidence.
-    """
-
-    yes: int
-    no: int
-    precision: float | None
-    hidden: int
-    log_loss: float
-    probe_log_loss: float
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class PseudoLabels:
-    """The targets to train on, and how they came about.
-
-    Attributes:
-        targets: Shape (n, num_labels): known entries as they were, pseudo-labels in [0, 1], else negative codes.
-        rounds: What each round found.
-        kept: The number of the round that the targets are of, from 1; 0: none made known entries better foretold than
-            training on known entries alone, so the targets are the labels.
-        known_log_loss: Of a probe that is trained on known entries alone, at hidden ones.
-        without: Numbers of the labels without pseudo-labels, for want of known yes or no.
-    """
-
-    targets: NDArray[np.float32]
-    rounds: tuple[Round, ...] = ()
-    kept: int = 0
-    known_log_loss: float | None = None
-    without: tuple[int, ...] = ()
-
-    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return all but the targets as plain values, labels by name."""
-        return {
-            "kept_round": self.kept,
-            "known_only_log_loss": self.known_log_loss,
-            "rounds": [asdict(one) | {"weights": list(one.weights)} for one in self.rounds],
-            "labels_without": [names[j] for j in self.without],
-        }
-
-
 def make_pseudo_labels(
     features: NDArray[np.floating],
     labels: NDArray[np.int8],
-    options: PseudoLabelOptions | None = None,
+    names: Sequence[str],
+    options: PseudoLabelOptions,
     views: int = 1,
     seed: int = 0,
-) -> PseudoLabels:
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Guess unknown entries from the features and from what is known.
 
     Self-training (Yarowsky 1995) on evidence that is weighed by hidden known entries, as in stacking (Wolpert 1992).
@@ -140,32 +89,38 @@ def make_pseudo_labels(
     Args:
         features: Shape (n * views, width), pooled and untouched by training; all views of an image in a row.
         labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX`; an `UNCERTAIN` entry is neither guessed nor learned from.
+        names: The labels.
         options: See `PseudoLabelOptions`.
         views: Rows per image.
         seed: Of the folds.
 
     Returns:
-        The targets and the report. Without an unknown entry, the labels themselves.
+        Targets of shape (n, num_labels): known entries as they were, pseudo-labels in [0, 1], else negative codes; and
+        a report for JSON: `rounds`, see `_Chains.run`; `kept_round`, the number of the round that the targets are of,
+        from 1, or 0 where none made known entries better foretold than training on known entries alone, so that the
+        targets are the labels; `known_only_log_loss`, of a probe that is trained on known entries alone, at hidden
+        ones; and `labels_without`, which get no pseudo-labels for want of known yes or no.
     """
-    options = options or PseudoLabelOptions()
-    plain = labels.astype(np.float32)
     able = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0)) >= LEAST
-    without = tuple(int(j) for j in np.flatnonzero(~able))
+    without = [name for name, enough in zip(names, able, strict=True) if not enough]
+    targets = labels.astype(np.float32)
+    rounds: list[dict[str, Any]] = []
+    found = []
+    report: dict[str, Any] = {"kept_round": 0, "known_only_log_loss": None, "rounds": rounds, "labels_without": without}
     if not (labels == IGNORE_INDEX).any() or not able.any():
-        return PseudoLabels(plain, without=without)
+        return targets, report
     chains = _Chains(features, labels[:, able], options, views, seed)
-    rounds, found = [], []
     for turn in range(1, options.rounds + 1):
-        one, targets = chains.run(turn)
+        one, guessed = chains.run(turn)
         rounds.append(one)
-        found.append(targets)
-        if turn > 1 and (one.precision or 0) < (rounds[-2].precision or 0):
+        found.append(guessed)
+        if turn > 1 and (one["precision"] or 0) < (rounds[-2]["precision"] or 0):
             break  # guesses of guesses have become worse
-    best = int(np.argmin([one.probe_log_loss for one in rounds]))
-    kept = best + 1 if rounds[best].probe_log_loss < chains.known_log_loss else 0
-    if kept:
-        plain[:, able] = found[best]
-    return PseudoLabels(plain, tuple(rounds), kept, chains.known_log_loss, without)
+    report["known_only_log_loss"] = chains.known_log_loss
+    best = int(np.argmin([one["probe_log_loss"] for one in rounds]))
+    if rounds[best]["probe_log_loss"] < chains.known_log_loss:
+        report["kept_round"], targets[:, able] = best + 1, found[best]
+    return targets, report
 
 
 class _Chains:
@@ -199,8 +154,16 @@ class _Chains:
         self.penalty, self.known_log_loss = min(losses.items(), key=lambda item: item[1])
         self.logits = tried[self.penalty]
 
-    def run(self, turn: int) -> tuple[Round, NDArray[np.float32]]:
-        """Weigh the evidence, guess, and train the next probes on the guesses."""
+    def run(self, turn: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """Weigh the evidence, guess, and train the next probes on the guesses.
+
+        Returns:
+            What the round found, and the targets. Found are the numbers of pseudo-labels that lean to `yes` and to
+            `no`; the `precision`, which is the share of right answers where a hidden known entry would have got a
+            pseudo-label, None without one, and how many `hidden` ones it rests on; the `log_loss` in nats of the
+            guesses at all hidden known entries; the `probe_log_loss` of a probe trained on the pseudo-labels, too, at
+            known entries that were hidden from all of it; and the `weights` of the probe's and of the neighbours' word.
+        """
         sources = [self._hidden(self.logits), self._hidden(self.nearby)]
         weighing, share = Weighing.fit(sources, self.labels, self.known), turn / self.options.rounds
         targets = []
@@ -211,15 +174,15 @@ class _Chains:
         self.logits = self._fit(targets, self.penalty)
         guessed = (self.labels == IGNORE_INDEX) & (targets[-1] >= 0)
         right = sure & ((hidden >= 0.5) == (self.labels == 1))
-        found = Round(
-            yes=int((guessed & (targets[-1] >= 0.5)).sum()),
-            no=int((guessed & (targets[-1] < 0.5)).sum()),
-            precision=float(right.sum() / sure.sum()) if sure.any() else None,
-            hidden=int(sure.sum()),
-            log_loss=float(-np.log(np.where(self.labels == 1, hidden, 1 - hidden)[self.known]).mean()),
-            probe_log_loss=self._log_loss(self.logits),
-            weights=tuple(float(weight) for weight in weighing.weights),
-        )
+        found = {
+            "yes": int((guessed & (targets[-1] >= 0.5)).sum()),
+            "no": int((guessed & (targets[-1] < 0.5)).sum()),
+            "precision": float(right.sum() / sure.sum()) if sure.any() else None,
+            "hidden": int(sure.sum()),
+            "log_loss": float(-np.log(np.where(self.labels == 1, hidden, 1 - hidden)[self.known]).mean()),
+            "probe_log_loss": self._log_loss(self.logits),
+            "weights": weighing.weights.tolist(),
+        }
         return found, targets[-1].astype(np.float32)
 
     def _judge(self, sources: Sequence[Matrix], share: float) -> tuple[Matrix, Mask]:

@@ -18,7 +18,7 @@ from ..data.pixels import FeatureDataset, PixelDataset, leave_out_unreadable
 from ..data.splitting import assign_splits, hide_labels
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
 from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -199,15 +199,8 @@ def count_skipped(path: Path) -> int:
 def load_data(recipe: Recipe) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     data, seed = recipe.data, recipe.arguments.seed
-    images = load_images(
-        data.data,
-        data.image_folder,
-        data.labels,
-        data.max_train_images,
-        data.max_test_images,
-        data.uncertain_values or (),
-        data.contradictions,
-    )
+    most, uncertain = (data.max_train_images, data.max_test_images), data.uncertain_values or ()
+    images = load_images(data.data, data.image_folder, data.labels, *most, uncertain, data.contradictions)
     return hide_known(assign_splits(images, data.validation_share, data.test_share, seed), data, seed)
 
 
@@ -306,7 +299,8 @@ def _pixels(
     processor: TimmMultiLabelImageProcessor,
     training: bool,
 ) -> PixelDataset:
-    transform = _train_transform(recipe, processor) if training else processor.eval_transform()
+    own = recipe.training.train_transform
+    transform = processor.eval_transform() if not training else own or processor.train_transform()
     side = processor.needed_side(training) if recipe.data.fast_decode else None
     return PixelDataset(part, transform, labels, side, recipe.arguments.seed if training else None)
 
@@ -327,19 +321,12 @@ def _extract(
     )
 
 
-def _train_transform(recipe: Recipe, processor: TimmMultiLabelImageProcessor) -> ImageTransform:
-    own: ImageTransform | None = recipe.training.train_transform
-    return processor.train_transform() if own is None else own
-
-
 def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLabelImageProcessor) -> IterableDataset:
     data, names, seed = recipe.data, stream.label_space.names, recipe.arguments.seed
     side = processor.needed_side(training=True) if data.fast_decode else None
     skipped = recipe.folder / SKIPPED if data.bad_images == "skip" else None
-    prepare = PrepareRows(
-        stream, _train_transform(recipe, processor), lambda codes: training_targets(codes, names, recipe), side,
-        skipped, seed,
-    )  # fmt: skip
+    transform = recipe.training.train_transform or processor.train_transform()
+    prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, recipe), side, skipped, seed)
     return stream.training_rows(prepare, seed, data.shuffle_buffer)
 
 

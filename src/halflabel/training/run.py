@@ -27,7 +27,7 @@ from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcesso
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
-from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
+from .guesses import PseudoLabelOptions, make_pseudo_labels
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
@@ -114,7 +114,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
         check_network(Path(checkpoint), model)
-    trainer = make_trainer(recipe, model, datasets, data, checkpoint)
+    trainer = make_trainer(recipe, model, datasets, data)
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
         if data.images.skipped:
@@ -336,12 +336,12 @@ def _add_pseudo_labels(
     else:
         features, views = training_features(recipe, model, processor, data), 1
     pooled, options = _pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
-    found = make_pseudo_labels(pooled, labels, options, views, recipe.arguments.seed)
-    _report(found, data.names)
-    guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
+    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
+    _tell_guesses(report)
+    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
     if guessed.any():
-        train.labels = np.where(guessed, found.targets, train.labels).astype(np.float32)
-    return found.to_dict(data.names)
+        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
+    return report
 
 
 def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 - a tensor, or rows on disk
@@ -353,15 +353,15 @@ def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 -
     return np.asarray(raise_features(pooled, power))
 
 
-def _report(found: PseudoLabels, names: tuple[str, ...]) -> None:
-    """Log what each round found, and what was decided."""
-    for number, one in enumerate(found.rounds, start=1):
-        right = "undefined" if one.precision is None else f"{one.precision:.3f}"
+def _tell_guesses(report: dict[str, Any]) -> None:
+    """Log what each round of pseudo-labels found, and what was decided."""
+    for number, one in enumerate(report["rounds"], start=1):
+        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
         told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
-        log.info(told, number, one.yes, one.no, right, one.hidden)
-    if found.without:
-        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist([names[j] for j in found.without]))
-    if found.rounds and not found.kept:
+        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
+    if report["labels_without"]:
+        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
+    if report["rounds"] and not report["kept_round"]:
         log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
-    elif found.kept < len(found.rounds):
-        log.warning("round %d of the pseudo-labels was best and is kept", found.kept)
+    elif report["kept_round"] < len(report["rounds"]):
+        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])

@@ -4,6 +4,7 @@ What a loss is divided by is counted over the whole optimizer step on all device
 """
 
 import copy
+import itertools
 import logging
 import math
 import shutil
@@ -98,19 +99,8 @@ class MultiLabelTrainer(Trainer):
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
     """
 
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401
-        images_in_stream: int | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Take what `transformers.Trainer` takes.
-
-        Args:
-            args: Its positional arguments.
-            images_in_stream: For training data without a length, see `TellEpoch`.
-            kwargs: Its keyword arguments.
-        """
+    def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
@@ -141,9 +131,8 @@ class MultiLabelTrainer(Trainer):
 
     def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
         if self.args.should_save and not self.args.save_only_model:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, KeepTrainingWeights):
-                    callback.write(self.accelerator.unwrap_model(model), unfinished)
+            for callback in self._keeping:
+                callback.write(self.accelerator.unwrap_model(model), unfinished)
         super()._save_checkpoint(model, trial)
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(place)
@@ -155,12 +144,22 @@ class MultiLabelTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
-        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to."""
+        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
+
+        Raises:
+            HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
+        """
         found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        for callback in self._keeping:
+            callback.checkpoint = checkpoint and Path(checkpoint)
         if checkpoint is not None:
             best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
             if best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+            if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
+                raise HalflabelError(
+                    f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
+                )
         return found
 
     def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
@@ -193,6 +192,10 @@ class MultiLabelTrainer(Trainer):
         super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
 
     @property
+    def _keeping(self) -> list[KeepTrainingWeights]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]
+
+    @property
     def _loss(self) -> Loss:
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, TimmMultiLabelForImageClassification)
@@ -202,34 +205,22 @@ class MultiLabelTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Collect the batches of a step, take repeated images out of them, and count."""
-        batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(self._without_repeats(batch))
+        batches = [self._without_repeats(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Take the labels from images that only fill up the last step; they also count for nothing."""
-        repeated = self._repeated(len(batch["labels"]))
-        if not bool(repeated.any()):
-            return batch
-        repeated = repeated.to(batch["labels"].device)
-        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
-        labels = batch["labels"].masked_fill(repeated[:, None], code)
-        return {**batch, "labels": labels, _REPEATED: repeated}
+        """Take the labels from images that only fill up the last step; they also count for nothing.
 
-    def _repeated(self, rows: int) -> Tensor:
-        """Return which rows of this process's last fetched batch are repeats.
-
-        Accelerate fills the last step so that every process has a whole batch; `remainder` is the number of images in
-        it that are not repeats, counted through the processes in order.
+        Accelerate fills it so that every process has a whole batch; `remainder` is the number of images in it that are
+        not repeats, counted through the processes in order.
         """
-        state = self.accelerator.gradient_state
-        first = self.args.process_index * rows
-        real = state.remainder if self.args.world_size > 1 and state.end_of_dataloader else -1
-        return torch.arange(first, first + rows) >= real if real > 0 else torch.zeros(rows, dtype=torch.bool)
+        state, labels = self.accelerator.gradient_state, batch["labels"]
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return batch
+        first = self.args.process_index * len(labels)
+        repeated = torch.arange(first, first + len(labels), device=labels.device) >= state.remainder
+        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
+        return {**batch, "labels": labels.masked_fill(repeated[:, None], code), _REPEATED: repeated}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
@@ -284,8 +275,7 @@ _WORDS = {
     "eval_undefined_labels": "undefined labels",
     "train_runtime": "seconds of training",
 }
-_OTHERS = ("grad_norm", "total_flos", "epoch", "step", "eval_CF1", "eval_OF1", "train_loss")
-"""Left out of the line, with all that ends in runtime or per_second; `training_log.json` holds everything."""
+"""What stands in the line of a log; `training_log.json` holds everything."""
 
 
 def describe_log(logs: Mapping[str, Any]) -> str:
@@ -296,11 +286,9 @@ def describe_log(logs: Mapping[str, Any]) -> str:
     """
     parts = []
     for key, value in logs.items():
-        if key in _WORDS or not (key in _OTHERS or key.endswith(("runtime", "per_second"))):
-            if key == "eval_undefined_labels" and not value:
-                continue
+        if key in _WORDS and (value or key != "eval_undefined_labels"):
             shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
-            parts.append(f"{_WORDS.get(key, key)} {shown}")
+            parts.append(f"{_WORDS[key]} {shown}")
     start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
     return start + ", ".join(parts)
 
@@ -342,11 +330,7 @@ def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKe
 
 
 def make_trainer(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    datasets: dict[str, Any],
-    data: TrainingData,
-    checkpoint: str | None = None,
+    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
 ) -> MultiLabelTrainer:
     """Return the Trainer of a recipe.
 
@@ -355,10 +339,9 @@ def make_trainer(
         model: See `build_model` and `choose_trained`.
         datasets: See `preparation.make_datasets`.
         data: What they were made of.
-        checkpoint: Where training goes on from; None: a fresh start.
 
     Raises:
-        HalflabelError: On settings that contradict the data or the checkpoint.
+        HalflabelError: On settings that contradict the data.
     """
     arguments, keys, train = copy.copy(recipe.arguments), recipe.training, datasets["train"]
     validated = False
@@ -372,11 +355,16 @@ def make_trainer(
         arguments.load_best_model_at_end = False
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
-    callbacks = _transfer_callbacks(keys, checkpoint)
+    callbacks: list[TrainerCallback] = []  # what happens to the weights
+    if keys.ema_decay is not None:
+        callbacks.append(AverageWeights(keys.ema_decay))
+    elif keys.lora_rank is not None:
+        callbacks.append(KeepTrainingWeights())
     if data.stream is not None:
-        arguments.accelerator_config = copy.copy(arguments.accelerator_config)
-        if arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
-            arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
+        config: Any = copy.copy(arguments.accelerator_config)  # by now no mapping any more
+        if config.dispatch_batches is None:
+            config.dispatch_batches = False  # each reads its own shards
+        arguments.accelerator_config = config
     if keys.early_stopping_patience is not None:
         if not validated:
             raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
@@ -396,15 +384,3 @@ def make_trainer(
         trainer.remove_callback(default)
     trainer.add_callback(Progress(keys.log_epochs))
     return trainer
-
-
-def _transfer_callbacks(keys: TrainingKeys, checkpoint: str | None) -> list[TrainerCallback]:
-    """Return what happens to the weights during training."""
-    callbacks: list[TrainerCallback] = []
-    if keys.ema_decay is not None:
-        callbacks.append(AverageWeights(keys.ema_decay, checkpoint))
-    elif keys.lora_rank is not None:
-        callbacks.append(KeepTrainingWeights(checkpoint))
-    elif checkpoint is not None and (Path(checkpoint) / TRAINING_WEIGHTS).is_file():
-        raise HalflabelError(f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same")
-    return callbacks
