@@ -30,7 +30,7 @@ from ..data.files import UNFINISHED, write_whole
 from ..data.pixels import PixelDataset, draw_seed
 from ..model import backbones, image_processing_timm_multilabel
 from ..model.errors import HalflabelError
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 
 KEY_BYTES = 16
 """Length of the key of one row of features. 128 bits: no two of a billion rows share one."""
@@ -217,7 +217,7 @@ class MappedRows:
         return self.gather(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
 
 
-def backbone_parts(model: TimmMultiLabelForImageClassification) -> dict[str, Any]:
+def backbone_parts(model: Model) -> dict[str, Any]:
     """Return all of a model that its features depend on, for JSON; its head counts only by what it consumes.
 
     Args:
@@ -255,8 +255,7 @@ def hash_weights(module: nn.Module) -> str:
 def pixel_parts(pixels: PixelDataset) -> dict[str, Any]:
     """Return all that the pixels depend on beside the picture itself, for JSON: transform, decoding, and libraries.
 
-    Args:
-        pixels: Any transform that can be pickled will do; its settings are hashed, and of a function its code.
+    Of the transform, which may be any that can be pickled, the settings are hashed, and of a function its code.
     """
     from datasets.fingerprint import Hasher  # not for who only predicts
 

@@ -31,7 +31,7 @@ from ..data.pixels import PixelDataset, draw_seed, drawing
 from ..data.pixels import process_state as process_state
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import FeatureFolder, MappedRows, backbone_parts, row_keys
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,7 @@ def batch_limit(device: torch.device, batch_size: int) -> int:
 class Network:
     """A model in evaluation mode that several threads may call."""
 
-    def __init__(
-        self,
-        model: TimmMultiLabelForImageClassification,
-        run: Callable[[TimmMultiLabelForImageClassification, Tensor], Tensor],
-    ) -> None:
+    def __init__(self, model: Model, run: Callable[[Model, Tensor], Tensor]) -> None:
         """Take the model.
 
         Args:
@@ -189,7 +185,7 @@ class Views(Dataset[Tensor]):
 
 
 def run_backbone(
-    model: TimmMultiLabelForImageClassification,
+    model: Model,
     views: Views,
     rows: Sequence[int],
     batch_size: int = 32,
@@ -229,7 +225,7 @@ def run_backbone(
 
 
 def cached_features(
-    model: TimmMultiLabelForImageClassification,
+    model: Model,
     views: Views,
     folder: str | Path | None,
     title: str = "features",

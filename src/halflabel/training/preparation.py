@@ -1,7 +1,7 @@
 """What a recipe trains on: its pictures, their known labels made into targets, and the data set of each split."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from ..data.pixels import FeatureDataset, PixelDataset, leave_out_unreadable
 from ..data.splitting import assign_splits, hide_labels
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, count_labels, evaluation_labels
 from ..model.losses import find_loss
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
 from .keys import DataKeys
-from .recipe import Recipe, parse_policy
+from .recipe import Recipe, by_label, parse_policy
 
 log = logging.getLogger(__name__)
 
@@ -111,34 +111,25 @@ def loss_configuration(recipe: Recipe, counts: TargetCounts, label_names: Sequen
     if model.loss == "selective" and "prior" not in loss_args:
         images = np.where(counts.answered > counts.positive, counts.answered, counts.images)
         loss_args["prior"] = (counts.positive / np.maximum(images, 1)).tolist()
+
+    def weights(key: str, given: Any) -> list[float] | None:  # noqa: ANN401 - from a file
+        return None if given is None else by_label(key, given, label_names, 1.0, _number)
+
+    auto = model.pos_weight == "auto"
     return {
         "loss": model.loss,
         "loss_args": loss_args or None,
         "normalizer": model.normalizer,
-        "pos_weight": _pos_weight(model.pos_weight, counts, label_names),
-        "label_weight": _by_label("label_weight", model.label_weight, label_names),
+        "pos_weight": _auto_weight(counts) if auto else weights("pos_weight", model.pos_weight),
+        "label_weight": weights("label_weight", model.label_weight),
     }
 
 
-def _pos_weight(given: Any, counts: TargetCounts, label_names: Sequence[str]) -> list[float] | None:  # noqa: ANN401
-    if given != "auto":
-        return _by_label("pos_weight", given, label_names)
+def _auto_weight(counts: TargetCounts) -> list[float]:
     negative = counts.answered - counts.positive
     defined = (counts.positive > 0) & (negative > 0)
     ratio = np.where(defined, negative / np.maximum(counts.positive, 1e-9), 1.0)
     return [float(value) for value in ratio.clip(*POS_WEIGHT_RANGE)]
-
-
-def _by_label(key: str, given: Any, label_names: Sequence[str]) -> list[float] | None:  # noqa: ANN401 - from a file
-    """Spread a number, or a mapping of label names to numbers, over the labels; a label not named gets 1."""
-    if given is None:
-        return None
-    if not isinstance(given, Mapping):
-        return [_number(key, given)] * len(label_names)
-    space, weights = LabelSpace(label_names), [1.0] * len(label_names)
-    for name, value in given.items():
-        weights[space.index(name)] = _number(f"{key}, label {name!r}", value)
-    return weights
 
 
 def _number(key: str, value: Any) -> float:  # noqa: ANN401 - from a file
@@ -246,20 +237,8 @@ def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> No
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
 
 
-def make_datasets(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> dict[str, Any]:
-    """Return the data set of each split that has images.
-
-    Args:
-        recipe: The recipe.
-        model: Its backbone makes the features where the recipe caches them.
-        processor: The model's.
-        data: What the recipe trains on.
-    """
+def make_datasets(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> dict[str, Any]:
+    """Return the data set of each split that has images; of features, where the recipe caches these."""
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         train = split == "train"
@@ -280,12 +259,7 @@ def make_datasets(
     return made
 
 
-def training_features(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> Tensor | MappedRows:
+def training_features(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> Tensor | MappedRows:
     """Return the features of the training pictures by the backbone as it is, from the cache where they are there."""
     part = data.images.of_split("train")
     plain = _pixels(recipe, part, part.labels, processor, training=False)
@@ -293,11 +267,7 @@ def training_features(
 
 
 def _pixels(
-    recipe: Recipe,
-    part: AnnotatedImages,
-    labels: NDArray[Any],
-    processor: TimmMultiLabelImageProcessor,
-    training: bool,
+    recipe: Recipe, part: AnnotatedImages, labels: NDArray[Any], processor: Processor, training: bool
 ) -> PixelDataset:
     own = recipe.training.train_transform
     transform = processor.eval_transform() if not training else own or processor.train_transform()
@@ -305,9 +275,7 @@ def _pixels(
     return PixelDataset(part, transform, labels, side, recipe.arguments.seed if training else None)
 
 
-def _extract(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, views: Views, title: str
-) -> Tensor | MappedRows:
+def _extract(recipe: Recipe, model: Model, views: Views, title: str) -> Tensor | MappedRows:
     arguments, folder = recipe.arguments, recipe.training.feature_cache
     torch.nn.Module.to(model, arguments.device)
     return cached_features(
@@ -321,7 +289,7 @@ def _extract(
     )
 
 
-def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLabelImageProcessor) -> IterableDataset:
+def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: Processor) -> IterableDataset:
     data, names, seed = recipe.data, stream.label_space.names, recipe.arguments.seed
     side = processor.needed_side(training=True) if data.fast_decode else None
     skipped = recipe.folder / SKIPPED if data.bad_images == "skip" else None
@@ -330,7 +298,7 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLab
     return stream.training_rows(prepare, seed, data.shuffle_buffer)
 
 
-def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
+def start_head(model: Model, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
     entries = counts.asked if model.loss.assumes_negative else counts.answered  # what the loss at first takes for true
     model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(entries))

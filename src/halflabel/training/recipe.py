@@ -2,10 +2,10 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -114,11 +114,33 @@ class Recipe:
         return replace(self, arguments=arguments, said=self.said | keys.keys(), **groups)
 
 
+T = TypeVar("T")
 POLICIES = ("ignore", "negative", "positive")
 
 
+def by_label(key: str, given: Any, label_names: Sequence[str], default: T, read: Callable[[str, Any], T]) -> list[T]:  # noqa: ANN401
+    """Spread a value, or a mapping of label names to values, over the labels.
+
+    Args:
+        key: What it is called in errors.
+        given: From a recipe.
+        label_names: The labels.
+        default: Of a label that a mapping does not name.
+        read: From what a value is called in errors and the value to what it means.
+
+    Raises:
+        HalflabelError: On a label that does not exist, or by `read`.
+    """
+    if not isinstance(given, Mapping):
+        return [read(key, given)] * len(label_names)
+    space, values = LabelSpace(label_names), [default] * len(label_names)
+    for name, value in given.items():
+        values[space.index(name)] = read(f"{key}, label {name!r}", value)
+    return values
+
+
 def parse_policy(key: str, policy: Any, label_names: Sequence[str]) -> list[float | None]:  # noqa: ANN401 - from a file
-    """Return the target of each label.
+    """Return per label its target in 0..1, or None for ignore.
 
     Args:
         key: Which policy it is, for errors: `unknown` or `uncertain`.
@@ -126,19 +148,10 @@ def parse_policy(key: str, policy: Any, label_names: Sequence[str]) -> list[floa
             these, where a label that is not named is ignored.
         label_names: The labels.
 
-    Returns:
-        Per label a target in 0..1, or None for ignore.
-
     Raises:
         HalflabelError: On another word or number, or a label that does not exist.
     """
-    if isinstance(policy, Mapping):
-        space = LabelSpace(label_names)
-        targets: list[float | None] = [None] * len(space)
-        for name, one in policy.items():
-            targets[space.index(name)] = _target(f"{key}, label {name!r}", one)
-        return targets
-    return [_target(key, policy)] * len(label_names)
+    return by_label(key, policy, label_names, None, _target)
 
 
 def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a file

@@ -23,9 +23,9 @@ from ..metrics.report import json_ready
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, shortlist
 from ..model.heads import raise_features
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
 from .guesses import PseudoLabelOptions, make_pseudo_labels
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
@@ -76,8 +76,8 @@ class Trained:
     """
 
     recipe: Recipe
-    model: TimmMultiLabelForImageClassification
-    processor: TimmMultiLabelImageProcessor
+    model: Model
+    processor: Processor
     data: TrainingData
     test_labels: NDArray[Any] | None
     test_logits: NDArray[Any] | None
@@ -227,7 +227,7 @@ def _test(
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
-def _save(recipe: Recipe, trainer: Trainer, processor: TimmMultiLabelImageProcessor, metrics: dict[str, Any]) -> None:
+def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[str, Any]) -> None:
     folder = recipe.folder
     with disk_faults_told(folder):
         trainer.save_model(str(folder))
@@ -241,16 +241,12 @@ def _save(recipe: Recipe, trainer: Trainer, processor: TimmMultiLabelImageProces
 
 def prepare_training(
     recipe: Recipe, data: TrainingData, checkpoint: str | None = None
-) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, dict[str, Any]]:
+) -> tuple[Model, Processor, dict[str, Any]]:
     """Return the model as training finds it, its image processor, and the data set of each split.
 
     The head starts from what is known of each label; or, where the recipe says `probe_first`, from a probe's solution.
-    Where it says `pseudo_labels`, unknown training entries have got theirs.
-
-    Args:
-        recipe: The recipe.
-        data: What it trains on.
-        checkpoint: Where training goes on from; the head then comes from there, and no probe is needed.
+    Where it says `pseudo_labels`, unknown training entries have got theirs. Where training goes on from a checkpoint,
+    the head comes from there, and no probe is needed.
 
     Raises:
         HalflabelError: On any fault of the recipe that only the model or the data show.
@@ -270,13 +266,7 @@ def prepare_training(
     return model, processor, datasets
 
 
-def _fit_head(
-    recipe: Recipe,
-    name: str,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> None:
+def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, data: TrainingData) -> None:
     """Train the head on cached features of the backbone as it is; see LP-FT (Kumar et al. 2022, arXiv 2202.10054)."""
     log.info("first the head alone, as %s trains it", name)
     folder = recipe.folder / PROBE
@@ -313,8 +303,8 @@ def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
 
 def _add_pseudo_labels(
     recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
+    model: Model,
+    processor: Processor,
     data: TrainingData,
     train: Any,  # noqa: ANN401 - a data set
 ) -> dict[str, Any] | None:

@@ -23,10 +23,11 @@ from transformers.trainer_utils import rotate_checkpoints
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items
 from .checkpoints import (
     TRAINING_WEIGHTS,
@@ -198,7 +199,7 @@ class MultiLabelTrainer(Trainer):
     @property
     def _loss(self) -> Loss:
         model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, TimmMultiLabelForImageClassification)
+        assert isinstance(model, Model)
         return model.loss
 
     def get_batch_samples(
@@ -279,11 +280,7 @@ _WORDS = {
 
 
 def describe_log(logs: Mapping[str, Any]) -> str:
-    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at.
-
-    Args:
-        logs: As `TrainerCallback.on_log` gets them; a number that is NaN is undefined, and said to be.
-    """
+    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at."""
     parts = []
     for key, value in logs.items():
         if key in _WORDS and (value or key != "eval_undefined_labels"):
@@ -293,16 +290,14 @@ def describe_log(logs: Mapping[str, Any]) -> str:
     return start + ", ".join(parts)
 
 
-def build_model(
-    recipe: Recipe, data: TrainingData
-) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
+def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
     """Return the recipe's model, all of it trainable, and its image processor.
 
     Raises:
         HalflabelError: On a backbone, head or loss that does not fit, or weights that cannot be had.
     """
     keys = recipe.model
-    model = TimmMultiLabelForImageClassification.from_backbone(
+    model = Model.from_backbone(
         keys.backbone,
         data.names,
         weights=keys.weights,
@@ -311,10 +306,10 @@ def build_model(
         backbone_args=dict(keys.backbone_args or {}) or None,
         **loss_configuration(recipe, data.target_counts(recipe), data.names),
     )
-    return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    return model, Processor.from_backbone(model.backbone)
 
 
-def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKeys) -> None:
+def choose_trained(model: Model, keys: TrainingKeys) -> None:
     """Freeze what the recipe freezes, or put in the adapters that it trains instead.
 
     Raises:
@@ -329,16 +324,8 @@ def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKe
         log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
-def make_trainer(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, datasets: dict[str, Any], data: TrainingData
-) -> MultiLabelTrainer:
-    """Return the Trainer of a recipe.
-
-    Args:
-        recipe: Its arguments say whether and when to validate, if there is a validation split that can be measured.
-        model: See `build_model` and `choose_trained`.
-        datasets: See `preparation.make_datasets`.
-        data: What they were made of.
+def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: TrainingData) -> MultiLabelTrainer:
+    """Return the Trainer of a recipe, which validates where there is a validation split that can be measured.
 
     Raises:
         HalflabelError: On settings that contradict the data.

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from transformers import Trainer, TrainingArguments
 
 from ..model.errors import HalflabelError, did_you_mean, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 
 _BELONGS_TO_NO_GROUP = "\0"
 
@@ -39,7 +39,7 @@ def layer_groups(backbone: nn.Module) -> tuple[dict[str, int], int]:
     return groups, count
 
 
-def freeze(model: TimmMultiLabelForImageClassification, parts: Sequence[str | int]) -> None:
+def freeze(model: Model, parts: Sequence[str | int]) -> None:
     """Keep parts of the backbone as they are: no gradient, and evaluation mode, so that BatchNorm does not drift.
 
     Args:
@@ -81,11 +81,7 @@ def _matching(backbone: nn.Module, pattern: str) -> list[str]:
 
 
 def parameter_groups(
-    model: TimmMultiLabelForImageClassification,
-    learning_rate: float,
-    weight_decay: float,
-    layer_decay: float = 1.0,
-    head_lr_multiplier: float = 1.0,
+    model: Model, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, head_lr_multiplier: float = 1.0
 ) -> list[dict[str, Any]]:
     """Split the trained parameters by learning rate and weight decay, for any torch optimizer.
 
@@ -132,11 +128,6 @@ def optimizer_cls_and_kwargs(
     The optimizer and its arguments are the Trainer's own choice (`optim`, `optim_args`, `adam_beta1` ...). One that
     makes its own groups (GaLore, LOMO) gets them where neither a decay nor a multiplier is asked for.
 
-    Args:
-        arguments: They also give the learning rate and the weight decay.
-        layer_decay: See `parameter_groups`.
-        head_lr_multiplier: See `parameter_groups`.
-
     Raises:
         HalflabelError: On a value out of range; and later, when the optimizer is made, if it takes no such groups.
     """
@@ -145,7 +136,7 @@ def optimizer_cls_and_kwargs(
     if not 0 < head_lr_multiplier < float("inf"):
         raise HalflabelError(f"head_lr_multiplier is {head_lr_multiplier}, expected above 0")
 
-    def build(model: TimmMultiLabelForImageClassification, **kwargs: Any) -> Optimizer:  # noqa: ANN401
+    def build(model: Model, **kwargs: Any) -> Optimizer:  # noqa: ANN401
         try:
             chosen, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         except ValueError as error:  # written without "=", or an optimizer that transformers does not know
@@ -170,10 +161,7 @@ _ADAPTER = "default"
 
 
 def add_lora(
-    model: TimmMultiLabelForImageClassification,
-    rank: int = 8,
-    alpha: float | None = None,
-    targets: Sequence[str] | None = None,
+    model: Model, rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None
 ) -> list[str]:
     """Put low-rank adapters into the backbone, in place, and train only them and the head.
 
@@ -223,7 +211,7 @@ def add_lora(
 
 
 @torch.no_grad()
-def merge_lora(model: TimmMultiLabelForImageClassification) -> None:
+def merge_lora(model: Model) -> None:
     """Turn a model with adapters into the plain model that computes the same, in place."""
     for name, layer in _lora_layers(model).items():
         parent, _, last = name.rpartition(".")
@@ -262,7 +250,7 @@ def _load_merged(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: ob
                 state[inside + key] = torch.zeros_like(own) if key.startswith("lora_B") else own.detach()
 
 
-def _targets(model: TimmMultiLabelForImageClassification, targets: Sequence[str] | None) -> list[str]:
+def _targets(model: Model, targets: Sequence[str] | None) -> list[str]:
     """Return the full names of the layers to adapt."""
     usable = _layers_that_run(model)
     if targets is None:
@@ -288,7 +276,7 @@ def _targets(model: TimmMultiLabelForImageClassification, targets: Sequence[str]
 
 
 @torch.no_grad()
-def _layers_that_run(model: TimmMultiLabelForImageClassification) -> list[str]:
+def _layers_that_run(model: Model) -> list[str]:
     """Return the layers whose adapters would have an effect, in the order in which they run.
 
     Only exact types: a subclass (weight standardisation, dynamic padding) does not compute what the adapter assumes.
@@ -300,7 +288,7 @@ def _layers_that_run(model: TimmMultiLabelForImageClassification) -> list[str]:
         if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1):
             hooks.append(layer.register_forward_hook(lambda *_, name=name: ran.setdefault(name)))
     training = model.training
-    size = TimmMultiLabelImageProcessor.from_backbone(model.backbone).input_size
+    size = Processor.from_backbone(model.backbone).input_size
     try:
         model.train(False).extract_features(torch.zeros(1, *size, dtype=model.dtype, device=model.device))
     finally:
