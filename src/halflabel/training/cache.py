@@ -196,7 +196,8 @@ class MappedRows:
     def __getitem__(self, row: int) -> Tensor:
         """Return one row, float32; it lies in the mapped file."""
         shard, position = self._where[row]
-        return self._maps[shard][position]
+        found: Tensor = self._maps[shard][position]
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the mapped memory behind; a pickle would hold all of it."""

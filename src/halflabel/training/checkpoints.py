@@ -6,7 +6,6 @@ Also what lies beside a model in a checkpoint where the model is not what the op
 import contextlib
 import json
 import logging
-import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +58,9 @@ def find_fault(checkpoint: Path) -> str | None:
             elif path.suffix in (".pt", ".pth", ".bin"):
                 with safe_globals():
                     torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError):
+        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError):
             return f"its {path.name} is cut off or damaged"
-        except pickle.UnpicklingError:
+        except Exception:  # UnpicklingError, and whatever else a pickle makes of being refused
             return f"its {path.name} is damaged, or would run code"
     return None
 

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -253,7 +252,10 @@ def cached_features(
     """
     if not len(views):
         raise HalflabelError(f"{title}: there are no pictures")
-    run = partial(run_backbone, model, views, title=title, **options)
+
+    def run(rows: Sequence[int]) -> Iterator[Tensor]:
+        return run_backbone(model, views, rows, title=title, **options)
+
     state = process_state()
     if folder is None:
         mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()

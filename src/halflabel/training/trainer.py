@@ -255,7 +255,8 @@ class Progress(ProgressCallback):
         """Start the bar."""
         self.current_step = 0
         if state.is_world_process_zero:
-            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm)
+            bar: Any = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm)
+            self.training_bar = bar
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Show what was logged."""
