@@ -15,7 +15,13 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from halflabel import MultiLabelTrainer, TimmMultiLabelForImageClassification, average_precision, hide_labels
+from halflabel import (
+    MultiLabelTrainer,
+    TimmMultiLabelForImageClassification,
+    average_precision,
+    count_labels,
+    hide_labels,
+)
 from halflabel.data.pixels import FeatureDataset, collate
 from halflabel.metrics.entries import mean_defined
 from halflabel.training.preparation import (
@@ -54,7 +60,7 @@ LOSSES = {
 def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
     targets = training_targets(labels, names, recipe)
     set_seed(seed)
-    counts = TargetCounts.of(targets)
+    counts = TargetCounts.of(count_labels(labels), names, recipe)
     objective = loss_configuration(recipe, counts, names)
     config = type(backbone.config)(**{**backbone.config.to_dict(), **objective})
     model = TimmMultiLabelForImageClassification(config, backbone=backbone.backbone)

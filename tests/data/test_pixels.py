@@ -10,7 +10,6 @@ from halflabel import MultiLabelTrainer, TimmMultiLabelImageProcessor
 from halflabel.data.images import from_records
 from halflabel.data.pixels import FeatureDataset, PixelDataset, collate, draw_seed, drawing, inspect_pictures
 from halflabel.model.labels import evaluation_labels
-from halflabel.training.features import ChangeViews
 
 
 def test_collate_gives_float_labels_with_the_ignore_index():
@@ -75,7 +74,7 @@ def test_augmentation_follows_from_seed_epoch_and_image_and_not_from_the_workers
             save_strategy="steps" if save else "no", save_steps=2, dataloader_num_workers=workers,
             dataloader_persistent_workers=persistent and workers > 0,
         )  # fmt: skip
-        Look(tiny_model, arguments, collate, dataset, callbacks=[ChangeViews(dataset)]).train(resume)
+        Look(tiny_model, arguments, collate, dataset).train(resume)
         return seen
 
     alone = batches(0, save=True)

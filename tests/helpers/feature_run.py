@@ -1,7 +1,5 @@
 """Compute features in a process of its own, or in two."""
 
-import os
-import signal
 import time
 
 import torch
@@ -11,7 +9,6 @@ from accelerate import PartialState
 from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 from halflabel.data.loading import load_images
 from halflabel.data.pixels import PixelDataset
-from halflabel.training import cache as feature_cache
 from halflabel.training import features
 from halflabel.training.features import Views
 
@@ -39,19 +36,3 @@ def print_features(table, shard_rows, seconds, *folders):
 
 def hash_rows(rows):
     return xxhash.xxh3_64_hexdigest(rows.contiguous().numpy().tobytes())
-
-
-def die_after_a_shard(model, table, folder):
-    """Kill this process when it has written the first of six shards."""
-    features.SHARD_ROWS = 8
-    write = feature_cache.FeatureFolder.write
-
-    def once(self, *arguments):
-        write(self, *arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    feature_cache.FeatureFolder.write = once
-    model = TimmMultiLabelForImageClassification.from_pretrained(model)
-    model.freeze_backbone()
-    transform = TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform()
-    features.cached_features(model, Views(PixelDataset(load_images(table), transform)), folder, quiet=True)

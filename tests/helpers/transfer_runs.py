@@ -124,7 +124,7 @@ def distributed_run(case, folder, batch_size):
     if case == "averaging":
         callbacks = [AverageWeights(0.9)]
     elif case == "freezing":
-        freeze(model, 3)
+        freeze(model, [3])
         frozen = {"ddp_find_unused_parameters": False}
     elif case == "lora":
         add_lora(model, 4)

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import pickle
 import struct
@@ -18,12 +17,11 @@ from halflabel.model.errors import HalflabelError
 from halflabel.training.cache import (
     FeatureFolder,
     MappedRows,
-    Shard,
     backbone_parts,
     hash_parts,
     hash_weights,
+    open_mapped,
     row_keys,
-    write_shard,
 )
 
 
@@ -37,7 +35,7 @@ def rows_of(first, count, *shape):
 
 @pytest.fixture
 def folder(tmp_path):
-    return FeatureFolder(tmp_path, "net", {"backbone": "net"}, "k" * 32)
+    return FeatureFolder(tmp_path, {"backbone": "net"})
 
 
 @pytest.fixture
@@ -49,8 +47,8 @@ def filled(folder):
     return folder
 
 
-def reopened(folder, key="k" * 32):
-    return FeatureFolder(folder.path.parent, "net", {"backbone": "net"}, key)
+def reopened(folder):
+    return FeatureFolder(folder.path.parent, {"backbone": "net"})
 
 
 def shards(folder):
@@ -78,7 +76,7 @@ def test_rows_are_found_by_their_keys_whatever_the_order(filled):
     found = reopened(filled).find([*keys_of(5, 3), *keys_of(1, 1), *keys_of(100, 1)])
     assert set(found) == {*keys_of(5, 3), *keys_of(1, 1)}
     for key, (shard, row) in found.items():
-        assert shard.features[row].tolist() == [key[0]] * 3
+        assert open_mapped(shard, "features")[row].tolist() == [key[0]] * 3
 
 
 def test_a_folder_that_does_not_exist_has_no_rows(folder):
@@ -93,8 +91,9 @@ def test_the_folder_says_what_it_is(filled):
 
 
 def test_a_name_with_slashes_stays_one_folder(tmp_path):
-    folder = FeatureFolder(tmp_path, "hf-hub:timm/net", {}, "k" * 32)
-    assert folder.path == tmp_path / f"hf-hub-timm-net-{'k' * 16}"
+    folder = FeatureFolder(tmp_path, {"backbone": "hf-hub:timm/net"})
+    assert folder.path.parent == tmp_path
+    assert folder.path.name.startswith("hf-hub-timm-net-")
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "garbage", "features", "keys", "zeros"])
@@ -120,25 +119,22 @@ def test_several_damaged_shards_make_one_warning(filled, caplog):
 
 
 def test_a_shard_of_another_backbone_is_not_used(filled, tmp_path, caplog):
-    other = FeatureFolder(tmp_path, "net", {}, "o" * 32)
+    other = FeatureFolder(tmp_path, {"backbone": "net", "weights": "others"})
     other.prepare()
     shards(filled)[0].rename(other.path / shards(filled)[0].name)
     assert other.find(keys_of(0, 8)) == {}
-    assert "not of this backbone" in caplog.text
+    assert "its bytes are not those that were written" in caplog.text
 
 
-def test_a_shard_whose_rows_nobody_wants_is_not_read(filled, monkeypatch):
-    monkeypatch.setattr("halflabel.training.cache.Shard.is_whole", lambda shard: pytest.fail("read"))
-    assert reopened(filled).find(keys_of(50, 2)) == {}
-
-
-def test_a_shard_is_read_through_once(filled, monkeypatch):
-    read = []
-    monkeypatch.setattr("halflabel.training.cache.Shard.is_whole", lambda shard: read.append(shard) or True)
+def test_a_shard_is_read_through_once_and_only_where_its_rows_are_wanted(filled, monkeypatch):
+    named, name = [], FeatureFolder._name
+    monkeypatch.setattr(FeatureFolder, "_name", lambda *given: named.append(1) or name(*given))
     folder = reopened(filled)
+    assert folder.find(keys_of(50, 2)) == {}
+    assert not named
     for _ in range(3):
         assert len(folder.find(keys_of(0, 8))) == 8
-    assert len(read) == 2
+    assert len(named) == 2
 
 
 def test_the_same_rows_are_one_file(filled):
@@ -148,10 +144,10 @@ def test_the_same_rows_are_one_file(filled):
 
 
 def test_mapped_rows_outlive_their_file(filled):
-    found = filled.find(keys_of(0, 8))
+    mapped = MappedRows(shards(filled), np.array([(0, 0), (1, 0)]))
     for path in shards(filled):
         path.unlink()
-    assert [found[key][0].features[found[key][1]][0].item() for key in keys_of(0, 8)] == list(range(8))
+    assert sorted(mapped[row][0].item() for row in range(2)) == [0, 4]
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(filled, monkeypatch):
@@ -159,7 +155,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(filled,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("halflabel.training.cache.os.fsync", full)
-    with pytest.raises(HalflabelError, match=r"kept in .*net-k+ \(No space left on device\): set feature_cache"):
+    with pytest.raises(HalflabelError, match=r"kept in .*net-\w+ \(No space left on device\): set feature_cache"):
         filled.write(keys_of(8, 4), rows_of(8, 4, 3))
     assert not list(filled.path.glob(".*.part"))
     assert len(shards(filled)) == 2
@@ -170,7 +166,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):
     with pytest.raises(
         HalflabelError, match=r"cannot be kept in .*file.* \(Not a directory\): set feature_cache"
     ) as told:
-        FeatureFolder(tmp_path / "file", "net", {}, "k" * 32).prepare()
+        FeatureFolder(tmp_path / "file", {"backbone": "net"}).prepare()
     assert "\n" not in str(told.value)
 
 
@@ -328,15 +324,12 @@ def test_weights_are_the_same_in_another_memory_layout():
     assert hash_weights(model.to(memory_format=torch.channels_last).backbone) == before
 
 
-KEY = "k" * 32
-
-
 def write(folder, first, features):
-    write_shard(folder, KEY, [struct.pack(">QQ", 0, first + row) for row in range(len(features))], features)
-
-
-def opened(folder):
-    return sorted((Shard.open(path, KEY) for path in folder.glob("*.safetensors")), key=lambda shard: shard.keys)
+    """Write one shard; return its path."""
+    made = FeatureFolder(folder, {"backbone": "net"})
+    made.prepare()
+    made.write([struct.pack(">QQ", 0, first + row) for row in range(len(features))], features)
+    return made.find([struct.pack(">QQ", 0, first)]).popitem()[1][0]
 
 
 def resident(kind):
@@ -345,33 +338,20 @@ def resident(kind):
     return int(lines[kind].split()[0]) << 10
 
 
-def test_a_shard_is_a_plain_safetensors_file(tmp_path):
-    features = torch.randn(3, 2, 4)
-    write(tmp_path, 0, features)
-    (path,) = tmp_path.iterdir()
-    stored = load_file(path)
-    assert torch.equal(stored["features"], features)
-    assert stored["keys"].shape == (3, 16)
-    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
-    assert header["__metadata__"]["made_by"] == KEY
-
-
-def test_a_row_of_channels_last_features_comes_back_as_it_was(tmp_path):
+def test_a_shard_is_a_plain_safetensors_file_also_of_channels_last_features(tmp_path):
     features = torch.randn(2, 5, 3).transpose(1, 2)
-    write(tmp_path, 0, features)
-    (shard,) = opened(tmp_path)
-    assert shard.is_whole()
-    assert torch.equal(shard.features, features)
+    stored = load_file(write(tmp_path, 0, features))
+    assert torch.equal(stored["features"], features)
+    assert stored["keys"].shape == (2, 16)
 
 
 @pytest.fixture
 def rows(tmp_path):
     """Ten rows in two files, in another order than there: row i holds i."""
-    for first, count in ((0, 4), (4, 6)):
-        write(tmp_path, first, torch.arange(first, first + count).float()[:, None, None].expand(-1, 2, 3))
+    shards = [write(tmp_path, first, rows_of(first, count, 2, 3)) for first, count in ((0, 4), (4, 6))]
     where = [(int(i >= 4), i if i < 4 else i - 4) for i in range(10)]
     order = [3, 9, 0, 5, 5, 1]
-    return MappedRows(opened(tmp_path), np.array([where[i] for i in order])), order
+    return MappedRows(shards, np.array([where[i] for i in order])), order
 
 
 def test_rows_are_read_one_by_one_or_together(rows):
@@ -401,11 +381,9 @@ def test_opening_a_large_shard_takes_no_memory(tmp_path):
     if not Path("/proc/self/status").is_file():
         pytest.skip("needs Linux")
     width = 49 * 1280
-    for first in range(0, 512, 128):  # 128 MB in all
-        write(tmp_path, first, torch.ones(128, 49, 1280))
+    shards = [write(tmp_path, first, torch.ones(128, 49, 1280)) for first in range(0, 512, 128)]  # 128 MB in all
     before = resident("RssAnon"), resident("RssFile")
-    shards = opened(tmp_path)
-    assert all(shard.is_whole() for shard in shards)
+    assert FeatureFolder(tmp_path, {"backbone": "net"}).find([struct.pack(">QQ", 0, i) for i in range(512)])
     mapped = MappedRows(shards, np.array([(i // 128, i % 128) for i in range(512)]))
     assert resident("RssFile") - before[1] < 24 << 20
     assert sum(mapped[i].sum().item() for i in range(0, 512, 50)) == 11 * width

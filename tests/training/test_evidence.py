@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from halflabel import HalflabelError
 from halflabel.training.evidence import (
     ABSORPTION,
     FeatureBasis,
@@ -86,11 +85,6 @@ def test_with_few_images_all_are_neighbours():
     features = np.random.default_rng(0).normal(size=(3, 6))
     np.testing.assert_allclose(neighbour_graph(features, 5).toarray(), by_hand(features, 2), atol=1e-12)
     assert neighbour_graph(features[:1], 5).nnz == 0
-
-
-def test_no_neighbours_is_an_error():
-    with pytest.raises(HalflabelError, match="neighbours is 0, expected at least 1"):
-        neighbour_graph(np.ones((3, 2)), 0)
 
 
 @settings(deadline=None, max_examples=30)

@@ -12,23 +12,20 @@ import forked
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
-from halflabel import HalflabelError, TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
+from halflabel import (
+    HalflabelError,
+    MultiLabelTrainer,
+    TimmMultiLabelForImageClassification,
+    TimmMultiLabelImageProcessor,
+)
 from halflabel.data.pixels import FeatureDataset, PixelDataset, collate
 from halflabel.model.image_processing_timm_multilabel import decode_image
 from halflabel.training import features
 from halflabel.training.cache import MappedRows
-from halflabel.training.features import (
-    ChangeViews,
-    Views,
-    cached_features,
-    extract_features,
-    keep_freed_memory,
-    run_backbone,
-)
+from halflabel.training.features import Views, cached_features, keep_freed_memory, run_backbone
 
 
 @pytest.fixture
@@ -55,14 +52,6 @@ def cached(model, views, folder, **options):
 
 def rows_on_disk(folder):
     return sum(len(load_file(path)["keys"]) for path in Path(folder).rglob("*.safetensors"))
-
-
-def test_features_are_the_backbones_in_the_order_of_the_images(tiny_model, views):
-    found = extract_features(tiny_model.train(), views.sources[0], batch_size=7, quiet=True)
-    assert found.shape == (48, tiny_model.head.in_features)
-    with torch.no_grad():
-        alone = tiny_model.eval().extract_features(views.sources[0][17]["pixel_values"][None])[0]
-    torch.testing.assert_close(found[17], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_run_does_not_touch_the_backbone_and_gets_the_same_bits(tiny_model, views, passes, tmp_path, caplog):
@@ -146,6 +135,7 @@ def test_positions_stay_on_disk(views, tmp_path, monkeypatch):
     assert rows.shape == in_memory.shape == (48, 25, model.head.in_features)
     assert torch.equal(torch.stack(list(rows)), in_memory)
     model.head.standardize_(FeatureDataset(rows, views.sources[0].labels).sample())
+    torch.testing.assert_close(model.head.feature_mean, in_memory.mean(dim=(0, 1)), rtol=1e-4, atol=1e-5)
     assert rows_on_disk(tmp_path / "cache") == 48
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) > 2
 
@@ -154,8 +144,6 @@ def test_no_pictures(tiny_model, colour_images, processor):
     none = PixelDataset(colour_images.select([]), processor.eval_transform())
     with pytest.raises(HalflabelError, match="features of test: there are no pictures"):
         cached(tiny_model, Views(none), None, title="features of test")
-    with pytest.raises(HalflabelError, match="there are no pictures"):
-        extract_features(tiny_model, none)
 
 
 def test_a_folder_that_cannot_be_written_to_is_known_before_the_work(tiny_model, views, passes, tmp_path):
@@ -235,13 +223,6 @@ def test_rows_and_labels_must_fit():
         FeatureDataset(torch.zeros(12, 1), np.zeros((4, 2), np.int8), views=2)
 
 
-@pytest.mark.parametrize(("epoch", "view"), [(None, 0), (0.0, 0), (1.0, 1), (1.9999999, 2), (1.4, 1)])
-def test_a_resumed_run_shows_the_views_of_its_epoch(epoch, view):
-    dataset = FeatureDataset(torch.arange(3.0)[:, None], np.zeros((1, 2), np.int8), views=3)
-    ChangeViews(dataset).on_epoch_begin(None, TrainerState(epoch=epoch), None)
-    assert int(dataset[0]["features"]) == view
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_trainer_shows_another_view_in_each_epoch(tiny_model, tmp_path, workers):
     width = tiny_model.head.in_features
@@ -256,7 +237,7 @@ def test_the_trainer_shows_another_view_in_each_epoch(tiny_model, tmp_path, work
         train_sampling_strategy="sequential", dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
     )  # fmt: skip
-    Trainer(tiny_model, arguments, collate, dataset, callbacks=[ChangeViews(dataset)]).train()
+    MultiLabelTrainer(tiny_model, arguments, collate, dataset).train()
     assert shown == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2]]
 
 
@@ -295,9 +276,7 @@ def test_torch_keeps_its_threads_and_no_random_number_is_used(tiny_model, colour
 
 
 def test_positions_and_half_precision(views):
-    import halflabel
-
-    model = halflabel.TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a"], None, head="csra")
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a"], None, head="csra")
     found = features_of(model.to(torch.bfloat16), views, range(3))
     assert found.shape == (3, 25, model.head.in_features)
     assert found.dtype == torch.float32
@@ -322,20 +301,9 @@ def make_views(tiny_model, colour_images):
     return make
 
 
-@pytest.mark.parametrize("views", [0, -1])
-def test_there_is_at_least_one_view(make_views, views):
-    with pytest.raises(HalflabelError, match=f"views is {views}, expected at least 1"):
-        make_views(views)
-
-
-def test_several_views_need_a_training_transform(make_views):
-    with pytest.raises(HalflabelError, match="views is 2, but there is no training transform"):
-        Views(make_views().sources[0], views=2)
-
-
 def test_view_0_is_that_of_evaluation_and_the_others_are_drawn(make_views):
     views = make_views()
-    pixels = views.load([15, 16, 17])  # image 5
+    pixels = views[[15, 16, 17]]  # image 5
     assert torch.equal(pixels[0], views.sources[0][5]["pixel_values"])
     assert not torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[1], pixels[2])
@@ -345,21 +313,21 @@ def test_view_0_is_that_of_evaluation_and_the_others_are_drawn(make_views):
 def test_draws_depend_on_seed_view_and_picture_alone(make_views, colour_images):
     views = make_views()
     rows = list(range(0, 144, 5))
-    alone = torch.cat([views.load([row]) for row in rows])
+    alone = torch.cat([views[[row]] for row in rows])
     torch.manual_seed(1)
-    assert torch.equal(views.load(rows), alone)
+    assert torch.equal(views[rows], alone)
     # Image 7 of all is image 0 of this part, which also has more views.
-    assert torch.equal(make_views(5, images=colour_images.select([7])).load([2]), views.load([7 * 3 + 2]))
-    assert not torch.equal(make_views(seed=1).load([1]), views.load([1]))
+    assert torch.equal(make_views(5, images=colour_images.select([7]))[[2]], views[[7 * 3 + 2]])
+    assert not torch.equal(make_views(seed=1)[[1]], views[[1]])
 
 
 def test_threads_draw_what_one_would(make_views):
     views, start = make_views(), threading.Barrier(4)
-    alone = views.load(range(24))
+    alone = views[range(24)]
 
     def load(first):
         start.wait()
-        return views.load(range(first, 24, 4))
+        return views[range(first, 24, 4)]
 
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(load, range(4)))
@@ -367,143 +335,11 @@ def test_threads_draw_what_one_would(make_views):
 
 
 def test_a_picture_is_decoded_once_for_all_drawn_views(make_views, monkeypatch):
-    from halflabel.training import features as feature_views
-
-    decoded, decode = [], feature_views.decode_image
-    monkeypatch.setattr(feature_views, "decode_image", lambda *a: decoded.append(a[1]) or decode(*a))
-    make_views(4).load(range(8))
+    decoded, decode = [], features.decode_image
+    monkeypatch.setattr(features, "decode_image", lambda *a: decoded.append(a[1]) or decode(*a))
+    make_views(4)[range(8)]
     assert decoded == ["000.png", "000.png", "001.png", "001.png"]
     assert make_views(1).keys() == make_views(4).keys()[::4]
-
-
-@pytest.fixture
-def model(tiny_model):
-    tiny_model.freeze_backbone()
-    return tiny_model
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    """Return features through the cache, and how many rows the backbone computed for it."""
-    computed = []
-
-    def run(images, views=1, seed=0, folder=tmp_path / "cache", network=model):
-        computed.clear()
-        hook = network.backbone.conv1.register_forward_hook(lambda _, inputs, __: computed.append(len(inputs[0])))
-        processor = TimmMultiLabelImageProcessor.from_backbone(network.backbone)
-        plain, augmented = (PixelDataset(images, t) for t in (processor.eval_transform(), processor.train_transform()))
-        features = cached_features(network, Views(plain, augmented, views, seed), folder, quiet=True)
-        hook.remove()
-        return features, sum(computed)
-
-    return run
-
-
-def test_a_second_run_computes_nothing_and_gives_the_same_bits(run, colour_images, model):
-    first, computed = run(colour_images)
-    second, again = run(colour_images)
-    assert (computed, again) == (48, 0)
-    assert torch.equal(first, second)
-    plain = PixelDataset(colour_images, TimmMultiLabelImageProcessor.from_backbone(model.backbone).eval_transform())
-    torch.testing.assert_close(first, extract_features(model, plain, quiet=True), rtol=1e-5, atol=1e-5)
-    assert run(colour_images, folder=None)[1] == 48
-
-
-def test_order_and_growth_cost_only_what_is_new(run, colour_images):
-    some, computed = run(colour_images.select(range(40)))
-    assert computed == 40
-    order = np.random.default_rng(0).permutation(48)
-    everything, computed = run(colour_images.select(order))
-    assert computed == 8
-    for place, image in enumerate(order):
-        if image < 40:
-            assert torch.equal(everything[place], some[image])
-
-
-@pytest.mark.parametrize("change", ["weights", "picture", "transform"])
-def test_what_is_no_longer_the_same_is_computed_again(run, colour_images, model, change, monkeypatch):
-    before, _ = run(colour_images)
-    if change == "weights":
-        with torch.no_grad():
-            next(model.backbone.parameters()).add_(0.1)
-    elif change == "picture":
-        Image.new("RGB", (48, 48), "lime").save(colour_images.dataset[5]["image"]["path"])
-    else:
-        model.backbone.pretrained_cfg["mean"] = model.backbone.default_cfg["mean"] = (0.1, 0.2, 0.3)
-    after, computed = run(colour_images)
-    assert computed == (1 if change == "picture" else 48)
-    assert not torch.equal(before[5], after[5])
-
-
-def test_views_are_drawn_the_same_way_and_shown_in_turn(run, colour_images):
-    images = colour_images.select(range(6))
-    one, _ = run(images)
-    three, computed = run(images, views=3)
-    assert computed == 12  # the evaluation view was there
-    assert torch.equal(three[::3], one)
-    assert not torch.equal(three[1], three[2])
-    again, _ = run(images, views=3, folder=None)
-    torch.testing.assert_close(again, three, rtol=1e-5, atol=1e-5)
-    other, _ = run(images, views=3, seed=1, folder=None)
-    assert not torch.allclose(other[1::3], three[1::3], atol=1e-3)
-    dataset = FeatureDataset(three, np.zeros((6, 2), np.int8), views=3)
-    shown = []
-    for epoch in range(3):
-        dataset.set_epoch(epoch)
-        shown.append([next(i for i in range(3) if torch.equal(dataset[4]["features"], three[12 + i]))])
-    assert sorted(sum(shown, [])) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
-def test_a_damaged_shard_is_made_again_with_a_warning(run, colour_images, tmp_path, damage, caplog):
-    first, _ = run(colour_images)
-    (shard,) = (tmp_path / "cache").rglob("shard-*.safetensors")
-    content = shard.read_bytes()
-    shard.write_bytes(
-        {"cut": content[: len(content) // 2], "garbage": content[:-8] + b"\xff" * 8, "empty": b""}[damage]
-    )
-    with caplog.at_level("WARNING", logger="halflabel"):
-        again, computed = run(colour_images)
-    assert computed == 48
-    assert torch.equal(first, again)
-    assert "made again" in caplog.text
-    assert run(colour_images)[1] == 0
-
-
-def test_positions_stay_on_disk_and_come_row_by_row(run, colour_images, tmp_path):
-    network = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a"], weights=None, head="csra")
-    network.freeze_backbone()
-    rows, computed = run(colour_images, network=network)
-    assert computed == 48
-    assert not isinstance(rows, torch.Tensor)
-    held, _ = run(colour_images, network=network, folder=None)
-    assert held.ndim == 3
-    torch.testing.assert_close(torch.stack([rows[i] for i in range(48)]), held, rtol=1e-5, atol=1e-5)
-    dataset = FeatureDataset(rows, np.zeros((48, 1), np.int8))
-    network.head.standardize_(dataset.sample())
-    mean = held.double().mean(dim=(0, 1)).float()
-    torch.testing.assert_close(network.head.feature_mean, mean, rtol=1e-4, atol=1e-5)
-
-
-def test_a_run_that_was_killed_in_a_process_keeps_its_finished_shards(
-    run, colour_images, colour_table, tmp_path, model
-):
-    """The process kills itself after the first of six shards."""
-    model.save_pretrained(tmp_path / "model")
-    arguments = tmp_path / "model", colour_table, tmp_path / "cache"
-    process = forked.start(feature_run.die_after_a_shard, *arguments, output=tmp_path / "output.txt")
-    process.join()
-    assert process.exitcode == -9, (tmp_path / "output.txt").read_text()
-    _, computed = run(colour_images)
-    assert computed == 40
-
-
-def test_a_folder_that_cannot_be_written_to_says_which_key_to_set(run, colour_images, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(HalflabelError, match="set feature_cache to another folder"):
-        run(colour_images, folder=tmp_path / "file" / "cache")
-    with pytest.raises(HalflabelError, match="views is 0"):
-        run(colour_images, views=0)
 
 
 def test_off_switch(monkeypatch):

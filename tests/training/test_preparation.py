@@ -3,16 +3,21 @@ import pytest
 import torch
 import yaml
 
-from halflabel import IGNORE_INDEX, UNCERTAIN, HalflabelError, TimmMultiLabelImageProcessor, count_labels
+from halflabel import (
+    IGNORE_INDEX,
+    UNCERTAIN,
+    HalflabelError,
+    TimmMultiLabelForImageClassification,
+    TimmMultiLabelImageProcessor,
+    count_labels,
+)
 from halflabel.data.pixels import PixelDataset
 from halflabel.training.preparation import (
     TargetCounts,
-    apply_policies,
     load_data,
     loss_configuration,
     make_datasets,
     prepare_data,
-    prior_counts,
     report_labels,
     start_head,
     training_targets,
@@ -85,13 +90,14 @@ LABELS = np.array([[1, 0], [IGNORE_INDEX, UNCERTAIN], [UNCERTAIN, IGNORE_INDEX]]
     ],
 )
 def test_each_code_has_its_own_policy(unknown, uncertain, second, third):
-    targets = apply_policies(LABELS, NAMES, unknown, uncertain)
+    targets = training_targets(LABELS, NAMES, settings(unknown=unknown, uncertain=uncertain))
     assert targets.tolist() == [[1, 0], second, third]
     assert targets.dtype == (np.float32 if uncertain == 0.75 else np.int8)
 
 
-def test_an_ignored_uncertain_entry_is_kept_apart_for_losses_that_use_unknown_ones():
-    assert (apply_policies(LABELS, NAMES, keep_uncertain=True) == LABELS).all()
+def test_an_ignored_uncertain_entry_is_kept_apart_for_losses_that_use_unknown_ones_alone():
+    assert (training_targets(LABELS, NAMES, settings()) == np.where(LABELS == UNCERTAIN, IGNORE_INDEX, LABELS)).all()
+    assert (training_targets(LABELS, NAMES, settings(loss="wan")) == LABELS).all()
 
 
 def test_words_and_numbers():
@@ -107,17 +113,23 @@ def test_words_and_numbers():
 
 THREE = ["a", "b", "c"]
 TARGETS = np.array([[1, 0, 1], [0, 0, IGNORE_INDEX], [0, 0, 1], [0, IGNORE_INDEX, IGNORE_INDEX]], np.int8)
-COUNTS = TargetCounts.of(TARGETS)
 
 
 def settings(**keys):
     return parse_recipe("linear_probe", {"data": "x.csv", "backbone": "test_resnet", **keys})
 
 
+def counts_of(labels, **keys):
+    return TargetCounts.of(count_labels(labels), list("abc")[: labels.shape[1]], settings(**keys))
+
+
+COUNTS = counts_of(TARGETS)
+
+
 def test_automatic_pos_weight_is_negatives_over_positives_clipped():
     assert loss_configuration(settings(pos_weight="auto"), COUNTS, THREE)["pos_weight"] == [3.0, 1.0, 1.0]
     many = np.array([[1]] + [[0]] * 99, np.int8)
-    assert loss_configuration(settings(pos_weight="auto"), TargetCounts.of(many), ["a"])["pos_weight"] == [20.0]
+    assert loss_configuration(settings(pos_weight="auto"), counts_of(many), ["a"])["pos_weight"] == [20.0]
 
 
 def test_weights_are_given_by_label_or_for_all():
@@ -138,14 +150,14 @@ def test_the_prior_of_the_selective_loss_comes_from_the_targets():
     }
 
 
-def test_the_head_starts_from_what_the_loss_takes_for_true():
+@pytest.mark.parametrize(("loss", "entries"), [("bce", [4, 3, 2]), ("wan", [4, 4, 3])])
+def test_the_head_starts_from_what_the_loss_takes_for_true(loss, entries):
     targets = TARGETS.copy()
     targets[3, 2] = UNCERTAIN
-    known = prior_counts(TargetCounts.of(targets), "bce")
-    assumed = prior_counts(TargetCounts.of(targets), "wan")
-    assert known[0].tolist() == assumed[0].tolist() == [1, 0, 2]
-    assert known[1].tolist() == [4, 3, 2]
-    assert assumed[1].tolist() == [4, 4, 3]
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", THREE, weights=None, loss=loss)
+    start_head(model, None, counts_of(targets, loss=loss))
+    expected = torch.logit((torch.tensor([1.0, 0, 2]) + 1) / (torch.tensor(entries) + 2))
+    torch.testing.assert_close(model.head.linear.bias.detach(), expected)
 
 
 @pytest.mark.parametrize("loss", ["bce", "wan"])
@@ -153,28 +165,8 @@ def test_the_head_starts_from_what_the_loss_takes_for_true():
 def test_counts_of_targets_follow_from_counts_of_labels(loss, policies):
     labels = np.random.default_rng(0).choice(np.array([1, 0, IGNORE_INDEX, UNCERTAIN], np.int8), (50, 3))
     chosen = settings(loss=loss, **policies)
-    short = TargetCounts.from_labels(count_labels(labels), THREE, chosen)
-    whole = TargetCounts.of(training_targets(labels, THREE, chosen))
-    assert short.images == whole.images == 50
-    for field in ("positive", "answered", "asked"):
-        assert getattr(short, field).tolist() == getattr(whole, field).tolist()
-
-
-def test_uncertain_entries_stay_apart_only_where_the_loss_uses_unknown_ones():
-    labels = np.array([[UNCERTAIN, IGNORE_INDEX, 1]], np.int8)
-    assert training_targets(labels, THREE, settings()).tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 1]]
-    assert training_targets(labels, THREE, settings(loss="wan")).tolist() == [[UNCERTAIN, IGNORE_INDEX, 1]]
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"loss": "focall"}, "did you mean focal"),
-        ({"loss": "asl", "loss_args": '{"gamma": 1}'}, "takes no argument 'gamma'"),
-        ({"uncertain": "yes"}, "uncertain: 'yes' is none of"),
-        ({"normalizer": "task"}, "did you mean tasks"),
-    ],
-)
-def test_a_recipe_is_refused_before_any_data_is_read(keys, message):
-    with pytest.raises(HalflabelError, match=message):
-        settings(**keys)
+    counts, targets = TargetCounts.of(count_labels(labels), THREE, chosen), training_targets(labels, THREE, chosen)
+    assert counts.images == 50
+    np.testing.assert_allclose(counts.positive, np.where(targets >= 0, targets, 0).sum(axis=0))
+    assert counts.answered.tolist() == (targets >= 0).sum(axis=0).tolist()
+    assert counts.asked.tolist() == (targets != UNCERTAIN).sum(axis=0).tolist()

@@ -10,6 +10,7 @@ from transfer_runs import make_model, make_trainer
 from transformers import Trainer, TrainerState
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+from halflabel.data.pixels import FeatureDataset
 from halflabel.training.trainer import TellEpoch, describe_log
 from halflabel_cli import main
 
@@ -58,10 +59,12 @@ def test_the_stock_trainer_is_exact_for_known_entries_and_refused_for_other_coun
 
 
 @pytest.mark.parametrize(("epoch", "done"), [(0, 0), (0.5, 0), (1.0, 1), (2.9999999999, 3), (None, 0)])
-def test_the_model_is_told_the_epochs_done(tiny_model, epoch, done):
+def test_the_model_and_the_data_are_told_the_epochs_done(tiny_model, epoch, done):
     """A run resumed within an epoch starts with a fraction."""
-    TellEpoch().on_epoch_begin(None, TrainerState(epoch=epoch), None, model=tiny_model)
+    dataset = FeatureDataset(torch.arange(3.0)[:, None], np.zeros((1, 2), np.int8), views=3)
+    TellEpoch(dataset).on_epoch_begin(None, TrainerState(epoch=epoch), None, model=tiny_model)
     assert tiny_model.epoch == done
+    assert int(dataset[0]["features"]) == done % 3
 
 
 def test_an_epoch_dependent_loss_resumes_to_the_same_weights(tmp_path):
@@ -136,7 +139,6 @@ def test_the_last_checkpoint_stays_beside_the_best_when_training_is_over(tmp_pat
             {"eval_mAP": float("nan"), "eval_undefined_labels": 2, "epoch": 1.0},
             "epoch 1: validation mAP undefined, undefined labels 2",
         ),
-        ({"taught": 0.25, "epoch": 1.0}, "epoch 1: taught 0.25"),
         (
             {"train_runtime": 15.93, "train_samples_per_second": 2048.0, "train_loss": 0.19, "epoch": 60.0},
             "epoch 60: seconds of training 15.9",

@@ -103,7 +103,7 @@ def test_without_decay_and_multiplier_there_are_two_plain_groups():
 
 
 def test_frozen_parameters_are_in_no_group(tiny_model):
-    freeze(tiny_model, 2)
+    freeze(tiny_model, [2])
     found = rates_and_decays(tiny_model, parameter_groups(tiny_model, 0.1, 0.01, layer_decay=0.5))
     assert found.keys() == {name for name, parameter in tiny_model.named_parameters() if parameter.requires_grad}
     assert found["backbone.layer2.0.conv1.weight"][0] == pytest.approx(0.1 / 8)  # the rates are those of the whole
@@ -164,7 +164,7 @@ def test_rates_out_of_range_are_refused_at_once(decay, multiplier, message, tmp_
     (["conv1", "bn1", "layer1"], {"conv1", "bn1", "layer1"}),
     (["layer[12]"], {"layer1", "layer2"}),
     (["layer*"], {"layer1", "layer2", "layer3", "layer4"}),
-    (2, {"conv1", "bn1", "layer1"}),
+    ([2], {"conv1", "bn1", "layer1"}),
     (["2"], {"conv1", "bn1", "layer1"}),
     (["1", "layer4"], {"conv1", "bn1", "layer4"}),
 ])  # fmt: skip
@@ -197,8 +197,8 @@ def test_single_parameters_and_inner_modules_are_frozen_too():
     (["layr1"], "freeze: 'layr1' matches nothing in ResNet, whose parts are conv1, bn1, layer1, .*did you mean layer1"),
     (["stages.0"], "'stages.0' matches nothing"),
     (["act1"], "'act1' matches nothing"),  # it has no parameters
-    (6, "6 layer groups, but ResNet has 1 to 5"),
-    (0, "0 layer groups"),
+    ([6], "6 layer groups, but ResNet has 1 to 5"),
+    ([0], "0 layer groups"),
 ])  # fmt: skip
 def test_what_matches_nothing_is_an_error(parts, message, tiny_model):
     with pytest.raises(HalflabelError, match=message) as caught:

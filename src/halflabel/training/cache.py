@@ -11,8 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,99 +30,140 @@ from ..data.files import UNFINISHED, write_whole
 from ..data.pixels import PixelDataset, draw_seed
 from ..model import backbones, image_processing_timm_multilabel
 from ..model.errors import HalflabelError
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 
 KEY_BYTES = 16
 """Length of the key of one row of features. 128 bits: no two of a billion rows share one."""
 
+DEFAULT_FOLDER = Path(HF_HOME) / "halflabel" / "features"
+"""Where features are kept if nobody says otherwise."""
+
 log = logging.getLogger(__name__)
 
-"""Pattern of the files that are being written; only a killed process leaves one behind."""
-
-_FORMAT = "halflabel features 1"
 _SAMPLE_BYTES = 256 << 20
+_ABANDONED_S = 3600  # writing a shard takes seconds
+_WHAT = (
+    "Features of pictures from the frozen backbone that made_by describes, kept by halflabel so that no picture goes "
+    "through it twice. A shard holds features (float32, a row per picture and view) and keys (16 bytes a row: a hash "
+    "of the picture, of its transform and of its random draws). This folder may be deleted at any time."
+)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of features, mapped.
+class FeatureFolder:
+    """The shards of one backbone's features, which several processes may read and write at once.
+
+    A shard is a safetensors file with `features` (float32, a row per key) and `keys` (uint8 of shape (rows, 16)). It is
+    named by a hash of the backbone's key and of the whole file, so that damage and a file of another backbone show.
 
     Attributes:
-        path: The file.
-        keys: The key of each row, 16 bytes.
-        features: float32 of shape (rows, *shape of a row), in the mapped file.
-        checksum: Of all tensors' bytes, as the file says.
+        path: The folder; it need not exist.
     """
 
-    path: Path
-    keys: tuple[bytes, ...]
-    features: Tensor
-    checksum: str
-
-    @classmethod
-    def open(cls, path: Path, made_by: str) -> "Shard":
-        """Map a shard; its features are not read.
+    def __init__(self, root: str | Path, made_by: Mapping[str, Any]) -> None:
+        """Touch no file yet.
 
         Args:
-            path: The file.
-            made_by: The key of the backbone that the features must be of.
+            root: The folder of all backbones' features.
+            made_by: What the features depend on, see `backbone_parts`; written beside the shards. Features of other
+                parts are never used.
+        """
+        self._made_by, self._key = made_by, hash_parts(made_by)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", made_by["backbone"])
+        self.path = Path(root).expanduser() / f"{name}-{self._key[:16]}"
+        self._whole: set[Path] = set()
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Path, int]]:
+        """Return where the rows of these keys lie: a shard and a row of it; keys that are not there are left out.
+
+        A shard that holds one is read through, once in this object's life. A damaged one is removed, and a warning
+        says so; its rows are not there.
 
         Raises:
-            ValueError: If it is cut off, is no shard, or is another backbone's; the message says which.
-            OSError: If it cannot be opened.
+            HalflabelError: If a file cannot be opened or read.
         """
+        wanted = set(keys)
+        found: dict[bytes, tuple[Path, int]] = {}
+        damaged = []
+        for path in sorted(self.path.glob("shard-*.safetensors")):
+            try:
+                stored = open_mapped(path, "keys").numpy().tobytes()
+                split = (stored[start : start + KEY_BYTES] for start in range(0, len(stored), KEY_BYTES))
+                rows = {key: (path, row) for row, key in enumerate(split) if key in wanted}
+                if rows and path not in self._whole:
+                    with path.open("rb") as file:  # not through a map, whose pages would count as this process's memory
+                        if self._name(iter(lambda: file.read(1 << 20), b"")) != path.name:  # noqa: B023 - used at once
+                            raise ValueError("its bytes are not those that were written")
+                    self._whole.add(path)
+                found.update(rows)
+            except FileNotFoundError:
+                continue  # another process has just removed it
+            except (SafetensorError, ValueError) as error:
+                damaged.append(f"{path}: {error}")
+                with contextlib.suppress(OSError):  # where nothing may be written, `prepare` will say so
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise HalflabelError(f"features in {path} cannot be read: {error}") from error
+        if damaged:
+            log.warning("%d damaged file(s) of features are made again, the first is %s", len(damaged), damaged[0])
+        return found
+
+    def prepare(self) -> None:
+        """Make the folder, write what it is, and remove what killed processes left.
+
+        Raises:
+            HalflabelError: If it cannot be written to.
+        """
+        about = {"what": _WHAT, "key": self._key, "made_by": dict(self._made_by)}
+        with self._told():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / "about.json", json.dumps(about, indent=1) + "\n")
+        for rest in self.path.glob(UNFINISHED):
+            with contextlib.suppress(OSError):  # another process may have just removed it
+                if time.time() - rest.stat().st_mtime > _ABANDONED_S:
+                    rest.unlink()
+
+    def write(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Add a shard.
+
+        Args:
+            keys: One per row, 16 bytes each.
+            features: float32 of shape (rows, *shape of a row).
+
+        Raises:
+            HalflabelError: If the disk is full, or the folder cannot be written to.
+        """
+        matrix = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), KEY_BYTES)
+        content = save({"features": features.contiguous(), "keys": matrix})
+        with self._told():
+            write_whole(self.path / self._name([content]), content)
+
+    def _name(self, content: Iterable[bytes]) -> str:
+        digest = xxhash.xxh3_128(self._key.encode())
+        for piece in content:
+            digest.update(piece)
+        return f"shard-{digest.hexdigest()}.safetensors"
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with safe_open(path, framework="pt") as file:
-                about, keys = file.metadata() or {}, file.get_tensor("keys").numpy().tobytes()
-            features = _map(path)
-        except SafetensorError as error:
-            raise ValueError(f"it is cut off or damaged: {error}") from error
-        if about.get("format") != _FORMAT or about.get("made_by") != made_by:
-            raise ValueError("it is not of this backbone")
-        if about.get("keys") != xxhash.xxh3_64_hexdigest(keys):
-            raise ValueError("its keys are damaged")
-        split = tuple(keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES))
-        return cls(path, split, features, about["checksum"])
-
-    def is_whole(self) -> bool:
-        """Read the file once, in pieces, and tell whether its bytes are those that were written."""
-        with self.path.open("rb") as file:  # not through the map, whose pages would count as this process's memory
-            file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
-            digest = xxhash.xxh3_64()
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        return digest.hexdigest() == self.checksum
+            yield
+        except OSError as error:
+            raise HalflabelError(
+                f"features cannot be kept in {self.path} ({error.strerror or error}): set feature_cache to another "
+                "folder, or to none to keep them in memory"
+            ) from error
 
 
-def _map(path: Path) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        features: Tensor = file.get_tensor("features")
-    return features
-
-
-def write_shard(folder: Path, made_by: str, keys: Sequence[bytes], features: Tensor) -> None:
-    """Write a shard. Its name follows from the keys, so that two processes that make the same rows end with one file.
-
-    Args:
-        folder: Where to.
-        made_by: The key of the backbone.
-        keys: One per row, 16 bytes each.
-        features: float32 of shape (rows, *shape of a row).
+def open_mapped(shard: Path, name: str) -> Tensor:
+    """Return a tensor of a shard; it lies in the mapped file, and nothing of it is read yet.
 
     Raises:
-        OSError: If the disk is full, or the folder cannot be written to.
+        SafetensorError: If the file is cut off, or no shard.
+        FileNotFoundError: If it is not there.
     """
-    joined = b"".join(keys)
-    matrix = torch.frombuffer(bytearray(joined), dtype=torch.uint8).reshape(len(keys), KEY_BYTES)
-    tensors = {"features": features.contiguous(), "keys": matrix}
-    plain = save(tensors)
-    about = {
-        "format": _FORMAT,
-        "made_by": made_by,
-        "keys": xxhash.xxh3_64_hexdigest(joined),
-        "checksum": xxhash.xxh3_64_hexdigest(memoryview(plain)[8 + int.from_bytes(plain[:8], "little") :]),
-    }
-    write_whole(folder / f"shard-{xxhash.xxh3_128_hexdigest(joined)}.safetensors", save(tensors, about))
+    with safe_open(shard, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
 
 
 class MappedRows:
@@ -135,16 +175,18 @@ class MappedRows:
         shape: (rows, *shape of a row).
     """
 
-    def __init__(self, shards: Sequence[Shard], where: NDArray[np.int64]) -> None:
-        """Say where each row lies.
+    def __init__(self, shards: Sequence[Path], where: NDArray[np.int64]) -> None:
+        """Map the files.
 
         Args:
             shards: The files.
             where: Shape (rows, 2): the number of a shard, and of the row within it.
+
+        Raises:
+            FileNotFoundError: If a file is not there.
         """
-        self._paths = [shard.path for shard in shards]
-        self._maps = [shard.features for shard in shards]
-        self._where = where
+        self._shards, self._where = list(shards), where
+        self._maps = [open_mapped(shard, "features") for shard in shards]
         self.shape = (len(where), *self._maps[0].shape[1:])
 
     def __len__(self) -> int:
@@ -157,13 +199,9 @@ class MappedRows:
         found: Tensor = self._maps[shard][position]
         return found
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Leave the mapped memory behind; a pickle would hold all of it."""
-        return {name: value for name, value in vars(self).items() if name != "_maps"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the files again."""
-        vars(self).update(state, _maps=[_map(path) for path in state["_paths"]])
+        return MappedRows, (self._shards, self._where)
 
     def gather(self, rows: NDArray[np.int64] | None = None) -> Tensor:
         """Read rows into memory, all of them where none are named; float32 of shape (rows, *shape of a row)."""
@@ -180,132 +218,7 @@ class MappedRows:
         return self.gather(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
 
 
-DEFAULT_FOLDER = Path(HF_HOME) / "halflabel" / "features"
-"""Where features are kept if nobody says otherwise."""
-
-_WHAT = (
-    "Features of pictures from the frozen backbone that made_by describes, kept by halflabel so that no picture goes "
-    "through it twice. A shard holds features (float32, a row per picture and view) and keys (16 bytes a row: a hash "
-    "of the picture, of its transform and of its random draws). This folder may be deleted at any time."
-)
-_ABANDONED_S = 3600  # writing a shard takes seconds
-
-
-class FeatureFolder:
-    """The shards of one backbone's features, which several processes may read and write at once.
-
-    Attributes:
-        path: The folder; it need not exist.
-    """
-
-    def __init__(self, root: str | Path, backbone: str, made_by: Mapping[str, Any], key: str) -> None:
-        """Touch no file yet.
-
-        Args:
-            root: The folder of all backbones' features.
-            backbone: Its name, for people.
-            made_by: What the features depend on, see `feature_keys.backbone_parts`; written beside the shards.
-            key: The same as one word; features under another key are never used.
-        """
-        self.path = Path(root).expanduser() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone)}-{key[:16]}"
-        self._key = key
-        self._made_by = dict(made_by)
-        self._shards: dict[str, Shard] = {}  # by file name
-        self._whole: set[str] = set()
-
-    def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Shard, int]]:
-        """Return where the rows of these keys lie: a shard and a row of it; keys that are not there are left out.
-
-        A damaged shard is removed, and a warning says so; its rows are not there.
-
-        Raises:
-            HalflabelError: If a file cannot be opened or read.
-        """
-        wanted = set(keys)
-        found: dict[bytes, tuple[Shard, int]] = {}
-        damaged: dict[Path, str] = {}
-        for path in sorted(self.path.glob("shard-*.safetensors")):
-            try:
-                shard = self._open(path)
-                rows = {key: (shard, row) for row, key in enumerate(shard.keys) if key in wanted}
-                if rows:
-                    self._check(shard)
-                found.update(rows)
-            except FileNotFoundError:  # another process has just removed it
-                self._shards.pop(path.name, None)
-            except ValueError as error:
-                self._shards.pop(path.name, None)
-                damaged[path] = str(error)
-            except OSError as error:
-                raise HalflabelError(f"features in {path} cannot be read: {error}") from error
-        self._remove(damaged)
-        return found
-
-    def _open(self, path: Path) -> Shard:
-        if path.name not in self._shards:
-            self._shards[path.name] = Shard.open(path, self._key)
-        return self._shards[path.name]
-
-    def _check(self, shard: Shard) -> None:
-        """Read a shard through, once in this object's life."""
-        if shard.path.name not in self._whole:
-            if not shard.is_whole():
-                raise ValueError("its features are damaged")
-            self._whole.add(shard.path.name)
-
-    def _remove(self, damaged: Mapping[Path, str]) -> None:
-        for path in damaged:
-            with contextlib.suppress(OSError):  # where nothing may be written, `prepare` will say so
-                path.unlink(missing_ok=True)
-        if damaged:
-            path, reason = next(iter(damaged.items()))
-            log.warning(
-                "%d damaged file(s) of features are made again, the first is %s: %s", len(damaged), path, reason
-            )
-
-    def prepare(self) -> None:
-        """Make the folder, write what it is, and remove what killed processes left.
-
-        Raises:
-            HalflabelError: If it cannot be written to.
-        """
-        about = {"what": _WHAT, "key": self._key, "made_by": self._made_by}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "about.json", (json.dumps(about, indent=1) + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(error) from error
-        for rest in self.path.glob(UNFINISHED):
-            with contextlib.suppress(OSError):  # another process may have just removed it
-                if time.time() - rest.stat().st_mtime > _ABANDONED_S:
-                    rest.unlink()
-
-    def write(self, keys: Sequence[bytes], features: Tensor) -> None:
-        """Add rows.
-
-        Args:
-            keys: One per row.
-            features: float32 of shape (rows, *shape of a row).
-
-        Raises:
-            HalflabelError: If the disk is full, or the folder cannot be written to.
-        """
-        try:
-            write_shard(self.path, self._key, keys, features)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> HalflabelError:
-        return HalflabelError(
-            f"features cannot be kept in {self.path} ({error.strerror or error}): set feature_cache to another folder, "
-            "or to none to keep them in memory"
-        )
-
-
-_ROWS_AT_ONCE = 256  # of a data set; with embedded pictures a few dozen megabytes
-
-
-def backbone_parts(model: TimmMultiLabelForImageClassification) -> dict[str, Any]:
+def backbone_parts(model: Model) -> dict[str, Any]:
     """Return all of a model that its features depend on, for JSON; its head counts only by what it consumes.
 
     Args:
@@ -314,6 +227,7 @@ def backbone_parts(model: TimmMultiLabelForImageClassification) -> dict[str, Any
     config, backbone = model.config, model.backbone
     device = model.device.type
     return {
+        "format": 2,  # of the shards
         "backbone": config.backbone,
         "backbone_args": {key: str(value) for key, value in sorted((config.backbone_args or {}).items())},
         "structure": _digest(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(backbone))),
@@ -342,8 +256,7 @@ def hash_weights(module: nn.Module) -> str:
 def pixel_parts(pixels: PixelDataset) -> dict[str, Any]:
     """Return all that the pixels depend on beside the picture itself, for JSON: transform, decoding, and libraries.
 
-    Args:
-        pixels: Any transform that can be pickled will do; its settings are hashed, and of a function its code.
+    Of the transform, which may be any that can be pickled, the settings are hashed, and of a function its code.
     """
     from datasets.fingerprint import Hasher  # not for who only predicts
 
@@ -370,7 +283,7 @@ def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -
 
     Args:
         pixels: The pictures, with the transform of these views.
-        views: Their numbers; view 0 draws nothing, any other draws what `draws.draw_seed` says.
+        views: Their numbers; view 0 draws nothing, any other draws what `pixels.draw_seed` says.
         seed: Of the draws.
 
     Raises:
@@ -385,25 +298,20 @@ def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -
 def _identities(dataset: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a data set of `datasets`
     """Yield each picture's name, and what tells it from any other picture."""
     columns = dataset.select_columns(["image", "file_name"]).with_format("arrow")
-    for table in columns.iter(batch_size=_ROWS_AT_ONCE):
+    for table in columns.iter(batch_size=256):  # with embedded pictures a few dozen megabytes
         pictures = table["image"].combine_chunks()
-        rows = zip(
-            table["file_name"].to_pylist(), pictures.field("bytes"), pictures.field("path").to_pylist(), strict=True
-        )
-        for name, content, path in rows:
-            yield name, _identity(name, content, path)
-
-
-def _identity(name: str, content: Any, path: str | None) -> str:  # noqa: ANN401 - a scalar of Arrow
-    if content.is_valid:
-        return xxhash.xxh3_128_hexdigest(content.as_buffer())  # the bytes where they lie, not a copy
-    try:
-        if path is None:
-            raise ValueError("there are neither bytes nor a path")
-        found = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise HalflabelError(f"image {name or path} cannot be read: {error}") from error
-    return f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"
+        names, paths = table["file_name"].to_pylist(), pictures.field("path").to_pylist()
+        for name, content, path in zip(names, pictures.field("bytes"), paths, strict=True):
+            if content.is_valid:
+                yield name, xxhash.xxh3_128_hexdigest(content.as_buffer())  # the bytes where they lie, not a copy
+                continue
+            try:
+                if path is None:
+                    raise ValueError("there are neither bytes nor a path")
+                found = os.stat(path)
+            except (OSError, ValueError) as error:
+                raise HalflabelError(f"image {name or path} cannot be read: {error}") from error
+            yield name, f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"
 
 
 def _digest(text: str) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..model.errors import HalflabelError, reason_of, shortlist
 
@@ -30,7 +29,6 @@ UNFINISHED = ".unfinished"
 """The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
 
 _FAILED_WRITES = ("iostream", "inline_container")  # what torch.save says where it cannot write
-_TRAINED = "trained."
 _NEEDED = {
     "model.safetensors": ("model*.safetensors", "pytorch_model_fsdp*"),
     "optimizer.pt": ("optimizer*",),
@@ -41,27 +39,52 @@ _NEEDED = {
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """Say why a run cannot go on from a checkpoint; None: it can."""
+    """Say why a run cannot go on from a checkpoint; None: it is whole.
+
+    Every file is opened as it is when a run goes on; of a pickle that is its tensors and plain values, and nothing that
+    could run.
+    """
     for name, patterns in _NEEDED.items():
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"it holds no {name}"
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and not _is_whole(path):
+        try:
+            if path.suffix == ".safetensors":
+                _read_shapes(path)
+            elif path.name == TRAINER_STATE_NAME:
+                TrainerState.load_from_json(str(path))
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix in (".pt", ".pth", ".bin"):
+                with safe_globals():
+                    torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError):
             return f"its {path.name} is cut off or damaged"
+        except Exception:  # UnpicklingError, and whatever else a pickle makes of being refused
+            return f"its {path.name} is damaged, or would run code"
     return None
 
 
-def _is_whole(path: Path) -> bool:
-    """Read what stands last in a file of a checkpoint, or how long it should be."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):
-                return True
-        if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        return path.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
-    except (SafetensorError, ValueError):
-        return False
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, framework="pt") as stored:
+        return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+
+
+def check_network(checkpoint: Path, model: nn.Module) -> None:
+    """Refuse a whole checkpoint of another model, before training is set up.
+
+    The Trainer would load weights by the names that happen to fit, and leave the others random.
+
+    Raises:
+        HalflabelError: It names what differs.
+    """
+    if not (checkpoint / SAFE_WEIGHTS_NAME).is_file():  # in pieces: who loads these compares them
+        return
+    shapes = _read_shapes(checkpoint / SAFE_WEIGHTS_NAME)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    differing = sorted(key for key in shapes.keys() | expected.keys() if shapes.get(key) != expected.get(key))
+    if differing:
+        raise HalflabelError(f"{checkpoint} is of another network or of other labels: {shortlist(differing, 3)} differ")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -138,23 +161,12 @@ class KeepTrainingWeights(TrainerCallback):
     resumed run equals one without a break.
     """
 
-    def __init__(self, checkpoint: str | Path | None = None) -> None:
-        """Say where the run goes on from.
-
-        Args:
-            checkpoint: What `Trainer.train(resume_from_checkpoint=...)` gets; None: a fresh run, or the checkpoint
-                of the step that the run resumes at, in `output_dir`.
-        """
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+    checkpoint: Path | None = None
+    """Where the run goes on from; the Trainer says it."""
 
     def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return what is written, by name."""
-        return {f"{_TRAINED}{name}": tensor for name, tensor in weights_of(model).items()}
-
-    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
-        """Take back what was written; the model holds the weights of `model.safetensors` at that time."""
-        trained = {name.removeprefix(_TRAINED): stored[name] for name in stored if name.startswith(_TRAINED)}
-        copy_weights(trained, weights_of(model))
+        """Return the tensors that are written, and into which what was written is copied, by their names there."""
+        return {f"trained.{name}": tensor for name, tensor in weights_of(model).items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take the weights of the checkpoint that the run resumes from.
@@ -162,14 +174,13 @@ class KeepTrainingWeights(TrainerCallback):
         Raises:
             HalflabelError: If it was not written with this callback, or by a run with other settings.
         """
-        if not state.global_step:
+        if self.checkpoint is None:
             return
-        folder = self.checkpoint or Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        path = folder / TRAINING_WEIGHTS
+        path = self.checkpoint / TRAINING_WEIGHTS
         if not path.is_file():
             raise HalflabelError(f"{path}: no such file, and this run cannot resume without it; start it afresh")
         try:
-            self.restore(model, load_file(path, device=str(model.device)))
+            copy_weights(load_file(path, device=str(model.device)), self.training_weights(model))
         except (KeyError, RuntimeError) as error:
             raise HalflabelError(f"{path} is of a run with another model or other settings: {error}") from error
 
@@ -183,68 +194,15 @@ class KeepTrainingWeights(TrainerCallback):
         save_file(weights, folder / TRAINING_WEIGHTS)
 
 
-_PICKLED = ("optimizer*.pt", "scheduler*.pt", "rng_state*.pth")
-
-
-def check_checkpoint(folder: Path, model: nn.Module) -> None:
-    """Refuse a checkpoint of another model, or one that is not whole, before training is set up.
-
-    The Trainer would load weights by the names that happen to fit, and leave the others random. The pickled parts are
-    read as the Trainer reads them: their tensors and plain values, and nothing that could run.
-
-    Args:
-        folder: What `Trainer.train(resume_from_checkpoint=...)` gets.
-        model: What is trained.
-
-    Raises:
-        HalflabelError: With the file and what is wrong.
-    """
-    name = TRAINER_STATE_NAME
-    try:
-        TrainerState.load_from_json(str(folder / name))
-        for path in sorted(path for pattern in _PICKLED for path in folder.glob(pattern) if path.is_file()):
-            name = path.name
-            with safe_globals():
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        name = SAFE_WEIGHTS_NAME
-        if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():  # in pieces: transformers compares these itself
-            return
-        with safe_open(folder / name, framework="pt") as stored:
-            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else "it is cut off or damaged"
-        raise HalflabelError(f"{folder} is no checkpoint to resume from: {name}: {reason}") from error
-    except Exception as error:  # UnpicklingError, and whatever else a pickle makes of being refused
-        raise HalflabelError(f"{folder} is not resumed from: {name} is damaged, or would run code") from error
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    differing = sorted(key for key in shapes.keys() | expected.keys() if shapes.get(key) != expected.get(key))
-    if differing:
-        raise HalflabelError(f"{folder} is of another network or of other labels: {shortlist(differing, 3)} differ")
-
-
-_AVERAGE = "average."
-
-
-def averaging_decay(decay: float, steps: int) -> float:
-    """Return the share of the old average that is kept: min(decay, (1 + steps) / (10 + steps)).
-
-    The second term (TensorFlow's ExponentialMovingAverage) makes the average forget the first weights soon.
-
-    Args:
-        decay: The largest share.
-        steps: How often was averaged before.
-    """
-    return min(decay, (1 + steps) / (10 + steps))
-
-
 class AverageWeights(KeepTrainingWeights):
     """Average the weights over the optimizer steps, and show the average to everything but training.
 
-    average <- d * average + (1 - d) * weights after each optimizer step, with d of `averaging_decay` (Polyak &
-    Juditsky 1992; Tarvainen & Valpola, arXiv 1703.01780). The average starts as the first weights. While the Trainer
-    evaluates or saves, and when training ends, the model holds the average: the best epoch is the average's best, and
-    each checkpoint and the final folder are models of averaged weights. What is trained lies beside them in
-    `training_weights.safetensors`, for resuming.
+    average <- d * average + (1 - d) * weights after each optimizer step (Polyak & Juditsky 1992; Tarvainen & Valpola,
+    arXiv 1703.01780), with d = min(decay, (1 + t) / (10 + t)) after t steps, so that the average forgets the first
+    weights, as which it starts, soon (TensorFlow's ExponentialMovingAverage). While the Trainer evaluates or saves, and
+    when training ends, the model holds the average: the best epoch is the average's best, and each checkpoint and the
+    final folder are models of averaged weights. What is trained lies beside them in `training_weights.safetensors`, for
+    resuming.
 
     Floating-point buffers are averaged too, as timm's ModelEmaV3 does: BatchNorm's running statistics belong to the
     weights they were measured with, and so lag as much as the averaged weights do. Integers stay those of the training.
@@ -252,19 +210,17 @@ class AverageWeights(KeepTrainingWeights):
     The average lies where the model does, and takes as much memory; while it is shown, twice as much.
     """
 
-    def __init__(self, decay: float, checkpoint: str | Path | None = None) -> None:
+    def __init__(self, decay: float) -> None:
         """Set what is kept of the average at each step.
 
         Args:
             decay: In (0, 1), like 0.999: the average is then over about the last 1000 steps.
-            checkpoint: See `resuming.KeepTrainingWeights`.
 
         Raises:
             HalflabelError: If the decay is out of range.
         """
         if not 0 < decay < 1:
             raise HalflabelError(f"ema_decay is {decay}, expected between 0 and 1, like 0.999")
-        super().__init__(checkpoint)
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] | None = None  # the trained weights, while the model holds the average
@@ -272,13 +228,8 @@ class AverageWeights(KeepTrainingWeights):
     def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the trained and the averaged weights."""
         trained = weights_of(model) | (self.hidden or {})
-        average = {f"{_AVERAGE}{name}": tensor for name, tensor in self.average.items()}
+        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
         return {f"trained.{name}": tensor for name, tensor in trained.items()} | average
-
-    def restore(self, model: nn.Module, stored: dict[str, Tensor]) -> None:
-        """Take back both."""
-        super().restore(model, stored)
-        copy_weights({name.removeprefix(_AVERAGE): tensor for name, tensor in stored.items()}, self.average)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Start the average, or go on with that of the checkpoint.
@@ -297,13 +248,18 @@ class AverageWeights(KeepTrainingWeights):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Go on with training."""
-        self._hide(model)
+        if self.hidden is not None:
+            copy_weights(self.hidden, self._averaged(model))
+            self.hidden = None
 
     on_step_begin = on_epoch_begin
 
+    @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Average; show the average where the Trainer evaluates or saves next."""
-        self._update(weights_of(model), state.global_step - 1)
+        steps = state.global_step - 1
+        update = get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))
+        update(list(self.average.values()), list(self._averaged(model).values()), None)
         if control.should_evaluate or control.should_save:
             self._show(model)
 
@@ -315,19 +271,12 @@ class AverageWeights(KeepTrainingWeights):
         """Leave the model with what it holds, the average or the best one, and free the rest."""
         self.hidden, self.average = None, {}
 
-    @torch.no_grad()
-    def _update(self, weights: dict[str, Tensor], steps: int) -> None:
-        update = get_ema_multi_avg_fn(averaging_decay(self.decay, steps))
-        update(list(self.average.values()), [weights[name] for name in self.average], None)
+    def _averaged(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's own tensors of which there is an average."""
+        weights = weights_of(model)
+        return {name: weights[name] for name in self.average}
 
     def _show(self, model: nn.Module) -> None:
         if self.hidden is None:
-            weights = weights_of(model)
-            self.hidden = {name: weights[name].clone() for name in self.average}
-            copy_weights(self.average, {name: weights[name] for name in self.average})
-
-    def _hide(self, model: nn.Module) -> None:
-        if self.hidden is not None:
-            weights = weights_of(model)
-            copy_weights(self.hidden, {name: weights[name] for name in self.hidden})
-            self.hidden = None
+            self.hidden = {name: tensor.clone() for name, tensor in self._averaged(model).items()}
+            copy_weights(self.average, self._averaged(model))

@@ -12,10 +12,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, logit
 from sklearn.neighbors import NearestNeighbors
-
-from ..model.errors import HalflabelError
 
 Matrix = NDArray[np.float64]
 Known = NDArray[np.bool_]
@@ -84,14 +82,13 @@ class FeatureBasis:
             near: The fit of a like problem, from which to start.
         """
         total = weights.sum(axis=0)
-        base = _log_odds(targets, weights)
+        base = logit(smoothed_share(targets, weights))
         ridge = penalty * self.width
         # Newton's diagonal at a score of 0.5: in these coordinates the problem is nearly round.
         curvature = self.scales[:, None] ** 2 * (weights.mean(axis=0) / 4) + ridge
         scale, bias_scale = 1 / np.sqrt(curvature), 1 / np.sqrt(total / 4 + 1e-3)
         spread_weights = np.repeat(weights / self.views, self.views, axis=0)
         spread_targets = np.repeat(np.where(weights > 0, targets, 0.0), self.views, axis=0)
-        across = self.rows.T
 
         def unpack(vector: Matrix) -> tuple[Matrix, Matrix]:
             parts = vector.reshape(len(self.scales) + 1, -1)
@@ -102,10 +99,9 @@ class FeatureBasis:
             logits = self.rows @ axes.astype(np.float32) + bias
             losses = spread_weights * (np.logaddexp(0, logits) - spread_targets * logits)
             error = spread_weights * (expit(logits) - spread_targets)
-            slopes = np.vstack(
-                [(across @ error.astype(np.float32) + ridge * axes) * scale, error.sum(axis=0) * bias_scale]
-            )
-            return float(losses.sum() + ridge / 2 * (axes**2).sum()), slopes.ravel()
+            slopes = (self.rows.T @ error.astype(np.float32) + ridge * axes) * scale
+            loss = float(losses.sum() + ridge / 2 * (axes**2).sum())
+            return loss, np.vstack([slopes, error.sum(axis=0) * bias_scale]).ravel()
 
         start = np.zeros((len(self.scales) + 1, targets.shape[1]))
         if near is not None:
@@ -117,10 +113,18 @@ class FeatureBasis:
         return Fit(logits.reshape(-1, self.views, targets.shape[1]).mean(axis=1), axes, bias)
 
 
-def _log_odds(targets: Matrix, weights: Matrix) -> Matrix:
-    """Return the log-odds of each label's weighted targets, by Laplace's rule; shape (num_labels,)."""
-    share = ((np.where(weights > 0, targets, 0.0) * weights).sum(axis=0) + 1) / (weights.sum(axis=0) + 2)
-    return np.asarray(np.log(share / (1 - share)))
+def smoothed_share(targets: NDArray[Any], weights: NDArray[Any]) -> Matrix:
+    """Return the share of yes by Laplace's rule: (yes + 1) / (all + 2).
+
+    Args:
+        targets: Shape (n, num_labels), in [0, 1]; anything where the weight is 0.
+        weights: Shape (n, num_labels), at least 0, or bool.
+
+    Returns:
+        Shape (num_labels,), in (0, 1).
+    """
+    yes = (np.where(weights > 0, targets, 0.0) * weights).sum(axis=0)
+    return np.asarray((yes + 1) / (weights.sum(axis=0) + 2))
 
 
 def neighbour_graph(features: NDArray[np.floating], neighbours: int) -> Any:  # noqa: ANN401 - a scipy.sparse matrix
@@ -134,17 +138,12 @@ def neighbour_graph(features: NDArray[np.floating], neighbours: int) -> Any:  # 
 
     Returns:
         scipy.sparse CSR matrix (n, n), weights in (0, 1]: the cosine, where either image is near the other.
-
-    Raises:
-        HalflabelError: If `neighbours` is below 1.
     """
-    if neighbours < 1:
-        raise HalflabelError(f"neighbours is {neighbours}, expected at least 1")
-    values = np.asarray(features, dtype=np.float64)
-    centred = values - values.mean(axis=0)
-    count = min(neighbours, len(values) - 1)
+    centred = np.asarray(features, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)
+    count = min(neighbours, len(centred) - 1)
     if count < 1:
-        return scipy.sparse.csr_matrix((len(values), len(values)))
+        return scipy.sparse.csr_matrix((len(centred), len(centred)))
     search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(centred)
     graph = search.kneighbors_graph(mode="distance")
     graph.data = np.clip(1 - graph.data, 0, 1)
@@ -169,7 +168,7 @@ def propagate(graph: Any, labels: NDArray[Any]) -> Matrix:  # noqa: ANN401
     """
     known = labels >= 0
     fixed = np.where(known, labels, 0).astype(np.float64)
-    prior = (fixed.sum(axis=0) + 1) / (known.sum(axis=0) + 2)
+    prior = smoothed_share(labels, known)
     degree = np.asarray(graph.sum(axis=1)).reshape(-1, 1) + ABSORPTION
     scores = np.where(known, fixed, prior)
     for _ in range(_ROUNDS):
@@ -233,8 +232,7 @@ class Weighing:
 
 def log_odds_beyond(scores: Matrix, prior: Matrix) -> Matrix:
     """Return by how much scores speak for yes beyond a label's prior, in log-odds; both are kept in [0.02, 0.98]."""
-    clipped, base = scores.clip(_CLIP, 1 - _CLIP), prior.clip(_CLIP, 1 - _CLIP)
-    return np.asarray(np.log(clipped / (1 - clipped)) - np.log(base / (1 - base)))
+    return np.asarray(logit(scores.clip(_CLIP, 1 - _CLIP)) - logit(prior.clip(_CLIP, 1 - _CLIP)))
 
 
 def mean_log_loss(logits: Matrix, answers: NDArray[Any], known: Known) -> float:

@@ -5,6 +5,7 @@ its own: a network that runs on all cores at once waits for the slowest of them 
 threads take turns at it, and while one has its turn the others decode, transfer and fetch.
 """
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -13,7 +14,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +25,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
 
-from ..data.pixels import FeatureDataset, PixelDataset, draw_seed, drawing
+from ..data.pixels import PixelDataset, draw_seed, drawing
 from ..data.pixels import process_state as process_state
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import decode_image
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .cache import FeatureFolder, MappedRows, backbone_parts, hash_parts, row_keys
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from .cache import FeatureFolder, MappedRows, backbone_parts, row_keys
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def count_threads(device: torch.device) -> int:
     """Return how many threads `run_in_threads` starts."""
     if device.type == "cpu":
         return min(_MOST_THREADS, torch.get_num_threads())
-    return min(_MOST_THREADS, max(2, (os.cpu_count() or 1) // _processes_here()))
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many processes share this machine
+    return min(_MOST_THREADS, max(2, (os.cpu_count() or 1) // sharing))
 
 
 def batch_limit(device: torch.device, batch_size: int) -> int:
@@ -78,11 +79,7 @@ def batch_limit(device: torch.device, batch_size: int) -> int:
 class Network:
     """A model in evaluation mode that several threads may call."""
 
-    def __init__(
-        self,
-        model: TimmMultiLabelForImageClassification,
-        run: Callable[[TimmMultiLabelForImageClassification, Tensor], Tensor],
-    ) -> None:
+    def __init__(self, model: Model, run: Callable[[Model, Tensor], Tensor]) -> None:
         """Take the model.
 
         Args:
@@ -95,18 +92,15 @@ class Network:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return what the network makes of a batch of pixels, float32 on the CPU."""
-        pixels = self._on_device(pixels)
-        with self.turn:  # on an accelerator the activations of one batch at a time
-            made = self.run(self.model, pixels)
-        return made.float().cpu()
-
-    def _on_device(self, pixels: Tensor) -> Tensor:
         # channels_last is the faster layout of convolutions on the CPU and on recent GPUs
         pixels = pixels.to(memory_format=torch.channels_last)
         on_cuda = self.device.type == "cuda"
         if on_cuda:
             pixels = pixels.pin_memory()  # from pinned memory a copy runs beside the network
-        return pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+        pixels = pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+        with self.turn:  # on an accelerator the activations of one batch at a time
+            made = self.run(self.model, pixels)
+        return made.float().cpu()
 
 
 def run_in_threads(call: Callable[[Item], Made], source: Iterable[Item], device: torch.device) -> Iterator[Made]:
@@ -139,11 +133,7 @@ def _start_thread(device: torch.device, cores: int) -> None:
         torch.cuda.set_device(device)  # every thread starts at the first one, and would pin memory for that
 
 
-def _processes_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun says how many processes share this machine
-
-
-class Views:
+class Views(Dataset[Tensor]):
     """Pictures in one or several views: view 0 by the evaluation transform, the others by the training transform.
 
     What a view draws at random follows from a seed, the view's number and the picture's name, so that it is the same
@@ -161,31 +151,23 @@ class Views:
             augmented: The same pictures with the training transform; needed for more than one view.
             views: How many, at least 1.
             seed: Of the random draws.
-
-        Raises:
-            HalflabelError: If `views` is below 1, or above 1 without `augmented`.
         """
-        if views < 1:
-            raise HalflabelError(f"views is {views}, expected at least 1")
-        if views > 1 and augmented is None:
-            raise HalflabelError(f"views is {views}, but there is no training transform to make them")
-        self.sources = (pixels, augmented or pixels)
-        self.views = views
-        self.seed = seed
+        self.sources = (pixels, pixels if augmented is None else augmented)
+        self.views, self.seed = views, seed
 
     def __len__(self) -> int:
         """Return the number of images times views."""
         return len(self.sources[0]) * self.views
 
     def keys(self) -> list[bytes]:
-        """Return the key of each row, see `feature_keys.row_keys`: all views of the first image, then of the next."""
+        """Return the key of each row, see `cache.row_keys`: all views of the first image, then of the next."""
         plain = row_keys(self.sources[0])
         if self.views == 1:
             return [key for keys in plain for key in keys]
         others = row_keys(self.sources[1], range(1, self.views), self.seed)
         return [key for both in zip(plain, others, strict=True) for keys in both for key in keys]
 
-    def load(self, rows: Sequence[int]) -> Tensor:
+    def __getitem__(self, rows: Sequence[int]) -> Tensor:
         """Return the pixels of some rows, float32 of shape (rows, channels, height, width)."""
         made, decoded, picture = [], None, None
         for row in rows:
@@ -196,30 +178,13 @@ class Views:
                 picture = decode_image(record["image"], record["file_name"], source.shortest_side)
                 decoded = (image, view > 0)
             assert picture is not None
-            if view:
-                with drawing(draw_seed(self.seed, view, record["file_name"])):
-                    made.append(source.transform(picture))
-            else:
+            with drawing(draw_seed(self.seed, view, record["file_name"])) if view else contextlib.nullcontext():
                 made.append(source.transform(picture))
         return torch.stack(made)
 
 
-class _Batches(Dataset[Tensor]):
-    """The pixels of rows, a batch an item."""
-
-    def __init__(self, views: Views, rows: Sequence[int], size: int) -> None:
-        self.views = views
-        self.batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Tensor:
-        return self.views.load(self.batches[number])
-
-
 def run_backbone(
-    model: TimmMultiLabelForImageClassification,
+    model: Model,
     views: Views,
     rows: Sequence[int],
     batch_size: int = 32,
@@ -244,57 +209,26 @@ def run_backbone(
     """
     model.train(False)
     size = min(batch_limit(model.device, batch_size), math.ceil(len(rows) / count_threads(model.device)))
-    batches = _Batches(views, rows, size)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     network = Network(model, lambda run, pixels: run.extract_features(pixels))
-    source: Iterable[Any] = range(len(batches))
+    source: Iterable[Any] = batches
     if workers:
         # With a generator of its own the loader draws nothing from the one that training draws from.
-        source = DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
-    call = network if workers else lambda number: network(batches[number])
+        generator = torch.Generator()
+        source = DataLoader(views, batch_size=None, sampler=batches, num_workers=workers, generator=generator)
+    call = network if workers else lambda batch: network(views[batch])
     with tqdm(total=len(rows), desc=title, unit="image", disable=quiet) as progress:
         for features in run_in_threads(call, source, model.device):
             yield features
             progress.update(len(features))
 
 
-def extract_features(
-    model: TimmMultiLabelForImageClassification,
-    dataset: PixelDataset,
-    batch_size: int = 32,
-    workers: int = 0,
-    title: str = "features",
-    quiet: bool = False,
-) -> Tensor:
-    """Return the features of all pictures, float32 on the CPU, in the order of the images; nothing is kept.
-
-    Args:
-        model: Put in evaluation mode; run on its own device.
-        dataset: The pictures with the evaluation transform.
-        batch_size: Pictures at once.
-        workers: Processes that decode; 0: threads of this one.
-        title: Shown at the progress bar.
-        quiet: Show no progress bar.
-
-    Returns:
-        Shape (n, width), or (n, positions, width) where the head consumes positions.
-
-    Raises:
-        HalflabelError: If there are no pictures, or one cannot be read.
-    """
-    rows = range(len(dataset))
-    if not rows:
-        raise HalflabelError(f"{title}: there are no pictures")
-    return torch.cat(list(run_backbone(model, Views(dataset), rows, batch_size, workers, title, quiet)))
-
-
 def cached_features(
-    model: TimmMultiLabelForImageClassification,
+    model: Model,
     views: Views,
     folder: str | Path | None,
-    batch_size: int = 32,
-    workers: int = 0,
     title: str = "features",
-    quiet: bool = False,
+    **options: Any,  # noqa: ANN401
 ) -> Tensor | MappedRows:
     """Return the features of all pictures in all views; only those that are not in the folder are computed.
 
@@ -305,11 +239,9 @@ def cached_features(
     Args:
         model: Its backbone must be frozen. Put in evaluation mode; run on its own device.
         views: The pictures.
-        folder: Where features are kept, see `feature_cache.DEFAULT_FOLDER`; None: in memory only.
-        batch_size: Pictures at once.
-        workers: Processes that decode, see `extraction.run_backbone`.
+        folder: Where features are kept, see `cache.DEFAULT_FOLDER`; None: in memory only.
         title: Shown at the progress bar and in the log.
-        quiet: Show no progress bar.
+        options: `batch_size`, `workers` and `quiet` of `run_backbone`.
 
     Returns:
         Row `image * views.views + view` holds one view of one image. Pooled features are a tensor of shape
@@ -320,80 +252,48 @@ def cached_features(
     """
     if not len(views):
         raise HalflabelError(f"{title}: there are no pictures")
-    options = {"batch_size": batch_size, "workers": workers, "title": title, "quiet": quiet}
-    if folder is None:
-        return _in_memory(model, views, options)
-    parts = backbone_parts(model)
-    cache = FeatureFolder(folder, model.config.backbone, parts, hash_parts(parts))
-    keys = views.keys()
+
+    def run(rows: Sequence[int]) -> Iterator[Tensor]:
+        return run_backbone(model, views, rows, title=title, **options)
+
     state = process_state()
+    if folder is None:
+        mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
+        part = [torch.cat(list(run(mine)))] if mine else []
+        return torch.cat(gather_object(part) if state.num_processes > 1 else part)
+    cache, keys = FeatureFolder(folder, backbone_parts(model)), views.keys()
     found = cache.find(keys)
     of = f"{len(keys)}" + (f" ({len(keys) // views.views} images in {views.views} views)" if views.views > 1 else "")
     log.info("%s: %d of %s are in %s", title, sum(key in found for key in keys), of, cache.path)
     # In the second round a process computes what it still misses, where machines do not share the folder.
     for processes, index in ((state.num_processes, state.process_index), (1, 0)):
-        missing = _missing(keys, found, processes, index)
-        if missing:
-            _compute(cache, model, views, keys, missing, options)
+        missing = {key: row for row, key in enumerate(keys) if key not in found}
+        # Keys are hashes, which fall evenly; and the processes need not agree on what is missing.
+        mine = [row for key, row in missing.items() if int.from_bytes(key[:4], "big") % processes == index]
+        if mine:
+            _compute(cache, run, keys, mine)
         state.wait_for_everyone()
-        if missing or processes > 1:
+        if mine or processes > 1:
             found = cache.find(keys)
-    if any(key not in found for key in keys):
-        raise HalflabelError(f"features in {cache.path} were removed while they were computed; start again")
-    rows = _arrange(keys, found)
+    shards = {shard: number for number, shard in enumerate(sorted({shard for shard, _ in found.values()}))}
+    try:
+        places = [(shards[shard], row) for shard, row in (found[key] for key in keys)]
+        rows = MappedRows(list(shards), np.array(places, dtype=np.int64))
+    except (KeyError, FileNotFoundError) as error:
+        raise HalflabelError(f"features in {cache.path} were removed while they were computed; start again") from error
     return rows.gather() if len(rows.shape) == 2 else rows
 
 
-def _in_memory(model: TimmMultiLabelForImageClassification, views: Views, options: dict[str, Any]) -> Tensor:
-    state = process_state()
-    mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
-    part = [torch.cat(list(run_backbone(model, views, mine, **options)))] if mine else []
-    return torch.cat(gather_object(part) if state.num_processes > 1 else part)
-
-
-def _missing(keys: Sequence[bytes], found: Mapping[bytes, Any], processes: int, index: int) -> list[int]:
-    """Return a row for each key that is not found and that falls to this process.
-
-    The keys are hashes, so that they fall evenly; and the processes need not agree on what is missing.
-    """
-    rows = {key: row for row, key in enumerate(keys) if key not in found}
-    return [row for key, row in rows.items() if int.from_bytes(key[:4], "big") % processes == index]
-
-
 def _compute(
-    cache: FeatureFolder,
-    model: TimmMultiLabelForImageClassification,
-    views: Views,
-    keys: Sequence[bytes],
-    rows: Sequence[int],
-    options: dict[str, Any],
+    cache: FeatureFolder, run: Callable[[Sequence[int]], Iterator[Tensor]], keys: Sequence[bytes], rows: Sequence[int]
 ) -> None:
     """Compute rows and keep them, a shard at a time."""
     cache.prepare()  # before the work, so that a folder that cannot be written to is known at once
     done, start, parts, began = 0, 0, [], time.monotonic()
-    for features in run_backbone(model, views, rows, **options):
+    for features in run(rows):
         parts.append(features)
         done += len(features)
         limit = min(SHARD_ROWS, max(1, _SHARD_BYTES // features[0].nbytes))
         if done == len(rows) or done - start >= limit or time.monotonic() - began > _SHARD_SECONDS:
             cache.write([keys[row] for row in rows[start:done]], torch.cat(parts))
             start, parts, began = done, [], time.monotonic()
-
-
-def _arrange(keys: Sequence[bytes], found: Mapping[bytes, tuple[Any, int]]) -> MappedRows:
-    shards = list({id(shard): shard for shard, _ in found.values()}.values())
-    numbers = {id(shard): number for number, shard in enumerate(shards)}
-    where = np.array([(numbers[id(found[key][0])], found[key][1]) for key in keys], dtype=np.int64)
-    return MappedRows(shards, where)
-
-
-class ChangeViews(TrainerCallback):
-    """Show another view of every image in each epoch; a resumed run goes on with the view of its epoch."""
-
-    def __init__(self, dataset: FeatureDataset | PixelDataset) -> None:
-        """Keep the training data set."""
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Tell the data set the epoch; Accelerate tells it too, but not on several devices."""
-        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))

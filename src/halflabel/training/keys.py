@@ -252,7 +252,7 @@ def read_keys(
             that is not as its key demands.
     """
     path = find_recipe(name)
-    typed = _known(said, "") if isinstance(said, Mapping) else _parse_flags(said)
+    typed = _known(said) if isinstance(said, Mapping) else _known(_parse_flags(said), typed=True)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise HalflabelError(f"{path}: a recipe is a flat mapping of keys to values")
@@ -274,7 +274,7 @@ def read_keys(
     return path, from_file, typed, own
 
 
-def _known(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _known(values: Mapping[str, Any], origin: str = "", typed: bool = False) -> dict[str, Any]:
     """Return the values that say something; null is the default, but of `weights`, where it is random weights."""
     known = {}
     for key, value in values.items():
@@ -285,7 +285,10 @@ def _known(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
                     f"{origin}{key} is gone since version 0.2: it was measured not to help; leave it out"
                 )
         elif key not in OWN_KEYS and key not in trainer_keys():
-            raise HalflabelError(f"{origin}unknown key {key!r}{did_you_mean(key, [*OWN_KEYS, *trainer_keys()])}")
+            nearest = did_you_mean(key, [*OWN_KEYS, *trainer_keys(), *SHORT])
+            if typed:
+                raise HalflabelError(f"unknown option --{key}{nearest or '; halflabel recipes --keys lists them'}")
+            raise HalflabelError(f"{origin}unknown key {key!r}{nearest}")
         elif value is not None or key == "weights":
             known[key] = value
     return known
@@ -301,11 +304,6 @@ def _parse_flags(flags: Sequence[str]) -> dict[str, Any]:
             key = key.replace("-", "_")
             if key.startswith("no_") and key[3:] in OWN_KEYS:
                 key, has_value, value = key[3:], "=", "false"
-            key = SHORT.get(key, key)
-            if key not in OWN_KEYS and key not in trainer_keys():
-                keys = [*OWN_KEYS, *trainer_keys(), *SHORT]
-                nearest = did_you_mean(key, keys) or "; halflabel recipes --keys lists them"
-                raise HalflabelError(f"unknown option --{key}{nearest}")
             values[key] = [value] if has_value else []
         elif not key:
             raise HalflabelError(f"unexpected {part!r}: options are --key value")
@@ -316,11 +314,10 @@ def _parse_flags(flags: Sequence[str]) -> dict[str, Any]:
 
 def _check_number(key: str, value: Any) -> None:  # noqa: ANN401
     """Refuse what is no number where a key of the Trainer's is one, as its own parser would later."""
-    kinds = {"int": int, "float": float}
     kind = trainer_keys()[key]
-    if kind in kinds and isinstance(value, str):
+    if kind in ("int", "float") and isinstance(value, str):
         try:
-            kinds[kind](value)
+            {"int": int, "float": float}[kind](value)
         except ValueError as error:
             raise HalflabelError(f"argument --{key}: invalid {kind} value: {value!r}") from error
 

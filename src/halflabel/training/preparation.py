@@ -1,7 +1,7 @@
 """What a recipe trains on: its pictures, their known labels made into targets, and the data set of each split."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from ..data.pixels import FeatureDataset, PixelDataset, leave_out_unreadable
 from ..data.splitting import assign_splits, hide_labels
 from ..data.streaming import EXAMPLES, ImageStream, PrepareRows, open_stream
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import ImageTransform, TimmMultiLabelImageProcessor
-from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, LabelSpace, count_labels, evaluation_labels
-from ..model.losses import Loss, find_loss
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelCounts, count_labels, evaluation_labels
+from ..model.losses import find_loss
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
 from .keys import DataKeys
-from .recipe import Policy, Recipe, parse_policy
+from .recipe import Recipe, by_label, parse_policy
 
 log = logging.getLogger(__name__)
 
@@ -36,43 +36,32 @@ POS_WEIGHT_RANGE = (0.05, 20.0)
 """What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""
 
 
-def apply_policies(
-    labels: IntMatrix,
-    label_names: Sequence[str],
-    unknown: Policy = "ignore",
-    uncertain: Policy = "ignore",
-    keep_uncertain: bool = False,
-) -> IntMatrix | NDArray[np.float32]:
-    """Return the labels to train on.
+def training_targets(labels: IntMatrix, label_names: Sequence[str], recipe: Recipe) -> NDArray[Any]:
+    """Return the labels to train on under the recipe's policies for unknown and uncertain entries.
+
+    Uncertain entries that are ignored stay `UNCERTAIN` where the loss learns from unknown entries: it would otherwise
+    learn from these as well.
 
     Args:
         labels: Shape (n, num_labels): 1, 0, `IGNORE_INDEX` and `UNCERTAIN`.
         label_names: The labels.
-        unknown: The policy for unknown entries (nobody looked); see `parse_policy`.
-        uncertain: The policy for uncertain entries (somebody looked and could not tell).
-        keep_uncertain: Leave ignored uncertain entries as `UNCERTAIN`: a loss that learns from unknown entries would
-            otherwise learn from these as well.
+        recipe: For its policies, see `parse_policy`, and its loss.
 
     Returns:
         int8 of the same shape, or float32 where a target is neither 0 nor 1.
     """
     policies = {
-        IGNORE_INDEX: parse_policy("unknown", unknown, label_names),
-        UNCERTAIN: parse_policy("uncertain", uncertain, label_names),
+        IGNORE_INDEX: parse_policy("unknown", recipe.data.unknown, label_names),
+        UNCERTAIN: parse_policy("uncertain", recipe.data.uncertain, label_names),
     }
-    ignored = {IGNORE_INDEX: IGNORE_INDEX, UNCERTAIN: UNCERTAIN if keep_uncertain else IGNORE_INDEX}
+    kept = UNCERTAIN if find_loss(recipe.model.loss).uses_unknown else IGNORE_INDEX
+    ignored = {IGNORE_INDEX: IGNORE_INDEX, UNCERTAIN: kept}
     soft = any(target not in (None, 0.0, 1.0) for targets in policies.values() for target in targets)
     result: NDArray[Any] = labels.astype(np.float32 if soft else np.int8)
     for code, targets in policies.items():
         values = np.array([ignored[code] if target is None else target for target in targets], dtype=result.dtype)
         result = np.where(labels == code, values, result)
     return result
-
-
-def training_targets(labels: NDArray[np.int8], label_names: Sequence[str], recipe: Recipe) -> NDArray[Any]:
-    """Return the labels to train on under the recipe's two policies; shape (n, num_labels), see `apply_policies`."""
-    keep = find_loss(recipe.model.loss).uses_unknown
-    return apply_policies(labels, label_names, recipe.data.unknown, recipe.data.uncertain, keep_uncertain=keep)
 
 
 @dataclass(frozen=True)
@@ -92,14 +81,7 @@ class TargetCounts:
     images: int
 
     @classmethod
-    def of(cls, targets: NDArray[Any]) -> "TargetCounts":
-        """Count targets of shape (n, num_labels)."""
-        known = targets >= 0
-        positive = np.where(known, targets, 0).sum(axis=0, dtype=np.float64)
-        return cls(positive, known.sum(axis=0), (targets != UNCERTAIN).sum(axis=0), len(targets))
-
-    @classmethod
-    def from_labels(cls, counts: LabelCounts, label_names: Sequence[str], recipe: Recipe) -> "TargetCounts":
+    def of(cls, counts: LabelCounts, label_names: Sequence[str], recipe: Recipe) -> "TargetCounts":
         """Count the targets that `training_targets` gives for labels of which only the counts are known."""
         codes = np.array([1, 0, UNCERTAIN, IGNORE_INDEX], dtype=np.int8)
         unknown = counts.images - counts.known - counts.uncertain
@@ -129,43 +111,25 @@ def loss_configuration(recipe: Recipe, counts: TargetCounts, label_names: Sequen
     if model.loss == "selective" and "prior" not in loss_args:
         images = np.where(counts.answered > counts.positive, counts.answered, counts.images)
         loss_args["prior"] = (counts.positive / np.maximum(images, 1)).tolist()
+
+    def weights(key: str, given: Any) -> list[float] | None:  # noqa: ANN401 - from a file
+        return None if given is None else by_label(key, given, label_names, 1.0, _number)
+
+    auto = model.pos_weight == "auto"
     return {
         "loss": model.loss,
         "loss_args": loss_args or None,
         "normalizer": model.normalizer,
-        "pos_weight": _pos_weight(model.pos_weight, counts.positive, counts.answered - counts.positive, label_names),
-        "label_weight": _by_label("label_weight", model.label_weight, label_names),
+        "pos_weight": _auto_weight(counts) if auto else weights("pos_weight", model.pos_weight),
+        "label_weight": weights("label_weight", model.label_weight),
     }
 
 
-def prior_counts(counts: TargetCounts, loss: str | Loss) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return positives and entries from which a head's bias starts: what the loss will at first take for true."""
-    return counts.positive, counts.asked if find_loss(loss).assumes_negative else counts.answered
-
-
-def _pos_weight(
-    given: Any,  # noqa: ANN401 - from a file
-    positive: NDArray[np.float64],
-    negative: NDArray[np.float64],
-    label_names: Sequence[str],
-) -> list[float] | None:
-    if given != "auto":
-        return _by_label("pos_weight", given, label_names)
-    defined = (positive > 0) & (negative > 0)
-    ratio = np.where(defined, negative / np.maximum(positive, 1e-9), 1.0)
+def _auto_weight(counts: TargetCounts) -> list[float]:
+    negative = counts.answered - counts.positive
+    defined = (counts.positive > 0) & (negative > 0)
+    ratio = np.where(defined, negative / np.maximum(counts.positive, 1e-9), 1.0)
     return [float(value) for value in ratio.clip(*POS_WEIGHT_RANGE)]
-
-
-def _by_label(key: str, given: Any, label_names: Sequence[str]) -> list[float] | None:  # noqa: ANN401 - from a file
-    """Spread a number, or a mapping of label names to numbers, over the labels; a label not named gets 1."""
-    if given is None:
-        return None
-    if isinstance(given, Mapping):
-        space, weights = LabelSpace(label_names), [1.0] * len(label_names)
-        for name, value in given.items():
-            weights[space.index(name)] = _number(f"{key}, label {name!r}", value)
-        return weights
-    return [_number(key, given)] * len(label_names)
 
 
 def _number(key: str, value: Any) -> float:  # noqa: ANN401 - from a file
@@ -184,13 +148,11 @@ class TrainingData:
         images: Every picture with its split; of streamed training pictures only the first few.
         counts: What is known in the training split.
         stream: Where training pictures come from one after another; None: they are in `images`.
-        skipped: A line for each picture that cannot be read and was left out.
     """
 
     images: AnnotatedImages
     counts: LabelCounts
     stream: ImageStream | None = None
-    skipped: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,7 +161,7 @@ class TrainingData:
 
     def target_counts(self, recipe: Recipe) -> TargetCounts:
         """Count the targets of the training split under the recipe's policies."""
-        return TargetCounts.from_labels(self.counts, self.names, recipe)
+        return TargetCounts.of(self.counts, self.names, recipe)
 
 
 def prepare_data(recipe: Recipe) -> TrainingData:
@@ -213,7 +175,7 @@ def prepare_data(recipe: Recipe) -> TrainingData:
     if data.bad_images == "skip":
         images = leave_out_unreadable(images, quiet=bool(stream or recipe.arguments.disable_tqdm))
     counts = count_labels(images.of_split("train").labels) if stream is None else stream.counts["train"]
-    return TrainingData(images, counts, stream, images.skipped)
+    return TrainingData(images, counts, stream)
 
 
 def count_skipped(path: Path) -> int:
@@ -228,15 +190,8 @@ def count_skipped(path: Path) -> int:
 def load_data(recipe: Recipe) -> AnnotatedImages:
     """Load the recipe's source, give every picture a split, and hide known entries where the recipe says so."""
     data, seed = recipe.data, recipe.arguments.seed
-    images = load_images(
-        data.data,
-        data.image_folder,
-        data.labels,
-        data.max_train_images,
-        data.max_test_images,
-        data.uncertain_values or (),
-        data.contradictions,
-    )
+    most, uncertain = (data.max_train_images, data.max_test_images), data.uncertain_values or ()
+    images = load_images(data.data, data.image_folder, data.labels, *most, uncertain, data.contradictions)
     return hide_known(assign_splits(images, data.validation_share, data.test_share, seed), data, seed)
 
 
@@ -282,20 +237,8 @@ def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> No
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
 
 
-def make_datasets(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> dict[str, Any]:
-    """Return the data set of each split that has images.
-
-    Args:
-        recipe: The recipe.
-        model: Its backbone makes the features where the recipe caches them.
-        processor: The model's.
-        data: What the recipe trains on.
-    """
+def make_datasets(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> dict[str, Any]:
+    """Return the data set of each split that has images; of features, where the recipe caches these."""
     made: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         train = split == "train"
@@ -316,12 +259,7 @@ def make_datasets(
     return made
 
 
-def training_features(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> Tensor | MappedRows:
+def training_features(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> Tensor | MappedRows:
     """Return the features of the training pictures by the backbone as it is, from the cache where they are there."""
     part = data.images.of_split("train")
     plain = _pixels(recipe, part, part.labels, processor, training=False)
@@ -329,20 +267,15 @@ def training_features(
 
 
 def _pixels(
-    recipe: Recipe,
-    part: AnnotatedImages,
-    labels: NDArray[Any],
-    processor: TimmMultiLabelImageProcessor,
-    training: bool,
+    recipe: Recipe, part: AnnotatedImages, labels: NDArray[Any], processor: Processor, training: bool
 ) -> PixelDataset:
-    transform = _train_transform(recipe, processor) if training else processor.eval_transform()
+    own = recipe.training.train_transform
+    transform = processor.eval_transform() if not training else own or processor.train_transform()
     side = processor.needed_side(training) if recipe.data.fast_decode else None
     return PixelDataset(part, transform, labels, side, recipe.arguments.seed if training else None)
 
 
-def _extract(
-    recipe: Recipe, model: TimmMultiLabelForImageClassification, views: Views, title: str
-) -> Tensor | MappedRows:
+def _extract(recipe: Recipe, model: Model, views: Views, title: str) -> Tensor | MappedRows:
     arguments, folder = recipe.arguments, recipe.training.feature_cache
     torch.nn.Module.to(model, arguments.device)
     return cached_features(
@@ -356,25 +289,18 @@ def _extract(
     )
 
 
-def _train_transform(recipe: Recipe, processor: TimmMultiLabelImageProcessor) -> ImageTransform:
-    own: ImageTransform | None = recipe.training.train_transform
-    return processor.train_transform() if own is None else own
-
-
-def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: TimmMultiLabelImageProcessor) -> IterableDataset:
+def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: Processor) -> IterableDataset:
     data, names, seed = recipe.data, stream.label_space.names, recipe.arguments.seed
     side = processor.needed_side(training=True) if data.fast_decode else None
     skipped = recipe.folder / SKIPPED if data.bad_images == "skip" else None
-    prepare = PrepareRows(
-        stream, _train_transform(recipe, processor), lambda codes: training_targets(codes, names, recipe), side,
-        skipped, seed,
-    )  # fmt: skip
+    transform = recipe.training.train_transform or processor.train_transform()
+    prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, recipe), side, skipped, seed)
     return stream.training_rows(prepare, seed, data.shuffle_buffer)
 
 
-def start_head(model: TimmMultiLabelForImageClassification, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
+def start_head(model: Model, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
-    positive, entries = prior_counts(counts, model.loss)
-    model.head.set_prior_(torch.from_numpy(positive), torch.from_numpy(entries))
+    entries = counts.asked if model.loss.assumes_negative else counts.answered  # what the loss at first takes for true
+    model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(entries))
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.sample())

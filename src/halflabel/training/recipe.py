@@ -2,29 +2,20 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..decide.decision_fitting import check_fitting
 from ..metrics.intervals import check_confidence
-from ..model.errors import (
-    HalflabelError,
-    did_you_mean,
-    is_own,
-    missing_part,
-    number,
-    part_name,
-    reason_of,
-)
+from ..model.errors import HalflabelError, did_you_mean, is_own, missing_part, number, part_name, reason_of
 from ..model.heads import find_head
 from ..model.labels import LabelSpace
 from ..model.losses import find_loss
-from ..model.objective import check_normalizer
 from .guesses import PseudoLabelOptions
 from .keys import (
     GROUPS,
@@ -79,7 +70,10 @@ class Recipe:
             check_value(key, getattr(getattr(self, group), key))
         for name, kind in _ARGUMENT_RANGES.items():
             kind.check(name, getattr(self.arguments, name))
-        _check_model(self.model)
+        find_head(self.model.head).check_arguments(self.model.head_args, part_name(self.model.head))
+        find_loss(self.model.loss).check(part_name(self.model.loss), self.model.loss_args or {})
+        if is_own(self.model.backbone):
+            raise missing_part("backbone", self.model.backbone)
         _check_data(self)
         _check_training(self)
         check_fitting(self.decisions.decide or "f1", self.decisions.calibration)
@@ -120,12 +114,33 @@ class Recipe:
         return replace(self, arguments=arguments, said=self.said | keys.keys(), **groups)
 
 
+T = TypeVar("T")
 POLICIES = ("ignore", "negative", "positive")
-Policy = str | float | Mapping[str, str | float]
+
+
+def by_label(key: str, given: Any, label_names: Sequence[str], default: T, read: Callable[[str, Any], T]) -> list[T]:  # noqa: ANN401
+    """Spread a value, or a mapping of label names to values, over the labels.
+
+    Args:
+        key: What it is called in errors.
+        given: From a recipe.
+        label_names: The labels.
+        default: Of a label that a mapping does not name.
+        read: From what a value is called in errors and the value to what it means.
+
+    Raises:
+        HalflabelError: On a label that does not exist, or by `read`.
+    """
+    if not isinstance(given, Mapping):
+        return [read(key, given)] * len(label_names)
+    space, values = LabelSpace(label_names), [default] * len(label_names)
+    for name, value in given.items():
+        values[space.index(name)] = read(f"{key}, label {name!r}", value)
+    return values
 
 
 def parse_policy(key: str, policy: Any, label_names: Sequence[str]) -> list[float | None]:  # noqa: ANN401 - from a file
-    """Return the target of each label.
+    """Return per label its target in 0..1, or None for ignore.
 
     Args:
         key: Which policy it is, for errors: `unknown` or `uncertain`.
@@ -133,19 +148,10 @@ def parse_policy(key: str, policy: Any, label_names: Sequence[str]) -> list[floa
             these, where a label that is not named is ignored.
         label_names: The labels.
 
-    Returns:
-        Per label a target in 0..1, or None for ignore.
-
     Raises:
         HalflabelError: On another word or number, or a label that does not exist.
     """
-    if isinstance(policy, Mapping):
-        space = LabelSpace(label_names)
-        targets: list[float | None] = [None] * len(space)
-        for name, one in policy.items():
-            targets[space.index(name)] = _target(f"{key}, label {name!r}", one)
-        return targets
-    return [_target(key, policy)] * len(label_names)
+    return by_label(key, policy, label_names, None, _target)
 
 
 def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a file
@@ -160,14 +166,6 @@ def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a fil
         nearest = did_you_mean(str(policy), POLICIES)
         raise HalflabelError(f"{key}: {policy!r} is none of {', '.join(POLICIES)} or a target from 0 to 1{nearest}")
     return target
-
-
-def _check_model(model: ModelKeys) -> None:
-    find_head(model.head).check_arguments(model.head_args, part_name(model.head))
-    find_loss(model.loss).check(part_name(model.loss), model.loss_args or {})
-    if is_own(model.backbone):
-        raise missing_part("backbone", model.backbone)
-    check_normalizer(model.normalizer)
 
 
 def _check_data(recipe: Recipe) -> None:

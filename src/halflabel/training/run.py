@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -20,14 +19,15 @@ from transformers import Trainer, set_seed
 from ..data.pixels import FeatureDataset
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
+from ..metrics.report import json_ready
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, shortlist
 from ..model.heads import raise_features
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from .checkpoints import UNFINISHED, check_checkpoint, disk_faults_told, find_fault, last_checkpoint
-from .guesses import PseudoLabelOptions, PseudoLabels, make_pseudo_labels
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
+from .guesses import PseudoLabelOptions, make_pseudo_labels
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
@@ -40,7 +40,7 @@ from .preparation import (
     training_features,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import build_model, choose_trained, make_trainer, use_fast_layout
+from .trainer import build_model, choose_trained, make_trainer
 from .transfer import merge_lora
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,6 @@ _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run found: the layout of `metrics.json`, and where everything lies."""
-
-    metrics: dict[str, Any]
-    folder: Path
-
-
-@dataclass(frozen=True)
 class Trained:
     """A run when its model is saved and tested, for who writes its card and pictures.
 
@@ -84,8 +76,8 @@ class Trained:
     """
 
     recipe: Recipe
-    model: TimmMultiLabelForImageClassification
-    processor: TimmMultiLabelImageProcessor
+    model: Model
+    processor: Processor
     data: TrainingData
     test_labels: NDArray[Any] | None
     test_logits: NDArray[Any] | None
@@ -94,17 +86,15 @@ class Trained:
     kept: tuple[float, float] | None
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    return {name: version(name) for name in LIBRARIES}
-
-
-def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda trained: None) -> Result:
+def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda trained: None) -> dict[str, Any]:
     """Run a recipe from data to the saved, tested model. A run that goes on and is finished already is left as it is.
 
     Args:
         recipe: Nothing is pushed, whatever it says.
         present: Called by the main process when everything is saved, before what the run could go on from is removed.
+
+    Returns:
+        The content of `metrics.json`.
 
     Raises:
         HalflabelError: On any fault of the recipe or of the data, before training starts.
@@ -112,7 +102,8 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     folder = recipe.folder
     if recipe.resumes and (folder / METRICS).is_file():
         log.warning("%s holds a finished run: nothing to go on with", folder)
-        return Result(json.loads((folder / METRICS).read_text(encoding="utf-8")), folder)
+        finished: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return finished
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
@@ -122,13 +113,13 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
-        check_checkpoint(Path(checkpoint), model)
-    trainer = make_trainer(recipe, model, datasets, data, checkpoint)
+        check_network(Path(checkpoint), model)
+    trainer = make_trainer(recipe, model, datasets, data)
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
-        if data.skipped:
+        if data.images.skipped:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / SKIPPED).write_text("\n".join(data.skipped) + "\n", encoding="utf-8")
+            (folder / SKIPPED).write_text("\n".join(data.images.skipped) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.training.lora_rank is not None:
         merge_lora(model)
@@ -145,7 +136,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         present(Trained(recipe, model, processor, data, test_labels, logits, metrics, history, kept))
         _tidy(recipe, trainer)
     trainer.accelerator.wait_for_everyone()
-    return Result(metrics, folder)
+    return metrics
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
@@ -236,41 +227,26 @@ def _test(
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
-def _save(
-    recipe: Recipe,
-    trainer: Trainer,
-    processor: TimmMultiLabelImageProcessor,
-    metrics: dict[str, Any],
-) -> None:
+def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[str, Any]) -> None:
     folder = recipe.folder
     with disk_faults_told(folder):
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
-    resolved = {**recipe.plain(), INFORMATION: library_versions()}
+    resolved = {**recipe.plain(), INFORMATION: {name: version(name) for name in LIBRARIES}}
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    entries = [{key: _or_none(value) for key, value in entry.items()} for entry in trainer.state.log_history]
-    history = json.dumps(entries, indent=1)
+    history = json.dumps(json_ready(trainer.state.log_history), indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
 
 
-def _or_none(value: Any) -> Any:  # noqa: ANN401 - whatever the Trainer logs
-    """Return None for NaN and infinity, which JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def prepare_training(
     recipe: Recipe, data: TrainingData, checkpoint: str | None = None
-) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, dict[str, Any]]:
+) -> tuple[Model, Processor, dict[str, Any]]:
     """Return the model as training finds it, its image processor, and the data set of each split.
 
     The head starts from what is known of each label; or, where the recipe says `probe_first`, from a probe's solution.
-    Where it says `pseudo_labels`, unknown training entries have got theirs.
-
-    Args:
-        recipe: The recipe.
-        data: What it trains on.
-        checkpoint: Where training goes on from; the head then comes from there, and no probe is needed.
+    Where it says `pseudo_labels`, unknown training entries have got theirs. Where training goes on from a checkpoint,
+    the head comes from there, and no probe is needed.
 
     Raises:
         HalflabelError: On any fault of the recipe that only the model or the data show.
@@ -280,21 +256,17 @@ def prepare_training(
     if probe is not None and checkpoint is None:
         _fit_head(recipe, probe, model, processor, data)
     choose_trained(model, recipe.training)
-    use_fast_layout(model, recipe)
+    arguments = recipe.arguments  # the memory layout in which convolutions are faster
+    if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
+        torch.nn.Module.to(model, memory_format=torch.channels_last)
     datasets = make_datasets(recipe, model, processor, data)
-    datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets)
+    datasets["train"].pseudo_labels = _add_pseudo_labels(recipe, model, processor, data, datasets["train"])
     if probe is None:
         start_head(model, datasets["train"], data.target_counts(recipe))
     return model, processor, datasets
 
 
-def _fit_head(
-    recipe: Recipe,
-    name: str,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
-    data: TrainingData,
-) -> None:
+def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, data: TrainingData) -> None:
     """Train the head on cached features of the backbone as it is; see LP-FT (Kumar et al. 2022, arXiv 2202.10054)."""
     log.info("first the head alone, as %s trains it", name)
     folder = recipe.folder / PROBE
@@ -329,28 +301,19 @@ def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
     return replace(probe, data=recipe.data, model=recipe.model, decisions=recipe.decisions, training=training)
 
 
-def add_pseudo_labels(
+def _add_pseudo_labels(
     recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    processor: TimmMultiLabelImageProcessor,
+    model: Model,
+    processor: Processor,
     data: TrainingData,
-    datasets: dict[str, Any],
+    train: Any,  # noqa: ANN401 - a data set
 ) -> dict[str, Any] | None:
-    """Fill unknown entries of the training split with pseudo-labels, in place.
+    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
 
     The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
-
-    Args:
-        recipe: Its `pseudo_labels` and `pseudo_args` say how.
-        model: Untrained.
-        processor: The model's.
-        data: What the recipe trains on.
-        datasets: See `preparation.make_datasets`; the labels of `train` are replaced.
-
-    Returns:
-        The report, see `PseudoLabels.to_dict`; None where the recipe wants none, or nothing is unknown.
+    Without a report the recipe wants none, or nothing is unknown.
     """
-    keys, train = recipe.training, datasets["train"]
+    keys = recipe.training
     if keys.pseudo_labels is None:
         return None
     # As annotated: what nobody could tell is not guessed, whatever it is trained on.
@@ -358,19 +321,17 @@ def add_pseudo_labels(
     if not (labels == IGNORE_INDEX).any():
         log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
         return None
-    features = train.features if isinstance(train, FeatureDataset) else None
-    views = keys.views if isinstance(train, FeatureDataset) else 1
-    if features is None:
-        features = training_features(recipe, model, processor, data)
-    pooled = _pool(features, model.head.power)
-    found = make_pseudo_labels(
-        pooled, labels, PseudoLabelOptions.of(keys.pseudo_args), views, recipe.arguments.seed
-    )  # fmt: skip
-    _report(found, data.names)
-    guessed = (labels == IGNORE_INDEX) & (found.targets >= 0)
+    if isinstance(train, FeatureDataset):
+        features, views = train.features, train.views
+    else:
+        features, views = training_features(recipe, model, processor, data), 1
+    pooled, options = _pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
+    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
+    _tell_guesses(report)
+    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
     if guessed.any():
-        train.labels = np.where(guessed, found.targets, train.labels).astype(np.float32)
-    return found.to_dict(data.names)
+        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
+    return report
 
 
 def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 - a tensor, or rows on disk
@@ -382,17 +343,15 @@ def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 -
     return np.asarray(raise_features(pooled, power))
 
 
-def _report(found: PseudoLabels, names: tuple[str, ...]) -> None:
-    """Log what each round found, and what was decided."""
-    for number, one in enumerate(found.rounds, start=1):
-        right = "undefined" if one.precision is None else f"{one.precision:.3f}"
-        log.info(
-            "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries",
-            number, one.yes, one.no, right, one.hidden,
-        )  # fmt: skip
-    if found.without:
-        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist([names[j] for j in found.without]))
-    if found.rounds and not found.kept:
+def _tell_guesses(report: dict[str, Any]) -> None:
+    """Log what each round of pseudo-labels found, and what was decided."""
+    for number, one in enumerate(report["rounds"], start=1):
+        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
+        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
+        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
+    if report["labels_without"]:
+        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
+    if report["rounds"] and not report["kept_round"]:
         log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
-    elif found.kept < len(found.rounds):
-        log.warning("round %d of the pseudo-labels was best and is kept", found.kept)
+    elif report["kept_round"] < len(report["rounds"]):
+        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])

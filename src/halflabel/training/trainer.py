@@ -4,6 +4,7 @@ What a loss is divided by is counted over the whole optimizer step on all device
 """
 
 import copy
+import itertools
 import logging
 import math
 import shutil
@@ -13,18 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..data.pixels import collate
+from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification, short_card
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items
 from .checkpoints import (
     TRAINING_WEIGHTS,
@@ -34,7 +37,6 @@ from .checkpoints import (
     disk_faults_told,
     move_to_its_place,
 )
-from .features import ChangeViews
 from .keys import TrainingKeys
 from .preparation import TrainingData, loss_configuration
 from .recipe import Recipe
@@ -45,16 +47,20 @@ _REPEATED = "repeated_images"
 
 
 class TellEpoch(TrainerCallback):
-    """Tell the model how many epochs are done, for losses that change with them; a resumed run is told right too.
+    """Tell the model and the training data how many epochs are done; a resumed run is told right too.
 
-    A model that is trained further loses its decisions, which were fitted to its scores.
-
-    Args:
-        images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
+    Some losses change with the epochs, and so does what is shown of an image: the draws of its transform, or the next
+    of its views. A model that is trained further loses its decisions, which were fitted to its scores.
     """
 
-    def __init__(self, images_in_stream: int | None = None) -> None:
-        """Keep the number."""
+    def __init__(self, dataset: Any = None, images_in_stream: int | None = None) -> None:  # noqa: ANN401 - any data set
+        """Keep what is told.
+
+        Args:
+            dataset: The training data; only ours are told. Accelerate tells them too, but not on several devices.
+            images_in_stream: How many images a pass over a stream has, which has no epochs of its own; None: no stream.
+        """
+        self.dataset = dataset if isinstance(dataset, PixelDataset | FeatureDataset) else None
         self.images_in_stream = images_in_stream
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
@@ -64,8 +70,10 @@ class TellEpoch(TrainerCallback):
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Set `model.epoch` to the whole number of epochs done; a run resumed within an epoch has a fraction more."""
+        """Tell the whole number of epochs done; a run resumed within an epoch has a fraction more."""
         model.epoch = int((state.epoch or 0) + 1e-6)
+        if self.dataset is not None:
+            self.dataset.set_epoch(model.epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Count the passes over a stream."""
@@ -92,24 +100,13 @@ class MultiLabelTrainer(Trainer):
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
     """
 
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401
-        images_in_stream: int | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        """Take what `transformers.Trainer` takes.
-
-        Args:
-            args: Its positional arguments.
-            images_in_stream: For training data without a length, see `TellEpoch`.
-            kwargs: Its keyword arguments.
-        """
+    def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
-        self.add_callback(TellEpoch(images_in_stream))
+        self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
         """Return where checkpoints are; while one is written, where it is until it is whole."""
@@ -135,9 +132,8 @@ class MultiLabelTrainer(Trainer):
 
     def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
         if self.args.should_save and not self.args.save_only_model:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, KeepTrainingWeights):
-                    callback.write(self.accelerator.unwrap_model(model), unfinished)
+            for callback in self._keeping:
+                callback.write(self.accelerator.unwrap_model(model), unfinished)
         super()._save_checkpoint(model, trial)
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(place)
@@ -149,12 +145,22 @@ class MultiLabelTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
-        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to."""
+        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
+
+        Raises:
+            HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
+        """
         found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        for callback in self._keeping:
+            callback.checkpoint = checkpoint and Path(checkpoint)
         if checkpoint is not None:
             best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
             if best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+            if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
+                raise HalflabelError(
+                    f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
+                )
         return found
 
     def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
@@ -181,56 +187,50 @@ class MultiLabelTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
+    def log(self, logs: dict[str, float], *args: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
+        known = "eval_known_loss" in logs
+        super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+
+    @property
+    def _keeping(self) -> list[KeepTrainingWeights]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]
+
     @property
     def _loss(self) -> Loss:
         model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, TimmMultiLabelForImageClassification)
+        assert isinstance(model, Model)
         return model.loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Collect the batches of a step, take repeated images out of them, and count."""
-        batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(self._without_repeats(batch))
+        batches = [self._without_repeats(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Take the labels from images that only fill up the last step; they also count for nothing."""
-        repeated = self._repeated(len(batch["labels"]))
-        if not bool(repeated.any()):
-            return batch
-        repeated = repeated.to(batch["labels"].device)
-        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
-        labels = batch["labels"].masked_fill(repeated[:, None], code)
-        return {**batch, "labels": labels, _REPEATED: repeated}
+        """Take the labels from images that only fill up the last step; they also count for nothing.
 
-    def _repeated(self, rows: int) -> Tensor:
-        """Return which rows of this process's last fetched batch are repeats.
-
-        Accelerate fills the last step so that every process has a whole batch; `remainder` is the number of images in
-        it that are not repeats, counted through the processes in order.
+        Accelerate fills it so that every process has a whole batch; `remainder` is the number of images in it that are
+        not repeats, counted through the processes in order.
         """
-        state = self.accelerator.gradient_state
-        first = self.args.process_index * rows
-        real = state.remainder if self.args.world_size > 1 and state.end_of_dataloader else -1
-        return torch.arange(first, first + rows) >= real if real > 0 else torch.zeros(rows, dtype=torch.bool)
+        state, labels = self.accelerator.gradient_state, batch["labels"]
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return batch
+        first = self.args.process_index * len(labels)
+        repeated = torch.arange(first, first + len(labels), device=labels.device) >= state.remainder
+        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
+        return {**batch, "labels": labels.masked_fill(repeated[:, None], code), _REPEATED: repeated}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        counts = self._sum_over_processes(torch.stack([self._count(batch) for batch in batch_samples]), device)
+        counts = torch.stack([self._count(batch) for batch in batch_samples]).sum(dim=0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(dim=0)
         return counts.expand(self.args.n_gpu, -1) if self.args.n_gpu > 1 else counts
-
-    def _sum_over_processes(self, counts: Tensor, device: torch.device) -> Tensor:
-        """Add up counts of shape (batches, n) over the batches of a step and over all processes."""
-        total = counts.sum(dim=0).to(device)
-        return self.accelerator.gather(total[None]).sum(dim=0) if self.args.world_size > 1 else total
 
     def _count(self, batch: dict[str, Any]) -> Tensor:
         counts = count_items(batch["labels"], self._loss)
@@ -241,9 +241,9 @@ class MultiLabelTrainer(Trainer):
 
 
 class Progress(ProgressCallback):
-    """The Trainer's progress bar as one live line: what was logged last stands behind it.
+    """The Trainer's progress bar as one live line: what was logged last stands behind it; evaluation has no bar.
 
-    With `lines` every log is a line above the bar instead; evaluation has no bar of its own.
+    With `lines` every log is a line of its own instead. Where `disable_tqdm` is set there is no bar, but these lines.
     """
 
     def __init__(self, lines: bool = False) -> None:
@@ -251,29 +251,21 @@ class Progress(ProgressCallback):
         super().__init__()
         self.lines = lines
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Start the bar."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            bar: Any = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm)
+            self.training_bar = bar
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Show what was logged."""
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            if self.lines:
-                self.training_bar.write(describe_log(logs))
-            else:
-                self.training_bar.set_postfix_str(describe_log(logs))
+        if self.training_bar is not None and logs:
+            show = self.training_bar.write if self.lines else self.training_bar.set_postfix_str
+            show(describe_log(logs))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, *_: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Show nothing."""
-
-
-class Printer(PrinterCallback):
-    """The same where `disable_tqdm` is set: lines, or nothing."""
-
-    def __init__(self, lines: bool = False) -> None:
-        """Say whether logs are lines."""
-        self.lines = lines
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Print a line."""
-        if self.lines and state.is_local_process_zero and logs:
-            print(describe_log(logs), flush=True)
 
 
 _WORDS = {
@@ -285,52 +277,28 @@ _WORDS = {
     "eval_undefined_labels": "undefined labels",
     "train_runtime": "seconds of training",
 }
-_OTHERS = ("grad_norm", "total_flos", "epoch", "step", "eval_CF1", "eval_OF1", "train_loss")
-"""Left out of the line, with all that ends in runtime or per_second; `training_log.json` holds everything."""
+"""What stands in the line of a log; `training_log.json` holds everything."""
 
 
 def describe_log(logs: Mapping[str, Any]) -> str:
-    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at.
-
-    Args:
-        logs: As `TrainerCallback.on_log` gets them; a number that is NaN is undefined, and said to be.
-    """
+    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at."""
     parts = []
     for key, value in logs.items():
-        if key in _WORDS or not (key in _OTHERS or key.endswith(("runtime", "per_second"))):
-            if key == "eval_undefined_labels" and not value:
-                continue
-            parts.append(f"{_WORDS.get(key, key)} {_show(value)}")
+        if key in _WORDS and (value or key != "eval_undefined_labels"):
+            shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
+            parts.append(f"{_WORDS[key]} {shown}")
     start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
     return start + ", ".join(parts)
 
 
-def _show(value: Any) -> str:  # noqa: ANN401 - whatever is logged
-    if not isinstance(value, float):
-        return str(value)
-    return "undefined" if math.isnan(value) else f"{value:.3g}"
-
-
-class DropBatchMeanLoss(TrainerCallback):
-    """Leave `eval_loss` out of the log: it is a mean of batch means, not the mean over known entries."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Remove it; `eval_known_loss` stands there instead."""
-        for entry in (logs, state.log_history[-1] if state.log_history else None):
-            if entry is not None:
-                entry.pop("eval_loss", None)
-
-
-def build_model(
-    recipe: Recipe, data: TrainingData
-) -> tuple[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor]:
+def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
     """Return the recipe's model, all of it trainable, and its image processor.
 
     Raises:
         HalflabelError: On a backbone, head or loss that does not fit, or weights that cannot be had.
     """
     keys = recipe.model
-    model = TimmMultiLabelForImageClassification.from_backbone(
+    model = Model.from_backbone(
         keys.backbone,
         data.names,
         weights=keys.weights,
@@ -339,10 +307,10 @@ def build_model(
         backbone_args=dict(keys.backbone_args or {}) or None,
         **loss_configuration(recipe, data.target_counts(recipe), data.names),
     )
-    return model, TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    return model, Processor.from_backbone(model.backbone)
 
 
-def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKeys) -> None:
+def choose_trained(model: Model, keys: TrainingKeys) -> None:
     """Freeze what the recipe freezes, or put in the adapters that it trains instead.
 
     Raises:
@@ -357,34 +325,17 @@ def choose_trained(model: TimmMultiLabelForImageClassification, keys: TrainingKe
         log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
-def use_fast_layout(model: TimmMultiLabelForImageClassification, recipe: Recipe) -> None:
-    """Put the weights of convolutions into the memory layout in which they are faster, unless that is switched off."""
-    arguments = recipe.arguments
-    if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
-        torch.nn.Module.to(model, memory_format=torch.channels_last)
-
-
-def make_trainer(
-    recipe: Recipe,
-    model: TimmMultiLabelForImageClassification,
-    datasets: dict[str, Any],
-    data: TrainingData,
-    checkpoint: str | None = None,
-) -> MultiLabelTrainer:
-    """Return the Trainer of a recipe.
-
-    Args:
-        recipe: Its arguments say whether and when to validate, if there is a validation split that can be measured.
-        model: See `build_model` and `choose_trained`.
-        datasets: See `preparation.make_datasets`.
-        data: What they were made of.
-        checkpoint: Where training goes on from; None: a fresh start.
+def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: TrainingData) -> MultiLabelTrainer:
+    """Return the Trainer of a recipe, which validates where there is a validation split that can be measured.
 
     Raises:
-        HalflabelError: On settings that contradict the data or the checkpoint.
+        HalflabelError: On settings that contradict the data.
     """
     arguments, keys, train = copy.copy(recipe.arguments), recipe.training, datasets["train"]
-    validated = "validation" in datasets and _is_measurable(datasets["validation"].labels)
+    validated = False
+    if "validation" in datasets:  # an epoch cannot be the best by a measure that is undefined
+        counts = count_labels(datasets["validation"].labels)
+        validated = bool(((counts.positive > 0) & (counts.negative > 0)).any())
     if "validation" in datasets and not validated:
         log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
     if not validated:
@@ -392,13 +343,16 @@ def make_trainer(
         arguments.load_best_model_at_end = False
     elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
         arguments.load_best_model_at_end = True
-    callbacks = _transfer_callbacks(keys, checkpoint)
-    if data.stream is None:
-        callbacks.append(ChangeViews(train))
-    else:
-        arguments.accelerator_config = copy.copy(arguments.accelerator_config)
-        if arguments.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
-            arguments.accelerator_config.dispatch_batches = False  # type: ignore[union-attr] # each reads its own shards
+    callbacks: list[TrainerCallback] = []  # what happens to the weights
+    if keys.ema_decay is not None:
+        callbacks.append(AverageWeights(keys.ema_decay))
+    elif keys.lora_rank is not None:
+        callbacks.append(KeepTrainingWeights())
+    if data.stream is not None:
+        config: Any = copy.copy(arguments.accelerator_config)  # by now no mapping any more
+        if config.dispatch_batches is None:
+            config.dispatch_batches = False  # each reads its own shards
+        arguments.accelerator_config = config
     if keys.early_stopping_patience is not None:
         if not validated:
             raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
@@ -414,28 +368,7 @@ def make_trainer(
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
         images_in_stream=None if data.stream is None else data.counts.images,
     )
-    listed = trainer.callback_handler.callbacks
-    ours = {ProgressCallback: Progress(keys.log_epochs), PrinterCallback: Printer(keys.log_epochs)}
-    listed[:] = [
-        DropBatchMeanLoss(),
-        *(ours.get(type(one), one) for one in listed),
-    ]  # before those that print or report
+    for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(default)
+    trainer.add_callback(Progress(keys.log_epochs))
     return trainer
-
-
-def _transfer_callbacks(keys: TrainingKeys, checkpoint: str | None) -> list[TrainerCallback]:
-    """Return what happens to the weights during training."""
-    callbacks: list[TrainerCallback] = []
-    if keys.ema_decay is not None:
-        callbacks.append(AverageWeights(keys.ema_decay, checkpoint))
-    elif keys.lora_rank is not None:
-        callbacks.append(KeepTrainingWeights(checkpoint))
-    elif checkpoint is not None and (Path(checkpoint) / TRAINING_WEIGHTS).is_file():
-        raise HalflabelError(f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same")
-    return callbacks
-
-
-def _is_measurable(labels: IntMatrix) -> bool:
-    """Tell whether mAP is defined: an epoch cannot be the best by a measure that is not."""
-    counts = count_labels(labels)
-    return bool(((counts.positive > 0) & (counts.negative > 0)).any())

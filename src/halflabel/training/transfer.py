@@ -1,7 +1,7 @@
 """What is trained and at which rate: frozen parts of the backbone, and learning rates that fall from the head down."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from transformers import Trainer, TrainingArguments
 
 from ..model.errors import HalflabelError, did_you_mean, shortlist
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 
 _BELONGS_TO_NO_GROUP = "\0"
 
@@ -39,31 +39,29 @@ def layer_groups(backbone: nn.Module) -> tuple[dict[str, int], int]:
     return groups, count
 
 
-def freeze(model: TimmMultiLabelForImageClassification, parts: int | Sequence[str | int]) -> None:
+def freeze(model: Model, parts: Sequence[str | int]) -> None:
     """Keep parts of the backbone as they are: no gradient, and evaluation mode, so that BatchNorm does not drift.
 
     Args:
         model: It is changed; its head is trained on.
         parts: Names or globs of the backbone's modules and parameters, like `"layer1"`, `"blocks.0"`, `"stages.0*"`
-            or `"pos_embed"`; or a number k, also as text or among the names: the first k `layer_groups`.
+            or `"pos_embed"`; or a number k, also as text: the first k `layer_groups`.
 
     Raises:
         HalflabelError: If a name matches nothing (it shows the nearest), or there are not so many groups.
     """
-    listed = [parts] if isinstance(parts, int) else list(parts)
-    for part in listed:
-        number = str(part).isdecimal()
-        names = _first_groups(model.backbone, int(part)) if number else _matching(model.backbone, str(part))
+    for part in parts:
+        if str(part).isdecimal():
+            groups, total = layer_groups(model.backbone)
+            if not 1 <= int(part) <= total:
+                name = type(model.backbone).__name__
+                raise HalflabelError(f"freeze: {part} layer groups, but {name} has 1 to {total}")
+            names = [name for name, group in groups.items() if group < int(part)]
+        else:
+            names = _matching(model.backbone, str(part))
         for name in names:
             model.backbone.get_parameter(name).requires_grad_(False)
     model.train(model.training)
-
-
-def _first_groups(backbone: nn.Module, count: int) -> list[str]:
-    groups, total = layer_groups(backbone)
-    if not 1 <= count <= total:
-        raise HalflabelError(f"freeze: {count} layer groups, but {type(backbone).__name__} has 1 to {total}")
-    return [name for name, group in groups.items() if group < count]
 
 
 def _matching(backbone: nn.Module, pattern: str) -> list[str]:
@@ -83,11 +81,7 @@ def _matching(backbone: nn.Module, pattern: str) -> list[str]:
 
 
 def parameter_groups(
-    model: TimmMultiLabelForImageClassification,
-    learning_rate: float,
-    weight_decay: float,
-    layer_decay: float = 1.0,
-    head_lr_multiplier: float = 1.0,
+    model: Model, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, head_lr_multiplier: float = 1.0
 ) -> list[dict[str, Any]]:
     """Split the trained parameters by learning rate and weight decay, for any torch optimizer.
 
@@ -108,40 +102,22 @@ def parameter_groups(
         the one the Trainer logs.
 
     Raises:
-        HalflabelError: On a value out of range, or if `layer_decay` is below 1 and timm names no layer groups.
+        HalflabelError: If `layer_decay` is below 1 and timm names no layer groups.
     """
-    _check_rates(layer_decay, head_lr_multiplier)
-    rates = _backbone_rates(model.backbone, layer_decay)
-    exempt = _without_decay(model.backbone)
+    layers, count = layer_groups(model.backbone) if layer_decay != 1 else ({}, 0)
+    listed = getattr(model.backbone, "no_weight_decay", None)
+    exempt = listed() if callable(listed) else ()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in sorted(model.named_parameters(), key=lambda item: not item[0].startswith("head.")):
         if not parameter.requires_grad:
             continue
         inside = name.removeprefix("backbone.")
         plain = parameter.ndim <= 1 or (inside != name and any(fnmatchcase(inside, pattern) for pattern in exempt))
-        rate = learning_rate * (head_lr_multiplier if inside == name else rates.get(inside, 1.0))
+        factor = head_lr_multiplier if inside == name else layer_decay ** (count - layers.get(inside, count))
+        rate = learning_rate * factor
         decay = 0.0 if plain else weight_decay
         groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(parameter)
     return list(groups.values())
-
-
-def _check_rates(layer_decay: float, head_lr_multiplier: float) -> None:
-    if not 0 < layer_decay <= 1:
-        raise HalflabelError(f"layer_decay is {layer_decay}, expected above 0 and at most 1")
-    if not 0 < head_lr_multiplier < float("inf"):
-        raise HalflabelError(f"head_lr_multiplier is {head_lr_multiplier}, expected above 0")
-
-
-def _backbone_rates(backbone: nn.Module, layer_decay: float) -> Mapping[str, float]:
-    if layer_decay == 1:
-        return {}
-    groups, count = layer_groups(backbone)
-    return {name: layer_decay ** (count - group) for name, group in groups.items()}
-
-
-def _without_decay(backbone: nn.Module) -> set[str]:
-    listed = getattr(backbone, "no_weight_decay", None)
-    return set(listed()) if callable(listed) else set()
 
 
 def optimizer_cls_and_kwargs(
@@ -152,17 +128,15 @@ def optimizer_cls_and_kwargs(
     The optimizer and its arguments are the Trainer's own choice (`optim`, `optim_args`, `adam_beta1` ...). One that
     makes its own groups (GaLore, LOMO) gets them where neither a decay nor a multiplier is asked for.
 
-    Args:
-        arguments: They also give the learning rate and the weight decay.
-        layer_decay: See `parameter_groups`.
-        head_lr_multiplier: See `parameter_groups`.
-
     Raises:
         HalflabelError: On a value out of range; and later, when the optimizer is made, if it takes no such groups.
     """
-    _check_rates(layer_decay, head_lr_multiplier)
+    if not 0 < layer_decay <= 1:
+        raise HalflabelError(f"layer_decay is {layer_decay}, expected above 0 and at most 1")
+    if not 0 < head_lr_multiplier < float("inf"):
+        raise HalflabelError(f"head_lr_multiplier is {head_lr_multiplier}, expected above 0")
 
-    def build(model: TimmMultiLabelForImageClassification, **kwargs: Any) -> Optimizer:  # noqa: ANN401
+    def build(model: Model, **kwargs: Any) -> Optimizer:  # noqa: ANN401
         try:
             chosen, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         except ValueError as error:  # written without "=", or an optimizer that transformers does not know
@@ -187,10 +161,7 @@ _ADAPTER = "default"
 
 
 def add_lora(
-    model: TimmMultiLabelForImageClassification,
-    rank: int = 8,
-    alpha: float | None = None,
-    targets: Sequence[str] | None = None,
+    model: Model, rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None
 ) -> list[str]:
     """Put low-rank adapters into the backbone, in place, and train only them and the head.
 
@@ -198,7 +169,7 @@ def add_lora(
     starts as 0 (LoRA, arXiv 2106.09685). Everything else in the backbone is frozen, its BatchNorm also in evaluation
     mode. The model keeps its type, and `state_dict` (thus each checkpoint and `save_pretrained`) holds the merged
     weights under the plain names; `load_state_dict` takes such weights, with B back at 0. To resume a run exactly,
-    add `resuming.KeepTrainingWeights` to the Trainer's callbacks. After training, call `merge_lora`.
+    add `checkpoints.KeepTrainingWeights` to the Trainer's callbacks. After training, call `merge_lora`.
 
     Args:
         model: It is changed.
@@ -231,15 +202,16 @@ def add_lora(
     )
     inject_adapter_in_model(config, model.backbone, adapter_name=_ADAPTER)
     del model.backbone.peft_config  # the merged model is to be a plain one in this, too
-    saved = model.register_state_dict_post_hook(_save_merged)  # type: ignore[no-untyped-call]
-    loaded = model.register_load_state_dict_pre_hook(_load_merged)  # type: ignore[no-untyped-call]
-    model.lora_hooks = [saved, loaded]  # type: ignore[assignment]
+    plain: Any = model  # torch gives its hooks no types
+    plain.lora_hooks = [
+        plain.register_state_dict_post_hook(_save_merged), plain.register_load_state_dict_pre_hook(_load_merged),
+    ]  # fmt: skip
     model.train(model.training)
     return names
 
 
 @torch.no_grad()
-def merge_lora(model: TimmMultiLabelForImageClassification) -> None:
+def merge_lora(model: Model) -> None:
     """Turn a model with adapters into the plain model that computes the same, in place."""
     for name, layer in _lora_layers(model).items():
         parent, _, last = name.rpartition(".")
@@ -259,11 +231,10 @@ def _save_merged(model: nn.Module, state: dict[str, Tensor], prefix: str, _metad
     """Put the merged weights under the plain names, in the place of the adapters."""
     for name, layer in _lora_layers(model).items():
         inside = f"{prefix}{name}."
-        for key in [key for key in state if key.startswith(inside)]:
-            value, (first, _, rest) = state.pop(key), key.removeprefix(inside).partition(".")
-            if first == "base_layer":
-                merged = rest == "weight"
-                state[inside + rest] = value + layer.get_delta_weight(_ADAPTER).detach() if merged else value
+        mine = {key.removeprefix(inside): state.pop(key) for key in list(state) if key.startswith(inside)}
+        for key, _ in layer.get_base_layer().named_parameters():
+            state[inside + key] = mine[f"base_layer.{key}"]
+        state[f"{inside}weight"] = state[f"{inside}weight"] + layer.get_delta_weight(_ADAPTER).detach()
 
 
 def _load_merged(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -273,14 +244,13 @@ def _load_merged(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: ob
         if f"{inside}weight" not in state:
             continue
         for key, own in layer.named_parameters():
-            plain = inside + key.removeprefix("base_layer.")
             if key.startswith("base_layer."):
-                state[inside + key] = state.pop(plain)
+                state[inside + key] = state.pop(inside + key.removeprefix("base_layer."))
             else:
                 state[inside + key] = torch.zeros_like(own) if key.startswith("lora_B") else own.detach()
 
 
-def _targets(model: TimmMultiLabelForImageClassification, targets: Sequence[str] | None) -> list[str]:
+def _targets(model: Model, targets: Sequence[str] | None) -> list[str]:
     """Return the full names of the layers to adapt."""
     usable = _layers_that_run(model)
     if targets is None:
@@ -306,7 +276,7 @@ def _targets(model: TimmMultiLabelForImageClassification, targets: Sequence[str]
 
 
 @torch.no_grad()
-def _layers_that_run(model: TimmMultiLabelForImageClassification) -> list[str]:
+def _layers_that_run(model: Model) -> list[str]:
     """Return the layers whose adapters would have an effect, in the order in which they run.
 
     Only exact types: a subclass (weight standardisation, dynamic padding) does not compute what the adapter assumes.
@@ -318,7 +288,7 @@ def _layers_that_run(model: TimmMultiLabelForImageClassification) -> list[str]:
         if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1):
             hooks.append(layer.register_forward_hook(lambda *_, name=name: ran.setdefault(name)))
     training = model.training
-    size = TimmMultiLabelImageProcessor.from_backbone(model.backbone).input_size
+    size = Processor.from_backbone(model.backbone).input_size
     try:
         model.train(False).extract_features(torch.zeros(1, *size, dtype=model.dtype, device=model.device))
     finally:
