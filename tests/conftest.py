@@ -123,7 +123,7 @@ def tiny_model() -> halflabel.TimmMultiLabelForImageClassification:
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory):
     """A Hub on this machine with the users alice and bob, whose tokens are hf_alice and hf_bob."""
-    server = HubServer(tmp_path_factory.mktemp("hub"))
+    server = HubServer()
     yield server
     server.stop()
 

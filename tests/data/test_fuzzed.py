@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from fuzzing import EFFORT, apply, broken, edits, fuzz
 from hypothesis import strategies as st
-from PIL import Image
+from reading import draw, write_files
 
 from halflabel import HalflabelError, average_precision
 from halflabel.data.images import from_records
@@ -93,40 +93,34 @@ ANY_LINE = [name for name in SOURCES if name != "yolo yaml"]  # a damaged list o
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a source by its name, and return its folder."""
+    """Write a source by its name, and return what is loaded, the file that is damaged, and its content."""
 
     def make(name):
-        files, *_ = SOURCES[name]
-        for file, text in files.items():
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_text(text)
-        pictures = tmp_path / FOLDERS.get(name, "")
-        pictures.mkdir(exist_ok=True)
-        for i, file in enumerate(NAMES):
-            Image.new("RGB", (8, 8), (i, 0, 0)).save(pictures / file)
-        return tmp_path
+        files, source, file, _ = SOURCES[name]
+        draw(write_files(tmp_path, files) / FOLDERS.get(name, ""), *NAMES)
+        return tmp_path / source, tmp_path / file, (tmp_path / file).read_bytes()
 
     return make
 
 
-def load_or_tell(path):
-    try:
-        return load_images(path if isinstance(path, dict) else str(path)), ""
-    except HalflabelError as error:
-        return None, str(error)
-
-
 def read(path):
     """Return each image's answers by file and label; None where a line tells what is wrong."""
-    images, line = load_or_tell(path)
-    if images is None:
-        assert len(line.splitlines()) == 1
-        assert len(line) < 6000
-        return None
-    assert set(np.unique(images.labels)) <= {1, 0, -100, -101}
-    labels = images.label_space.names
+    try:
+        images = load_images(path if isinstance(path, dict) else str(path))
+    except HalflabelError as error:
+        line = str(error)
+    else:
+        assert set(np.unique(images.labels)) <= {1, 0, -100, -101}
+        return answers_by_file(images)
+    assert len(line.splitlines()) == 1
+    assert len(line) < 6000
+    return None
+
+
+def answers_by_file(images):
     files = [file.rpartition("/")[2] for file in images.column("file_name")]
-    return {file: dict(zip(labels, row, strict=True)) for file, row in zip(files, images.labels.tolist(), strict=True)}
+    rows = (dict(zip(images.label_space.names, row, strict=True)) for row in images.labels.tolist())
+    return dict(zip(files, rows, strict=True))
 
 
 def mentioned(text, name):
@@ -139,9 +133,8 @@ def mentioned(text, name):
 @EFFORT
 @pytest.mark.parametrize("name", ANY_LINE)
 def test_a_damaged_line_is_told_or_leaves_all_other_images_as_they_were(write, name, effort):
-    folder = write(name)
-    _, source, file, lines = SOURCES[name]
-    whole, before = (folder / file).read_bytes(), read(folder / source)
+    source, file, whole = write(name)
+    lines, before = SOURCES[name][3], read(source)
     assert len(before) == 4
 
     def check(line, changes):
@@ -150,8 +143,8 @@ def test_a_damaged_line_is_told_or_leaves_all_other_images_as_they_were(write, n
         damaged = apply(parts[at], changes)
         touched = mentioned(parts[at], name) | mentioned(damaged, name) if lines is not None else {"a.png"}
         parts[at] = damaged
-        (folder / file).write_bytes(b"\n".join(parts))
-        after = read(folder / source)
+        file.write_bytes(b"\n".join(parts))
+        after = read(source)
         if after is None:
             return
         for image in set(NAMES) - touched:
@@ -165,13 +158,11 @@ def test_a_damaged_line_is_told_or_leaves_all_other_images_as_they_were(write, n
 @EFFORT
 @pytest.mark.parametrize("name", SOURCES)
 def test_damage_anywhere_gives_images_or_one_line(write, name, effort):
-    folder = write(name)
-    _, source, file, _ = SOURCES[name]
-    whole = (folder / file).read_bytes()
+    source, file, whole = write(name)
 
     def check(changes):
-        (folder / file).write_bytes(apply(whole, changes))
-        read(folder / source)
+        file.write_bytes(apply(whole, changes))
+        read(source)
 
     fuzz(check, effort, 25, changes=edits(most=8))
 
@@ -195,26 +186,24 @@ LANGUAGES = {
 @EFFORT
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_pieces_of_its_own_language_anywhere_give_images_or_one_line(write, name, effort):
-    folder = write(name)
-    _, source, file, _ = SOURCES[name]
-    whole = (folder / file).read_text()
+    source, file, whole = write(name)
+    form = {"wide jsonl": "table", "yolo yaml": "yolo"}.get(name, name)
 
     def check(content, outside):
-        (folder / file).write_bytes(content)
-        form = {"wide jsonl": "table", "yolo yaml": "yolo"}.get(name, name)
-        read({"path": str(folder / source), "format": form, "allow_outside": outside})
+        file.write_bytes(content)
+        read({"path": str(source), "format": form, "allow_outside": outside})
 
-    fuzz(check, effort, 100, content=broken(whole, LANGUAGES[name]), outside=st.booleans())
+    fuzz(check, effort, 100, content=broken(whole.decode(), LANGUAGES[name]), outside=st.booleans())
 
 
 @EFFORT
 def test_an_archive_with_other_bytes_is_told_or_reads_the_same(write, effort):
-    folder = write("wide csv")
-    whole, before = gzip.compress((folder / "t.csv").read_bytes(), mtime=0), read(folder / "t.csv")
+    source, file, content = write("wide csv")
+    whole, before, archive = gzip.compress(content, mtime=0), read(source), file.with_name("z.csv.gz")
 
     def check(changes):
-        (folder / "z.csv.gz").write_bytes(apply(whole, changes))
-        assert read(folder / "z.csv.gz") in (None, before)
+        archive.write_bytes(apply(whole, changes))
+        assert read(archive) in (None, before)
 
     fuzz(check, effort, changes=edits())
 
@@ -222,8 +211,8 @@ def test_an_archive_with_other_bytes_is_told_or_reads_the_same(write, effort):
 @EFFORT
 @pytest.mark.parametrize("kind", ["table", "shards"])
 def test_parquet_with_other_bytes_gives_images_or_one_line(write, kind, effort):
-    folder = write("wide csv")
-    rows = list(csv.DictReader((folder / "t.csv").open()))
+    file = write("wide csv")[1]
+    folder, rows = file.parent, list(csv.DictReader(file.open()))
     if kind == "table":
         source = path = folder / "t.parquet"
         pa.parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -286,8 +275,7 @@ def sources(draw, truthful=True):
 
 def answers_of(images):
     """Each picture's answers, of all labels; order is left out, and so is whether a label was never asked."""
-    rows = zip(images.column("file_name"), images.labels.tolist(), strict=True)
-    found = {name: dict(zip(images.label_space.names, row, strict=True)) for name, row in rows}
+    found = answers_by_file(images)
     assert len(found) == len(images)
     return {name: {k: v for k, v in row.items() if v != UNKNOWN} for name, row in found.items()}
 

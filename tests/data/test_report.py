@@ -2,58 +2,53 @@ import json
 
 import pytest
 from PIL import Image
+from reading import write_files
 
 from halflabel.data.loading import load_sources, parse_sources
 from halflabel.data.report import describe, render
 from halflabel_cli import main
 
+ONE_EACH = {"known": 2, "positive": 1, "negative": 1, "uncertain": 0}
+
 
 @pytest.fixture
 def sources(tmp_path):
     """Two teams: signs and cars; they share b.jpg and contradict each other about its car."""
-    colours = {"a.jpg": "red", "b.jpg": "green", "c.png": "blue", "d.jpg": "white"}
-    for i, (name, colour) in enumerate(colours.items()):
+    for i, (name, colour) in enumerate({"a.jpg": "red", "b.jpg": "green", "c.png": "blue", "d.jpg": "white"}.items()):
         Image.new("RGB", (40 + 10 * i, 30), colour).save(tmp_path / name)
     Image.new("L", (40, 30)).save(tmp_path / "grey.png")
-    (tmp_path / "copy.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
-    (tmp_path / "bad.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
-    (tmp_path / "signs.csv").write_text(
-        "file_name,stop sign,car,yield,split\na.jpg,1,,,train\nb.jpg,0,1,,train\ncopy.jpg,0,0,,train\n"
-        "bad.jpg,0,,,test\ngrey.png,,,,train\n"
-    )
-    (tmp_path / "cars.csv").write_text("file_name,car,Stop-Sign\nb.jpg,0,1\nc.png,1,\nd.jpg,-1,0\n")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    write_files(tmp_path, {
+        "copy.jpg": whole, "bad.jpg": whole[:200],
+        "signs.csv": "file_name,stop sign,car,yield,split\na.jpg,1,,,train\nb.jpg,0,1,,train\ncopy.jpg,0,0,,train\n"
+                     "bad.jpg,0,,,test\ngrey.png,,,,train\n",
+        "cars.csv": "file_name,car,Stop-Sign\nb.jpg,0,1\nc.png,1,\nd.jpg,-1,0\n",
+    })  # fmt: skip
     return [str(tmp_path / "signs.csv"), str(tmp_path / "cars.csv")]
 
 
+def report_of(sources, **keys):
+    return describe(*load_sources(parse_sources(sources), **keys), quiet=True)
+
+
 def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
-    images, merged = load_sources(parse_sources(sources), contradictions="unknown")
-    report = describe(images, merged, quiet=True)
-    assert report["images"] == 7
-    assert report["splits"] == {"train": 4, "test": 1, "not given": 2}
-    assert report["labels"]["car"] == {"known": 2, "positive": 1, "negative": 1, "uncertain": 0}
-    assert report["sources"][sources[0]]["images"] == 5
-    assert report["sources"][sources[0]]["labels"]["car"] == {"known": 2, "positive": 1, "negative": 1, "uncertain": 0}
-    assert report["sources"][sources[1]]["labels"] == {
-        "car": {"known": 2, "positive": 1, "negative": 1, "uncertain": 0},
-        "Stop-Sign": {"known": 2, "positive": 1, "negative": 1, "uncertain": 0},
-    }
-    assert report["never_asked"] == ["yield"]
-    assert report["one_answer"] == []
-    assert report["unannotated"] == ["grey.png"]
-    assert report["joined"] == 1
-    assert report["similar_names"] == [["stop sign", "Stop-Sign"]]
-    assert report["sizes"] == {"width": [40, 45, 70], "height": [30, 30, 30]}
-    assert report["formats"] == {"JPEG": 4, "PNG": 2}
-    assert report["modes"] == {"RGB": 5, "L": 1}
-    assert report["duplicates"] == [["a.jpg", "copy.jpg"]]
-    assert [text.split(" (")[0] for text in report["contradictions"]] == [
-        "'a.jpg' = 'copy.jpg': 'stop sign' is 1 and 0",
-        "'b.jpg': 'car' is 1 and 0",
-    ]
-    alone = describe(*load_sources(parse_sources(sources[0])), quiet=True)
-    assert [text.split(" (")[0] for text in alone["contradictions"]] == ["'a.jpg' = 'copy.jpg': 'stop sign' is 1 and 0"]
-    assert len(report["unreadable"]) == 1
-    assert report["unreadable"][0].startswith("image bad.jpg cannot be read: ")
+    report = report_of(sources, contradictions="unknown")
+    expected = {
+        "images": 7, "splits": {"train": 4, "test": 1, "not given": 2}, "never_asked": ["yield"], "one_answer": [],
+        "unannotated": ["grey.png"], "joined": 1, "similar_names": [["stop sign", "Stop-Sign"]],
+        "sizes": {"width": [40, 45, 70], "height": [30, 30, 30]}, "formats": {"JPEG": 4, "PNG": 2},
+        "modes": {"RGB": 5, "L": 1}, "duplicates": [["a.jpg", "copy.jpg"]],
+    }  # fmt: skip
+    assert {key: report[key] for key in expected} == expected
+    assert report["labels"]["car"] == ONE_EACH
+    first, second = (report["sources"][source] for source in sources)
+    assert (first["images"], first["labels"]["car"]) == (5, ONE_EACH)
+    assert second["labels"] == {"car": ONE_EACH, "Stop-Sign": ONE_EACH}
+    stop, car = "'a.jpg' = 'copy.jpg': 'stop sign' is 1 and 0", "'b.jpg': 'car' is 1 and 0"
+    assert [text.split(" (")[0] for text in report["contradictions"]] == [stop, car]
+    assert [text.split(" (")[0] for text in report_of(sources[0])["contradictions"]] == [stop]
+    (unreadable,) = report["unreadable"]
+    assert unreadable.startswith("image bad.jpg cannot be read: ")
     text = render(report)
     for part in (
         "7 images; train: 4, test: 1, without a split: 2",
@@ -68,7 +63,7 @@ def test_the_report_counts_per_source_and_lists_what_is_wrong(sources):
 
 def test_a_label_with_one_answer_only_is_listed_with_it(sources, tmp_path):
     (tmp_path / "one.csv").write_text("file_name,sign,car,van,bus\na.jpg,1,0,1,\nb.jpg,1,,0,\n")
-    report = describe(*load_sources(parse_sources(str(tmp_path / "one.csv"))), quiet=True)
+    report = report_of(str(tmp_path / "one.csv"))
     assert report["one_answer"] == ["sign (yes)", "car (no)"]
     assert "only ever yes, or only ever no, and cannot be measured (2): sign (yes); car (no)" in render(report)
 

@@ -1,6 +1,8 @@
-import pytest
+from functools import partial
 
-from halflabel import HalflabelError
+import pytest
+from reading import error_of, write_files
+
 from halflabel.data.loading import READERS, parse_sources
 from halflabel.data.source import FEW, SHOWN, Faults, Source, leaves_folder, locate_images, parse_source, show
 
@@ -22,12 +24,8 @@ def test_every_key_of_a_mapping():
     assert (source.labels, source.uncertain_values, source.split) == (("a", "1"), ("-1", "?"), "validation")
     for key in set(given) - {"labels", "uncertain_values", "split"}:
         assert getattr(source, key) == given[key]
-
-
-def test_null_is_the_default():
-    assert parse_source(
-        {"path": "p", "labels": None, "uncertain_values": None, "label_map": None, "split": None}
-    ) == Source("p")
+    empty = dict.fromkeys(("labels", "uncertain_values", "label_map", "split"))
+    assert parse_source({"path": "p", **empty}) == Source("p")  # null is the default
 
 
 @pytest.mark.parametrize(
@@ -53,18 +51,16 @@ def test_null_is_the_default():
          f"source p: format 'tabel' is none of street_scenes, {', '.join(READERS)}; did you mean table"),
         ({"path": "p", "absent": "no"}, "source p: absent 'no' is none of negative, unknown"),
         ({"path": "p", "absent": False}, "data: absent of p is False, expected a text"),
+        ({"path": "p", "missing_images": "skpi"},
+         "source p: missing_images 'skpi' is none of error, skip; did you mean skip?"),
     ],
 )  # fmt: skip
 def test_mappings_that_are_none(given, message):
-    with pytest.raises(HalflabelError) as error:
-        parse_sources([given])
-    assert str(error.value).startswith(message)
+    assert error_of(parse_sources, [given]).startswith(message)
 
 
 def message(faults):
-    with pytest.raises(HalflabelError) as error:
-        faults.raise_any()
-    return str(error.value)
+    return error_of(faults.raise_any)
 
 
 def test_without_a_fault_nothing_is_raised():
@@ -74,31 +70,26 @@ def test_without_a_fault_nothing_is_raised():
     assert len(faults) == 0
 
 
-def test_faults_are_told_in_the_order_of_rows_in_one_line():
+WHOLE = ("", "it is wrong")
+LATE, EARLY = ("row 10, column 'car'", "late"), ("row 9", "early")
+CELL = [("row 2, column 'car'", "not UTF-8"), ("row 2, column 'car'", "not a label"), ("row 2", "a"), ("row 2", "b")]
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ([WHOLE], "t.csv: it is wrong; a hint"),
+        ([LATE, EARLY, ("column 'dog'", "of no row")],
+         "t.csv, column 'dog': of no row; row 9: early; row 10, column 'car': late; a hint"),
+        (CELL, "t.csv, row 2, column 'car': not UTF-8; row 2: a; row 2: b; a hint"),  # only the first of a cell
+    ],
+)  # fmt: skip
+def test_faults_are_told_in_the_order_of_rows_in_one_line(added, told):
     faults = Faults("t.csv")
-    faults.add("row 10, column 'car'", "late")
-    faults.add("row 9", "early")
-    faults.add("column 'dog'", "of no row")
-    faults.hint("a hint")
-    faults.hint("a hint")
-    assert message(faults) == (
-        "t.csv, column 'dog': of no row; row 9: early; row 10, column 'car': late; a hint"
-    )  # fmt: skip
-
-
-def test_a_fault_of_the_whole_file_has_no_place():
-    faults = Faults("t.json")
-    faults.add("", "it is wrong")
-    assert message(faults) == "t.json: it is wrong"
-
-
-def test_only_the_first_fault_of_a_cell_is_told():
-    faults = Faults("t.csv")
-    faults.add("row 2, column 'car'", "not UTF-8")
-    faults.add("row 2, column 'car'", "not a label")
-    faults.add("row 2", "one")
-    faults.add("row 2", "two")
-    assert message(faults) == "t.csv, row 2, column 'car': not UTF-8; row 2: one; row 2: two"
+    for where, text in added:
+        faults.add(where, text)
+        faults.hint("a hint")
+    assert message(faults) == told
 
 
 @pytest.mark.parametrize(
@@ -159,11 +150,9 @@ def test_names_that_stay(name):
 @pytest.mark.parametrize("count", [2, FEW + 5])
 def test_images_are_located_in_small_and_in_large_folders(tmp_path, count):
     names = [f"deep/{i}.jpg" for i in range(count)]
-    (tmp_path / "deep").mkdir()
-    for name in names[1:]:
-        (tmp_path / name).touch()
+    write_files(tmp_path, dict.fromkeys(names[1:], ""))
     faults = Faults("t.csv")
-    paths = locate_images(tmp_path, names, lambda i: f"row {i}", faults)
+    paths = locate_images(tmp_path, names, "row {}".format, faults)
     assert paths == [str(tmp_path / name) for name in names]
     assert message(faults) == f"t.csv, row 0: no image 'deep/0.jpg' in {tmp_path}; is image_folder right?"
 
@@ -171,22 +160,19 @@ def test_images_are_located_in_small_and_in_large_folders(tmp_path, count):
 def test_a_folder_is_no_image(tmp_path):
     (tmp_path / "a.jpg").mkdir()
     faults = Faults("t")
-    locate_images(
-        tmp_path,
-        ["a.jpg", "", "a.jpg/b.jpg", "nul\0.jpg", "x" * 5000, "y" * 5000 + "/a.jpg"],
-        lambda i: f"row {i}",
-        faults,
-    )
+    names = ["a.jpg", "", "a.jpg/b.jpg", "nul\0.jpg", "x" * 5000, "y" * 5000 + "/a.jpg"]
+    locate_images(tmp_path, names, "row {}".format, faults)
     assert len(faults) == 6
 
 
 def test_outside_only_where_it_is_allowed(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "a.jpg").touch()
+    locate = partial(locate_images, tmp_path / "inner", where="row {}".format)
     for name in ("../a.jpg", str(tmp_path / "a.jpg")):
         refused, allowed = Faults("t"), Faults("t")
-        locate_images(tmp_path / "inner", [name], lambda i: "row 2", refused)
-        assert f"row 2: {name!r} leaves the image folder {tmp_path / 'inner'}" in message(refused)
-        (path,) = locate_images(tmp_path / "inner", [name], lambda i: "row 2", allowed, allow_outside=True)
+        locate([name], faults=refused)
+        assert f"row 0: {name!r} leaves the image folder {tmp_path / 'inner'}" in message(refused)
+        (path,) = locate([name], faults=allowed, allow_outside=True)
         allowed.raise_any()
         assert (tmp_path / "a.jpg").samefile(path)

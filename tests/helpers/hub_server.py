@@ -28,10 +28,9 @@ class RefusedError(Exception):
 class HubServer:
     """A running Hub; `url` is what `HF_ENDPOINT` is set to. `requests` lists (method, path, user, status)."""
 
-    def __init__(self, folder):
-        self.storage = Storage(folder)
-        self.requests = []
-        self.faults = []
+    def __init__(self):
+        self.storage = Storage()
+        self.requests, self.faults = [], []
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -74,11 +73,11 @@ class HubServer:
     def files(self, name, revision="main", kind="models"):
         """Return the contents of a repository's files by path."""
         found = self.storage.repository(kind, name).files(revision)
-        return {path: self.storage.get(entry["sha256"]) for path, entry in found.items()}
+        return {path: self.storage.content[entry["sha256"]] for path, entry in found.items()}
 
     def commits(self, name, revision="main", kind="models"):
         """Return the titles of a repository's commits, the newest first."""
-        return [commit["title"] for _, commit in self.storage.repository(kind, name).history(revision)]
+        return [commit["title"] for commit in self.storage.repository(kind, name).history(revision)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -163,10 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
             found = self.hub.storage.repository(kind or "models", name)
         except MissingError as missing:
             raise RefusedError(404 if self.user else 401, "RepoNotFound", "Repository not found") from missing
-        about = found.read()
-        if about["private"] and self.user != found.owner:
+        if found.private and self.user != found.owner:
             raise RefusedError(404 if self.user else 401, "RepoNotFound", "Repository not found")
-        if about["gated"] and files and self.user != found.owner:
+        if found.gated and files and self.user != found.owner:
             raise RefusedError(403 if self.user else 401, "GatedRepo", f"Access to model {name} is restricted")
         if write and self.user != found.owner:
             raise RefusedError(403 if self.user else 401, "", f"{self.user} may not write to {name}")
@@ -199,16 +197,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(200, self._about(found, revision or "main"))
 
     def _about(self, found, revision):
-        about, sha = found.read(), found.resolve(revision)
-        entries = found.at(sha)["files"]
-        card = {}
+        sha = found.resolve(revision)
+        entries, date, card = found.files(sha), found.commits[sha]["date"], {}
         if "README.md" in entries:
-            card = read_metadata(self.hub.storage.get(entries["README.md"]["sha256"]).decode())
+            card = read_metadata(self.hub.storage.content[entries["README.md"]["sha256"]].decode())
         siblings = [{"rfilename": path, "size": e["size"], "blobId": e["oid"], **self._lfs(e)}
                     for path, e in entries.items()]  # fmt: skip
-        return {"_id": "1", "id": found.name, "author": found.owner, "sha": sha, "private": about["private"],
-                "gated": about["gated"], "disabled": False, "downloads": 0, "likes": 0, "tags": card.get("tags", []),
-                "lastModified": found.at(sha)["date"], "createdAt": found.at(sha)["date"], "cardData": card,
+        return {"_id": "1", "id": found.name, "author": found.owner, "sha": sha, "private": found.private,
+                "gated": found.gated, "disabled": False, "downloads": 0, "likes": 0, "tags": card.get("tags", []),
+                "lastModified": date, "createdAt": date, "cardData": card,
                 "library_name": card.get("library_name"), "pipeline_tag": card.get("pipeline_tag"),
                 "siblings": siblings}  # fmt: skip
 
@@ -234,11 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def branch(self, kind, name, revision):
         found = self.repository(kind, name, write=True)
-        about, given = found.read(), json.loads(self.body or b"{}")
-        if revision in about["branches"]:
+        if revision in found.branches:
             raise RefusedError(409, "", f"Reference already exists: {revision}")
-        start = found.resolve(given.get("startingPoint", "main"))
-        found.update(branches={**about["branches"], revision: start})
+        found.branches[revision] = found.resolve(json.loads(self.body or b"{}").get("startingPoint", "main"))
         self.send(201, {})
 
     def preupload(self, kind, name, revision):
@@ -258,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         for one in json.loads(self.body)["objects"]:
             href = f"{self.hub.url}/upload/{one['oid']}"
             actions = {"upload": {"href": href}, "verify": {"href": f"{self.hub.url}/verify"}}
-            objects.append({**one, **({} if self.hub.storage.has(one["oid"]) else {"actions": actions})})
+            objects.append({**one, **({} if one["oid"] in self.hub.storage.content else {"actions": actions})})
         self.send(200, {"transfer": "basic", "objects": objects}, Content_Type="application/vnd.git-lfs+json")
 
     def upload(self, sha256):
@@ -268,12 +263,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def verify(self):
         given = json.loads(self.body)
-        found = self.hub.storage.has(given["oid"]) and len(self.hub.storage.get(given["oid"])) == given["size"]
-        self.send(200 if found else 404)
+        found = self.hub.storage.content.get(given["oid"])
+        self.send(404 if found is None or len(found) != given["size"] else 200)
 
     def commit(self, kind, name, revision):
         found = self.repository(kind, name, write=True)
-        head = found.read()["branches"].get(revision)
+        head = found.branches.get(revision)
         if head is None:
             raise MissingError("RevisionNotFound")
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
@@ -284,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif key == "file":
                 files[value["path"]] = found.entry(base64.b64decode(value["content"]))
             elif key == "lfsFile":
-                if not self.hub.storage.has(value["oid"]):
+                if value["oid"] not in self.hub.storage.content:
                     raise RefusedError(400, "", f"LFS object {value['oid']} was not uploaded")
                 files[value["path"]] = found.entry_of_lfs(value["oid"], value["size"])
             elif key == "deletedFile":
@@ -300,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
     def resolve(self, kind, name, revision, path):
         found = self.repository(kind, name, files=True)
         sha = found.resolve(revision)
-        entry = found.at(sha)["files"].get(path)
+        entry = found.files(sha).get(path)
         if entry is None:
             self._refuse(404, "EntryNotFound", "Entry not found", X_Repo_Commit=sha)
         elif entry["lfs"]:
@@ -316,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_content({"sha256": sha256}, ETag=f'"{sha256}"')
 
     def _send_content(self, entry, **headers):
-        content = self.hub.storage.get(entry["sha256"])
+        content = self.hub.storage.content[entry["sha256"]]
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             self.send(200, content, **headers)

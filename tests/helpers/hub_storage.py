@@ -1,9 +1,8 @@
-"""What a Hub stores: repositories with real commits and branches, and their files, all in one folder."""
+"""What a Hub stores: repositories with real commits and branches, and their files, all in memory."""
 
 import hashlib
 import json
 import time
-from pathlib import Path
 
 LFS_ENDINGS = (".safetensors", ".bin", ".onnx", ".png", ".jpg", ".parquet")
 ATTRIBUTES = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LFS_ENDINGS).encode()
@@ -21,55 +20,31 @@ def blob_name(content):
 class Storage:
     """Files by the SHA-256 of their content, and repositories by kind and name."""
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        (self.folder / "content").mkdir(parents=True)
+    def __init__(self):
+        self.content, self.repositories = {}, {}
 
     def put(self, content):
         name = hashlib.sha256(content).hexdigest()
-        (self.folder / "content" / name).write_bytes(content)
+        self.content[name] = content
         return name
 
-    def has(self, name):
-        return (self.folder / "content" / name).is_file()
-
-    def get(self, name):
-        return (self.folder / "content" / name).read_bytes()
-
     def repository(self, kind, name):
-        found = Repository(self, self.folder / kind / name, name)
-        if not found.file.is_file():
+        if (kind, name) not in self.repositories:
             raise MissingError("RepoNotFound")
-        return found
+        return self.repositories[kind, name]
 
-    def create(self, kind, name, **settings):
-        made = Repository(self, self.folder / kind / name, name)
-        made.folder.mkdir(parents=True)
-        made.write({"private": False, "gated": False, **settings, "branches": {}})
-        files = {".gitattributes": made.entry(ATTRIBUTES)}
-        made.commit("main", files, "initial commit", name.split("/")[0])
+    def create(self, kind, name, private=False):
+        made = self.repositories[kind, name] = Repository(self, name, private)
+        made.commit("main", {".gitattributes": made.entry(ATTRIBUTES)}, "initial commit", made.owner)
         return made
 
 
 class Repository:
-    """A chain of commits, each a file with its parent and everything it holds; branches point to commits."""
+    """A chain of commits, each with its parent and everything it holds; branches point to commits."""
 
-    def __init__(self, storage, folder, name):
-        self.storage, self.folder, self.name = storage, folder, name
-        self.file = folder / "repository.json"
-
-    @property
-    def owner(self):
-        return self.name.split("/")[0]
-
-    def read(self):
-        return json.loads(self.file.read_text())
-
-    def write(self, about):
-        self.file.write_text(json.dumps(about))
-
-    def update(self, **settings):
-        self.write({**self.read(), **settings})
+    def __init__(self, storage, name, private):
+        self.storage, self.name, self.owner = storage, name, name.split("/")[0]
+        self.private, self.gated, self.branches, self.commits = private, False, {}, {}
 
     def entry(self, content):
         return {"sha256": self.storage.put(content), "oid": blob_name(content), "size": len(content), "lfs": False}
@@ -80,33 +55,24 @@ class Repository:
 
     def resolve(self, revision):
         """Return the commit of a branch or a commit's own name."""
-        about = self.read()
-        name = about["branches"].get(revision) or revision
-        if not (self.folder / "commits" / name).is_file():
+        name = self.branches.get(revision) or revision
+        if name not in self.commits:
             raise MissingError("RevisionNotFound")
         return name
 
-    def at(self, commit):
-        return json.loads((self.folder / "commits" / commit).read_text())
-
     def files(self, revision):
-        return self.at(self.resolve(revision))["files"]
+        return dict(self.commits[self.resolve(revision)]["files"])
 
     def commit(self, branch, files, title, user, description=""):
         """Add a commit that holds exactly these files to a branch, and return its name."""
-        about = self.read()
-        made = {"parent": about["branches"].get(branch), "title": title, "message": description, "user": user,
+        made = {"parent": self.branches.get(branch), "title": title, "message": description, "user": user,
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()), "files": files}  # fmt: skip
-        text = json.dumps(made)
-        name = hashlib.sha1(text.encode()).hexdigest()
-        (self.folder / "commits").mkdir(exist_ok=True)
-        (self.folder / "commits" / name).write_text(text)
-        self.write({**about, "branches": {**about["branches"], branch: name}})
+        name = self.branches[branch] = hashlib.sha1(json.dumps(made).encode()).hexdigest()
+        self.commits[name] = made
         return name
 
     def history(self, revision):
         name = self.resolve(revision)
         while name:
-            commit = self.at(name)
-            yield name, commit
-            name = commit["parent"]
+            yield self.commits[name]
+            name = self.commits[name]["parent"]

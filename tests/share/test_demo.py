@@ -225,7 +225,7 @@ except ModuleNotFoundError:
 def test_a_pushed_space_runs_where_halflabel_is_not_installed(folder, tmp_path):
     """Pushed, taken from the Hub and started as the Hub would; its answers are those of the page here."""
     libraries = str(Path(timm.__file__).parents[1])
-    hub = HubServer(tmp_path / "hub")
+    hub = HubServer()
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_ENDPOINT": hub.url,
         "HF_TOKEN": "hf_alice", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf"),

@@ -297,7 +297,7 @@ def taken(tmp_path_factory):
         export(str(root / f"{case}_model"), root / case, "timm")
         np.save(root / f"{case}.npy", torch.rand(3, *processor.input_size).numpy())
     libraries = str(Path(timm.__file__).parents[1])
-    hub = HubServer(root / "hub")
+    hub = HubServer()
     environment = {
         **os.environ, "PYTHONPATH": libraries, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_alice", "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(root / "hf"),

@@ -79,7 +79,7 @@ def test_a_second_push_adds_a_commit_and_a_branch_is_made_where_there_is_none(hu
 
 def test_a_private_model_is_seen_by_its_owner_only_and_never_lands_in_a_public_repository(hub, client, saved, tmp_path):
     assert client.halflabel("push", saved, "alice/secret", "--private")[0] == 0
-    assert hub.storage.repository("models", "alice/secret").read()["private"]
+    assert hub.storage.repository("models", "alice/secret").private
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     command = ["predict", "alice/secret", tmp_path / "a.png", "--output", tmp_path / "s.csv"]
     for token in ("hf_bob", None):
@@ -182,7 +182,7 @@ def test_a_run_pushes_its_finished_folder_once(hub, client, recipe, tmp_path):
     code, _, err = client.halflabel("train", recipe, *flags, token=None)
     assert code == 0, err
     assert hub.commits("alice/run") == ["Upload alice/run", "initial commit"]
-    assert hub.storage.repository("models", "alice/run").read()["private"]
+    assert hub.storage.repository("models", "alice/run").private
     files, folder = hub.files("alice/run"), tmp_path / "out"
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "metrics.json",
             "training_log.json", "examples.png", "modeling_timm_multilabel.py"} <= set(files)  # fmt: skip

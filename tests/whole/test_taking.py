@@ -154,7 +154,7 @@ def refusal(client, name, folder, token="hf_alice"):
 
 def test_models_that_may_not_be_read_are_one_line(hub, client, pushed, folder):
     hub.put("alice/gated", {path.name: path.read_bytes() for path in folder.iterdir()})
-    hub.storage.repository("models", "alice/gated").update(gated="manual")
+    hub.storage.repository("models", "alice/gated").gated = "manual"
     name = "there is no such folder, and from the Hub: "
     assert refusal(client, "alice/gated", folder, "hf_bob") == (
         f"model 'alice/gated' cannot be loaded: {name}access to it is gated: ask for it on its page at the Hub, then "
@@ -197,7 +197,7 @@ def test_models_that_may_not_be_loaded_are_one_line(hub, client, folder, tmp_pat
 
 
 def test_a_model_of_other_labels_than_the_data_is_one_line(client, pushed, folder, colour_table):
-    for command in (["evaluate"], ["calibrate"], ["errors", "--output", folder.parent / "errors"]):
+    for command in (["evaluate"], ["calibrate"], ["review", "--output", folder.parent / "errors"]):
         code, _, err = client.halflabel(command[0], folder, "--data", colour_table, "--split", "test", *command[1:])
         assert code == 2
         line = err.splitlines()[-1]

@@ -1,23 +1,19 @@
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+import reading
+from reading import check, draw, error_of, write_files
 
-from halflabel import HalflabelError
 from halflabel.data.images import guess_split
 from halflabel.data.loading import load_images
 from halflabel.data.readers.coco import looks_like_coco, read_coco
 from halflabel.data.source import Source
 
-from PIL import Image  # isort: skip
-
-
-def looks_like(path):
-    return looks_like_coco(Source(str(path)))
-
-
-UNKNOWN = -100
+fault = partial(reading.fault, read_coco)
+X = -100
 
 
 def note(number, image, category, **more):
@@ -39,7 +35,7 @@ COCO = {
 FILES = ["c.jpg", "a.jpg", "b.jpg"]
 NAMES = ("dog", "person", "car")
 MATRIX = [[1, 1, 0], [1, 0, 0], [0, 0, 0]]
-POSITIVE_ONLY = [[1, 1, UNKNOWN], [1, UNKNOWN, UNKNOWN], [UNKNOWN, UNKNOWN, UNKNOWN]]
+POSITIVE_ONLY = [[1, 1, X], [1, X, X], [X, X, X]]
 
 
 def federated(number, file, absent, partly):
@@ -57,26 +53,21 @@ LVIS = {
     "annotations": [note(1, 1, 2), note(2, 2, 3)],
     "categories": [{"id": 1, "name": "aerosol_can"}, {"id": 2, "name": "banana"}, {"id": 3, "name": "cup"}],
 }
-LVIS_MATRIX = [[UNKNOWN, 1, 0], [0, 0, 1], [UNKNOWN, UNKNOWN, UNKNOWN]]
+LVIS_MATRIX = [[X, 1, 0], [0, 0, 1], [X, X, X]]
 
 
-def write_pictures(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(folder / name)
+def read(path, **options):
+    return read_coco(Source(str(path), **options))
 
 
 def write(folder, content, name="instances_val2017.json"):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
+    write_files(folder, {name: content if isinstance(content, str) else json.dumps(content)})
+    return folder / name
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_pictures(tmp_path, *FILES)
-    return tmp_path
+    return draw(tmp_path, *FILES)
 
 
 def changed(content, place, value):
@@ -93,81 +84,58 @@ def changed(content, place, value):
     return result
 
 
-def fault(path, **options):
-    with pytest.raises(HalflabelError) as error:
-        read_coco(Source(str(path), **options))
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.startswith(str(path))
-    return text.removeprefix(str(path))
-
-
 @pytest.mark.parametrize(("absent", "matrix"), [(None, MATRIX), ("negative", MATRIX), ("unknown", POSITIVE_ONLY)])
 def test_every_entry_of_the_matrix(folder, absent, matrix):
     path = write(folder, COCO)
-    detected = load_images({"path": str(path), "absent": absent})
-    for images in (detected, read_coco(Source(str(path), absent=absent))):
-        assert images.labels.tolist() == matrix
+    for images in (load_images({"path": str(path), "absent": absent}), read(path, absent=absent)):
         assert images.labels.dtype == np.int8
-        assert images.label_space.names == NAMES
-        assert images.column("file_name").tolist() == FILES
-        assert images.column("split").tolist() == ["validation"] * 3
-        assert [row["path"] for row in images.dataset["image"][:]] == [str(folder / name) for name in FILES]
+        paths = [str(folder / name) for name in FILES]
+        check(images, labels=matrix, names=NAMES, file_name=FILES, split=["validation"] * 3, paths=paths)
 
 
 def test_lvis_is_federated(tmp_path):
-    write_pictures(tmp_path, *LVIS_FILES)
+    draw(tmp_path, *LVIS_FILES)
     path = write(tmp_path, LVIS, "annotations/lvis_v1_train.json")
-    for images in (load_images(str(path)), read_coco(Source(str(path), absent="unknown"))):
-        assert images.labels.tolist() == LVIS_MATRIX
-        assert images.label_space.names == ("aerosol_can", "banana", "cup")
-        assert images.column("file_name").tolist() == LVIS_FILES
-        assert images.column("split").tolist() == ["train"] * 3
-        assert images.dataset[1]["image"]["path"] == str(tmp_path / "val2017" / "a.jpg")
+    for images in (load_images(str(path)), read(path, absent="unknown")):
+        check(images, labels=LVIS_MATRIX, names=("aerosol_can", "banana", "cup"), file_name=LVIS_FILES,
+              split=["train"] * 3, paths=[str(tmp_path / name) for name in LVIS_FILES])  # fmt: skip
     assert "absent 'negative' would be wrong" in fault(path, absent="negative")
+    content = changed(changed(LVIS, "images.1.neg_category_ids", ...), "images.1.not_exhaustive_category_ids", ...)
+    check(read(write(tmp_path, content)), labels=[LVIS_MATRIX[0], [X, X, 1], LVIS_MATRIX[2]])
 
 
 def test_lvis_pictures_may_lie_in_one_folder(tmp_path):
     content = changed(LVIS, "images.0.coco_url", "http://images.cocodataset.org/train2017/c.jpg")
-    write_pictures(tmp_path / "pictures", "a.jpg", "b.jpg", "c.jpg")
-    images = read_coco(Source(str(write(tmp_path, content)), image_folder=str(tmp_path / "pictures")))
-    assert images.column("file_name").tolist() == ["c.jpg", "a.jpg", "b.jpg"]
-
-
-def test_an_image_of_lvis_without_the_lists_is_unknown(tmp_path):
-    write_pictures(tmp_path, *LVIS_FILES)
-    content = changed(LVIS, "images.1.neg_category_ids", ...)
-    content = changed(content, "images.1.not_exhaustive_category_ids", ...)
-    images = read_coco(Source(str(write(tmp_path, content))))
-    assert images.labels.tolist() == [LVIS_MATRIX[0], [UNKNOWN, UNKNOWN, 1], LVIS_MATRIX[2]]
+    draw(tmp_path / "pictures", "a.jpg", "b.jpg", "c.jpg")
+    images = read(write(tmp_path, content), image_folder=str(tmp_path / "pictures"))
+    check(images, file_name=["c.jpg", "a.jpg", "b.jpg"])
 
 
 def test_annotations_may_be_none_at_all(folder):
     path = write(folder, changed(COCO, "annotations", []))
-    assert read_coco(Source(str(path))).labels.tolist() == [[0] * 3] * 3
-    assert read_coco(Source(str(path), absent="unknown")).labels.tolist() == [[UNKNOWN] * 3] * 3
+    check(read(path), labels=[[0] * 3] * 3)
+    check(read(path, absent="unknown"), labels=[[X] * 3] * 3)
 
 
 @pytest.mark.parametrize("file", ["instances_train2017.json", "annotations/instances_train2017.json"])
 @pytest.mark.parametrize("pictures", [".", "images", "train2017", "images/train2017"])
 def test_pictures_are_found_in_the_usual_places(tmp_path, file, pictures):
-    write_pictures(tmp_path / pictures, *FILES)
+    draw(tmp_path / pictures, *FILES)
     images = load_images(str(write(tmp_path, COCO, file)))
-    assert images.dataset[0]["image"]["path"] == str(tmp_path / pictures / "c.jpg")
+    check(images, paths=[str(tmp_path / pictures / name) for name in FILES])
 
 
 def test_pictures_may_lie_elsewhere(tmp_path):
-    write_pictures(tmp_path / "far", *FILES)
+    draw(tmp_path / "far", *FILES)
     path = write(tmp_path, COCO, "labels/instances_val2017.json")
     assert "image 1 (id 30): no image 'c.jpg'" in fault(path)
-    assert len(read_coco(Source(str(path), image_folder=str(tmp_path / "far")))) == 3
-    with pytest.raises(HalflabelError, match="no such folder"):
-        read_coco(Source(str(path), image_folder=str(tmp_path / "farther")))
+    assert len(read(path, image_folder=str(tmp_path / "far"))) == 3
+    assert "no such folder" in error_of(read, path, image_folder=str(tmp_path / "farther"))
 
 
 def test_only_the_asked_labels(folder):
     images = load_images({"path": str(write(folder, COCO)), "labels": ["car", "dog"]})
-    assert images.labels.tolist() == [[0, 1], [0, 1], [0, 0]]
+    check(images, labels=[[0, 1], [0, 1], [0, 0]])
 
 
 def test_splits_are_told_by_names():
@@ -200,48 +168,36 @@ FAULTS = [
     ("annotations", {"1": {}}, ": 'annotations' is of type dict, expected a list"),
     ("images", [], ": 'images' is empty"),
     ("categories", [], ": 'categories' is empty"),
-    ("images.1", None, ": image 2: it is None, expected an object"),
     ("images.1", "a.jpg", ": image 2: it is 'a.jpg', expected an object"),
     ("images.1.id", ..., ": image 2: it has no id"),
     ("images.1.id", "10", ": image 2: the id is '10', expected a whole number"),
     ("images.1.id", 10.0, ": image 2: the id is 10.0, expected a whole number"),
     ("images.1.id", True, ": image 2: the id is True, expected a whole number"),
-    ("images.1.id", float("nan"), ": image 2: the id is nan, expected a whole number"),
     ("images.1.id", 30, ": image 2 (id 30): the id is already that of image 1"),
     ("images.1.file_name", ..., ": image 2 (id 10): file_name is None, expected text"),
-    ("images.1.file_name", 5, ": image 2 (id 10): file_name is 5, expected text"),
     ("images.1.file_name", " ", ": image 2 (id 10): file_name is empty"),
     ("images.1.file_name", "a\0/b", r": image 2 (id 10): file_name 'a\x00/b' cannot be a file name"),
     ("images.1.file_name", "a" * 300, "aaa' cannot be a file name"),
     ("images.1.file_name", "\ud800/a", r": image 2 (id 10): file_name '\ud800/a' is not valid text"),
     ("images.1.file_name", "c.jpg", ": image 2 (id 10): 'c.jpg' is already the file of image 1 (id 30)"),
     ("images.1.file_name", "./c.jpg", ": image 2 (id 10): './c.jpg' is already the file of image 1 (id 30)"),
-    ("images.1.file_name", "z\n.jpg", r": image 2 (id 10): no image 'z\n.jpg'"),
     ("images.1.file_name", "../a.jpg", ": image 2 (id 10): '../a.jpg' leaves the image folder"),
-    ("images.1.file_name", "/etc/passwd", ": image 2 (id 10): '/etc/passwd' leaves the image folder"),
     ("annotations.2", 7, ": annotation 3: it is 7, expected an object"),
     ("annotations.2.image_id", ..., ": annotation 3 (id 9): it has no image_id"),
     ("annotations.2.category_id", ..., ": annotation 3 (id 9): it has no category_id"),
-    ("annotations.2.image_id", 31, ": annotation 3 (id 9): image_id 31 is not in images"),
     ("annotations.2.image_id", "30", ": annotation 3 (id 9): image_id '30' is not in images"),
     ("annotations.2.image_id", [30], ": annotation 3 (id 9): image_id [30] is not in images"),
-    ("annotations.2.category_id", 2, ": annotation 3 (id 9): category_id 2 is not in categories"),
     ("annotations.2.category_id", True, ": annotation 3 (id 9): category_id True is not in categories"),
     ("annotations.2.category_id", 1.0, ": annotation 3 (id 9): category_id 1.0 is not in categories"),
     ("annotations.2.category_id", HUGE, ": annotation 3 (id 9): category_id 10000000000"),
-    ("categories.1", [], ": category 2: it is [], expected an object"),
     ("categories.1.id", 18, ": category 2 (id 18): the id is already that of category 1"),
     ("categories.1.name", "dog", ": category 2 (id 1): the name 'dog' is already that of category 1 (id 18)"),
     ("categories.1.name", "", ": category 2 (id 1): the name is empty"),
     ("categories.1.name", None, ": category 2 (id 1): the name is None, expected text"),
-    ("categories.1.name", " x", ": category 2 (id 1): the name ' x' has blanks around it"),
     ("categories.1.name", "a\nb", r": category 2 (id 1): the name 'a\nb' has blanks around it or a line break"),
     ("categories.1.name", "\udc00", r": category 2 (id 1): the name '\udc00' is not valid text"),
 ]
-
-
 LVIS_FAULTS = [
-    ("images.0.neg_category_ids", [9], ": image 1 (id 1), neg_category_ids: category 9 is not in categories"),
     ("images.0.neg_category_ids", [True], ": image 1 (id 1), neg_category_ids: category True is not in categories"),
     ("images.0.neg_category_ids", [[1]], ": image 1 (id 1), neg_category_ids: category [1] is not in categories"),
     ("images.0.neg_category_ids", None, ": image 1 (id 1), neg_category_ids: it is of type NoneType, expected a list"),
@@ -251,17 +207,14 @@ LVIS_FAULTS = [
     ("images.0.coco_url", 5, ": image 1 (id 1): coco_url is 5, expected text"),
     ("images.0.coco_url", ..., ": image 1 (id 1): file_name is None, expected text"),
     ("images.0.coco_url", "http://x/train2017/z.jpg", ": image 1 (id 1): no image 'z.jpg'"),
-    ("images.0.coco_url", "http://x/train2017/", ": image 1 (id 1): no image ''"),
     ("images.0.coco_url", "http://x/../out.jpg", ": image 1 (id 1): '../out.jpg' leaves the image folder"),
 ]
-
-
 TABLE = [(COCO, *row) for row in FAULTS] + [(LVIS, *row) for row in LVIS_FAULTS]
 
 
 @pytest.mark.parametrize(("content", "place", "value", "message"), TABLE)
 def test_faults_name_file_and_place(tmp_path, content, place, value, message):
-    write_pictures(tmp_path / "in", *FILES, *LVIS_FILES, "../out.jpg")
+    draw(tmp_path / "in", *FILES, *LVIS_FILES, "../out.jpg")
     assert message in fault(write(tmp_path / "in", changed(content, place, value)))
 
 
@@ -290,27 +243,25 @@ def test_a_byte_order_mark_and_other_scripts(folder):
 
 
 def test_outside_the_folder_only_where_allowed(tmp_path):
-    write_pictures(tmp_path, "in/c.jpg", "out/a.jpg", "in/b.jpg")
+    draw(tmp_path, "in/c.jpg", "out/a.jpg", "in/b.jpg")
     for name in ("../out/a.jpg", str(tmp_path / "out" / "a.jpg")):
         path = write(tmp_path / "in", changed(COCO, "images.1.file_name", name))
         assert f": image 2 (id 10): {name!r} leaves the image folder" in fault(path)
         images = load_images({"path": str(path), "allow_outside": True})
-        assert images.labels.tolist() == MATRIX
+        check(images, labels=MATRIX)
         assert images.dataset[1]["image"]["path"].endswith("out/a.jpg")
 
 
 def test_detection(folder, monkeypatch):
-    assert looks_like(write(folder, COCO))
+    def looks_like(path):
+        return looks_like_coco(Source(str(path)))
+
     assert looks_like(write(folder, json.dumps(COCO, indent=1)))
     monkeypatch.setattr("halflabel.data.readers.coco.CHUNK", 15)  # many keys lie across two chunks
     assert looks_like(write(folder, COCO))
-    assert not looks_like(write(folder, {"images": [], "annotations": []}))
-    assert not looks_like(write(folder, ""))
-    assert not looks_like(folder)
-    assert not looks_like(folder / "none.json")
-    assert not looks_like(folder / "a\0b")
-    with pytest.raises(HalflabelError, match="not of COCO or LVIS"):
-        load_images(str(write(folder, {"images": []})))
+    for path in (write(folder, {"images": [], "annotations": []}), folder, folder / "none.json", folder / "a\0b"):
+        assert not looks_like(path)
+    assert "not of COCO or LVIS" in error_of(load_images, str(folder / "instances_val2017.json"))
 
 
 def test_presence_is_what_pycocotools_finds(tmp_path):
@@ -319,11 +270,10 @@ def test_presence_is_what_pycocotools_finds(tmp_path):
     categories = [{"id": int(i), "name": f"class {i}"} for i in rng.permutation(90)[:12]]
     images = [{"id": int(i), "file_name": f"{i}.jpg"} for i in rng.permutation(500)[:40]]
     annotations = [
-        {"id": i + 1, "image_id": images[rng.integers(40)]["id"], "category_id": categories[rng.integers(12)]["id"],
-         "iscrowd": int(rng.integers(2)), "area": 1, "bbox": [0, 0, 1, 1]}
+        note(i + 1, images[rng.integers(40)]["id"], categories[rng.integers(12)]["id"], iscrowd=int(rng.integers(2)))
         for i in range(150)
-    ]  # fmt: skip
-    write_pictures(tmp_path, *(image["file_name"] for image in images))
+    ]
+    draw(tmp_path, *(image["file_name"] for image in images))
     path = write(tmp_path, {"images": images, "annotations": annotations, "categories": categories})
     oracle = api.COCO(str(path))
     expected = [
@@ -331,4 +281,4 @@ def test_presence_is_what_pycocotools_finds(tmp_path):
         for image in images
     ]
     assert 0 < np.mean(expected) < 1
-    assert read_coco(Source(str(path))).labels.tolist() == expected
+    check(read(path), labels=expected)
