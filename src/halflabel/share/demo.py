@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import torch
 from huggingface_hub import HfApi, SpaceCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from packaging.requirements import Requirement
-from PIL import Image
 
 from ..model.errors import HalflabelError
-from ..use.explain import Explanation, explain
+from ..use.explain import explain
 from ..use.inference import Name, SavedModel, hub_reason, open_model
+from .image_plots import draw_heat_map
 
 _NEEDED = {"huggingface-hub", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision", "transformers"}
 """What the code that lies beside a model's weights needs."""
@@ -93,23 +92,10 @@ def show_heat_map(saved: SavedModel, path: str | None, label: str | None) -> tup
         explanation = explain(saved, path, [label])
     except HalflabelError as error:
         return hidden, quiet(str(error))
-    found = explanation.labels[0].heat_map.any()
-    words = "Bright: speaks most for the label." if found else "No single place speaks for this label."
+    heat_map = explanation.labels[0].heat_map
+    words = "Bright: speaks most for the label." if heat_map.any() else "No single place speaks for this label."
     words += " The picture is as the model sees it, resized and cropped."
-    return gradio.update(value=draw_heat_map(explanation), visible=True), quiet(words)
-
-
-def draw_heat_map(explanation: Explanation) -> Image.Image:
-    """Return what the network saw, in grey, under the heat map of the first label.
-
-    Where the map is h, a pixel is the mix of (1 - 0.75 h) grey and 0.75 h of the colour that h has in `inferno`.
-    """
-    from matplotlib import colormaps
-
-    heat = explanation.labels[0].heat_map[..., None]
-    grey = np.asarray(explanation.view.convert("L"))[..., None] / 255
-    colours = colormaps["inferno"](heat[..., 0])[..., :3]
-    return Image.fromarray(np.rint(255 * (grey + 0.75 * heat * (colours - grey))).astype(np.uint8))
+    return gradio.update(value=draw_heat_map(explanation.view, heat_map), visible=True), quiet(words)
 
 
 def write_space(model: str, space: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from ..data.files import write_whole
-from .figures import NO, QUIET, YES, finish, label_rows, letters, plain, save
+from .plots import NO, QUIET, YES, finish, label_rows, letters, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -97,10 +97,7 @@ def explain(
 
 
 def _run(model: TimmMultiLabelForImageClassification, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits, the last map of positions, by which they can be derived, and what it is where it says nothing.
-
-    The map is as the backbone gives it, see `to_positions`.
-    """
+    """Return the logits, the last map of positions as the backbone gives it, and its values where it says nothing."""
     backbone, head = model.backbone, model.head
     kind, nothing = type(backbone).__name__, torch.zeros((), device=pixels.device, dtype=pixels.dtype)
     try:

@@ -1,11 +1,21 @@
-"""What was measured, over known entries only: a panel per label, one picture for all labels, and how a run learned."""
+"""Plots of what was measured, over known entries only, and of how a run learned; and what all pictures share.
 
+Figures need no display, and names are shown as they are written. The colours are of Okabe and Ito's palette, told apart
+by the colour-blind.
+"""
+
+import logging
+import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import ImageFont
 from sklearn.metrics import precision_recall_curve
 
 from ..metrics.answers import check_thresholds, precision, recall
@@ -15,78 +25,163 @@ from ..metrics.intervals import wilson_interval
 from ..metrics.ranking import average_precision
 from ..metrics.report import check_names
 from ..model.decisions import say_threshold
+from ..model.errors import HalflabelError
 from ..model.labels import LabelCounts, count_labels
 from ..use.evaluate import Measured
-from .figures import BASE, NO, PALE, QUIET, YES, finish, grid, label_rows, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_PANELS, MOST_ROWS = 24, 60
-HISTOGRAM_BINS = 20
-_MARKS: dict[str, Any] = {
-    "line": {"linestyle": "-"},
-    "dotted": {"linestyle": ":"},
-    "dashed": {"linestyle": "--"},
-    "dot": {"linestyle": "", "marker": "o"},
-}
+log = logging.getLogger(__name__)
+YES, NO, BASE, PALE, QUIET, INK = "#0072b2", "#d55e00", "#009e73", "#d7dae0", "#6b717c", "#22262e"
+# Looked for beside DejaVu Sans, which holds Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Asian ones.
+_FAMILIES = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Devanagari", "Noto Sans Thai", "WenQuanYi Zen Hei",
+    "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "PingFang SC", "Hiragino Sans", "Arial Unicode MS",
+)  # fmt: skip
+_FONT_FILES = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 
-def draw_metrics(
-    folder: Path,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    names: Sequence[str],
-    thresholds: ArrayLike,
-    intervals: ArrayLike | None = None,
-    log_history: Sequence[Mapping[str, Any]] | None = None,
-    counts: LabelCounts | None = None,
-) -> list[Path]:
-    """Write all pictures of a measured model.
+def check_drawing() -> None:
+    """Refuse, before any work is done for them, pictures that cannot be drawn for want of matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise HalflabelError("pictures need matplotlib: pip install 'halflabel[plots]'")
 
-    Args:
-        folder: Where to; it is made.
-        scores: Shape (n, num_labels); probabilities in 0..1.
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
-        names: The labels, in order.
-        thresholds: A number, or one per label; a score of at least this is a yes.
-        intervals: Shape (2, num_labels), the lower and the upper end of each AP; None: none are shown.
-        log_history: The Trainer's, `trainer.state.log_history`; None: no learning curve is drawn.
-        counts: What is known in training; None: what is known of the measured images is drawn.
 
-    Returns:
-        The files: `average_precision.png`, `precision_recall.png`, `reliability.png`, `score_histograms.png`,
-        `coverage.png`, and with a history `learning_curve.png`.
+def new_figure(width: float, height: float, title: str) -> "Figure":
+    """Return an empty figure of so many inches, which no window and no state of pyplot belongs to.
 
     Raises:
-        HalflabelError: On scores, labels, names or thresholds that are not such, or if matplotlib is not installed.
+        HalflabelError: If matplotlib is not installed.
     """
-    where = "the measured images" if counts is None else "training"
+    check_drawing()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def grid(count: int, title: str) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with so many panels, in rows of at most six."""
+    columns = count if count <= 6 else 4 if count <= 12 else 5 if count <= 20 else 6
+    rows = -(-count // columns)
+    figure = new_figure(max(2.7 * columns, 6.5), 2.6 * rows + 1.1, title)
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for surplus in panels[count:]:
+        surplus.remove()
+    return figure, panels[:count]
+
+
+def label_rows(title: str, names: list[str]) -> "tuple[Figure, Axes]":
+    """Return a figure with a row per label, the first at the top."""
+    figure = new_figure(9, 0.24 * len(names) + 1.8, title)
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), [plain(name, 32) for name in names], fontsize=8.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure, axes
+
+
+def finish(figure: "Figure") -> "Figure":
+    """Have every text shown as it is written: `$` starts no formula, and other scripts find their font."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    families = ["DejaVu Sans", *(name for name in _FAMILIES if name in font_manager.get_font_names())]
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_fontfamily(families)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure to a PNG file, and say, once, if letters have no font."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, dpi=110, format="png")
+    for warning in caught:
+        if str(warning.message).startswith("Glyph "):
+            _tell_of_boxes()
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return path
+
+
+@cache
+def _tell_of_boxes() -> None:
+    log.warning("some letters in pictures are boxes: no installed font has them; the Noto fonts have most scripts")
+
+
+def letters(text: str) -> int:
+    """Return how wide a text is, in Latin letters; an Asian letter is as wide as two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def plain(name: str, limit: float = 26, measure: Callable[[str], float] = letters) -> str:
+    """Return a name for one line of a picture; from the middle of a longer one letters are left out.
+
+    Args:
+        name: Any text; line breaks and what cannot be printed become spaces.
+        limit: The largest width.
+        measure: The width of a text; a Pillow font's `getlength` gives pixels.
+    """
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    if measure(line) <= limit:
+        return line
+    end = line[-20:]
+    while end and measure(end) > limit / 3:
+        end = end[1:]
+    start = line[:400]
+    while start and measure(f"{start}…{end}") > limit:
+        start = start[:-1]
+    return f"{start.rstrip()}…{end.lstrip()}"
+
+
+@cache
+def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font for Pillow: its own has no accented letters, so it is taken only where there is no other."""
+    matplotlib = find_spec("matplotlib")
+    bundled = [] if matplotlib is None else [f"{Path(str(matplotlib.origin)).parent}/mpl-data/fonts/ttf/DejaVuSans.ttf"]
+    for name in [*_FONT_FILES, *bundled]:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def draw_measured(folder: Path, measured: Measured) -> list[Path]:
+    """Write pictures of a measured model, and return the files; intervals are drawn where they were measured.
+
+    Raises:
+        HalflabelError: If matplotlib is not installed.
+    """
+    names, rows = list(measured.metrics["labels"]), list(measured.metrics["labels"].values())
+    ends = [row.get("AP_interval") for row in rows]
+    intervals = None if None in ends else np.array(ends, dtype=np.float64).T
+    scores, labels, thresholds = measured.rule.scores(measured.logits), measured.labels, measured.rule.thresholds
     figures = {
         "average_precision": draw_average_precision(scores, labels, names, intervals),
         "precision_recall": draw_precision_recall(scores, labels, names, thresholds, intervals),
         "reliability": draw_reliability(scores, labels, names),
-        "score_histograms": draw_score_histograms(scores, labels, names, thresholds),
-        "coverage": draw_coverage(count_labels(np.asarray(labels)) if counts is None else counts, names, where),
     }
-    if log_history is not None:
-        figures["learning_curve"] = draw_learning_curve(log_history)
     return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
-def draw_measured(
-    folder: Path,
-    measured: Measured,
-    log_history: Sequence[Mapping[str, Any]] | None = None,
-    counts: LabelCounts | None = None,
+def draw_training(
+    folder: Path, log_history: Sequence[Mapping[str, Any]], counts: LabelCounts, names: Sequence[str]
 ) -> list[Path]:
-    """Draw what `use.evaluate.measure` found, see `draw_metrics`; intervals are drawn where they were measured."""
-    found = measured.metrics["labels"]
-    rows = [row.get("AP_interval") for row in found.values()]
-    ends = None if None in rows else np.array(rows, dtype=np.float64).T
-    scores, thresholds = measured.rule.scores(measured.logits), measured.rule.thresholds
-    return draw_metrics(folder, scores, measured.labels, list(found), thresholds, ends, log_history, counts)
+    """Write pictures of how a run learned, and from what was known; arguments and errors are those of the two."""
+    figures = {
+        "learning_curve": draw_learning_curve(log_history),
+        "coverage": draw_coverage(counts, names, "training"),
+    }
+    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def draw_precision_recall(
@@ -98,10 +193,18 @@ def draw_precision_recall(
 ) -> "Figure":
     """Draw the precision-recall curve of each label, the point that its threshold chooses, and what guessing reaches.
 
-    Arguments and errors are those of `draw_metrics`.
+    Args:
+        scores: Shape (n, num_labels); probabilities in 0..1.
+        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
+        names: The labels, in order.
+        thresholds: A number, or one per label; a score of at least this is a yes.
+        intervals: Shape (2, num_labels), the lower and the upper end of each AP; None: none are shown.
 
     Returns:
         A figure with a panel for each of at most 24 labels, those with the most known positives.
+
+    Raises:
+        HalflabelError: On scores, labels, names or thresholds that are not such, or if matplotlib is not installed.
     """
     shown = _Shown(scores, labels, names, thresholds)
     ap = average_precision(shown.scores, shown.labels)
@@ -118,14 +221,14 @@ def draw_precision_recall(
         _head(axes, shown.names[i], f"AP {ap[i]:.3f}{between}\n{say_threshold(shown.thresholds[i])}: {reached}")
     return _explained(
         figure,
-        ("line", YES, "every threshold"),
-        ("dot", NO, "the model's threshold (P: precision, R: recall)"),
-        ("dotted", QUIET, "guessing: the share of yes"),
+        ("-", YES, "every threshold"),
+        ("o", NO, "the model's threshold (P: precision, R: recall)"),
+        (":", QUIET, "guessing: the share of yes"),
     )
 
 
 def draw_reliability(scores: ArrayLike, labels: ArrayLike, names: Sequence[str]) -> "Figure":
-    """Draw, for each label, the share of yes among the known entries of about the same score, and how many they are.
+    """Draw, for each label, the share of yes among the known entries of about the same score.
 
     The bins are those of `calibration_error`; arguments, result and errors are those of `draw_precision_recall`.
     """
@@ -135,7 +238,6 @@ def draw_reliability(scores: ArrayLike, labels: ArrayLike, names: Sequence[str])
     for i, axes, score, answer in shown.fill(panels, "score", "share of yes", _nothing_known):
         place = np.searchsorted(np.arange(1, BINS) / BINS, score, "right")
         count, claimed, true = (np.bincount(place, weights, BINS) for weights in (None, score, answer))
-        _draw_counts(axes, count)
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle=":")
         filled = count > 0
         mean, share = claimed[filled] / count[filled], true[filled] / count[filled]
@@ -144,48 +246,8 @@ def draw_reliability(scores: ArrayLike, labels: ArrayLike, names: Sequence[str])
         _head(axes, shown.names[i], f"calibration error {error[i]:.3f}, {len(answer):,} known")
     return _explained(
         figure,
-        ("dot", YES, f"entries of about the same score, in {BINS} bins, with 95 % intervals"),
-        ("dotted", QUIET, "perfect: share of yes = score"),
-        ("patch", PALE, "known entries per bin (right axis)"),
-    )
-
-
-def _draw_counts(axes: "Axes", count: NDArray[Any]) -> None:
-    """Draw bars over the lowest quarter of a panel, behind its curve."""
-    behind = axes.twinx()
-    behind.bar((np.arange(BINS) + 0.5) / BINS, count, 1 / BINS, color=PALE, edgecolor="white", linewidth=0.5)
-    behind.set_ylim(0, 4 * count.max())
-    behind.set_yticks([0, count.max()], ["0", f"{count.max():,.0f}"], fontsize=7, color=QUIET)
-    behind.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_zorder(behind.get_zorder() + 1)
-    axes.patch.set_visible(False)
-
-
-def draw_score_histograms(
-    scores: ArrayLike, labels: ArrayLike, names: Sequence[str], thresholds: ArrayLike
-) -> "Figure":
-    """Draw, for each label, how the scores of its known yes and of its known no are spread, and its threshold.
-
-    Each of the two is drawn in shares of its own number, so that a rare yes is seen; arguments, result and errors are
-    those of `draw_precision_recall`.
-    """
-    shown = _Shown(scores, labels, names, thresholds)
-    figure, panels = grid(len(shown.names), f"Scores of the known yes and of the known no\n{shown.clause}")
-    edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
-    for i, axes, score, answer in shown.fill(panels, "score", "% of yes, % of no", _nothing_known):
-        highest = 0.0
-        for code, colour in ((0, NO), (1, YES)):
-            count = np.histogram(score[answer == code], edges)[0]
-            share = 100 * count / max(count.sum(), 1)
-            highest = max(highest, share.max())
-            axes.stairs(share, edges, fill=True, color=colour, alpha=0.4)
-            axes.stairs(share, edges, color=colour)
-        axes.set_ylim(0, 1.05 * highest)
-        axes.axvline(shown.thresholds[i], color="black", linestyle="--", linewidth=1.2)
-        counted = f"{shown.counts.positive[i]:,} yes, {shown.counts.negative[i]:,} no"
-        _head(axes, shown.names[i], f"{counted}\n{say_threshold(shown.thresholds[i])}")
-    return _explained(
-        figure, ("patch", YES, "known yes"), ("patch", NO, "known no"), ("dashed", "black", "yes from here on")
+        ("o", YES, f"entries of about the same score, in {BINS} bins, with 95 % intervals"),
+        (":", QUIET, "perfect: share of yes = score"),
     )
 
 
@@ -194,10 +256,7 @@ def draw_average_precision(
 ) -> "Figure":
     """Draw a bar per label, best first: its average precision, its interval, and what guessing reaches.
 
-    Arguments and errors are those of `draw_metrics`.
-
-    Returns:
-        A figure with at most 60 bars, of the labels with the most known positives.
+    At most 60, of the labels with the most known positives; arguments and errors are those of `draw_precision_recall`.
     """
     values, matrix = check_pair(scores, labels)
     names = check_names(names, matrix.shape[1])
@@ -227,16 +286,7 @@ def draw_average_precision(
 def draw_coverage(counts: LabelCounts, names: Sequence[str], where: str) -> "Figure":
     """Draw a bar per label of how many images have a known yes, a known no, and no known answer.
 
-    Args:
-        counts: What is known.
-        names: The labels, in order.
-        where: Of which images, for the title: "Known in training".
-
-    Returns:
-        A figure with at most 60 bars, of the labels with the most known positives.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
+    At most 60, of the labels with the most known positives; `where` says of which images: "Known in training".
     """
     order, clause = choose_labels(counts.positive, MOST_ROWS)
     share = f"{100 * counts.known_fraction:.0f} % of all entries" if counts.images else "no images"
@@ -260,11 +310,7 @@ def draw_coverage(counts: LabelCounts, names: Sequence[str], where: str) -> "Fig
 def draw_learning_curve(log_history: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw a run's training loss, and its known loss and mAP on the validation split, with the best mAP marked.
 
-    Args:
-        log_history: The Trainer's: entries with `epoch` and `loss`, or `eval_mAP` and `eval_known_loss`.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
+    The Trainer logs entries with `epoch` and `loss`, or `eval_mAP` and `eval_known_loss`.
     """
     figure = new_figure(10, 4.2, "How the run learned")
     left, right = figure.subplots(1, 2)
@@ -368,12 +414,11 @@ def _beside(axes: "Axes", place: int, text: str) -> None:
 
 
 def _explained(figure: "Figure", *entries: tuple[str, str, str]) -> "Figure":
-    """Explain every mark, once for all panels: a key of `_MARKS` or `"patch"`, its colour, and the text."""
+    """Explain every mark, once for all panels: `o` or the style of a line, its colour, and the text."""
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=colour, label=text) if mark == "patch" else Line2D([], [], color=colour, label=text, **_MARKS[mark])
+        Line2D([], [], color=colour, label=text, **({"ls": "", "marker": mark} if mark == "o" else {"ls": mark}))
         for mark, colour, text in entries
     ]
     columns = len(handles) if figure.get_figwidth() > 11 else 1  # side by side they are about 10 inches wide
