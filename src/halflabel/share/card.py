@@ -39,6 +39,7 @@ MOST_LABELS = 100
 
 _TEMPLATE = Path(__file__).with_name("card_template.md.jinja")
 _SAMPLE = "street_scenes"
+_FEW = 10  # yes or no of a label, fewer of which are told
 _ANSWERS = ("positive", "negative", "uncertain")
 _MARKUP = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]~|$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _LINKS = {"://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}
@@ -71,11 +72,6 @@ class RunRecord:
     def title(self) -> str:
         """What the model is called: as its repository, or as its recipe."""
         return self.repository.rsplit("/", 1)[-1] if self.repository else self.name
-
-    @property
-    def location(self) -> str:
-        """Where the usage blocks load from."""
-        return self.repository or str(self.recipe["output_dir"])
 
     @property
     def is_measured(self) -> bool:
@@ -365,10 +361,11 @@ def _annotation(record: RunRecord) -> Iterator[str]:
     known = f"{int(counts.positive.sum())} yes and {int(counts.negative.sum())} no were known"
     yield f"Of the {counts.images * len(record.label_names)} answers of the training split {known}."
     protocol = recipe.get("hide_protocol", "random")
-    if protocol != "random" or any(recipe.get(key) is not None for key in ("keep_labels", "hide_per_label")):
-        hidden = "To simulate missing annotation, known answers outside the test split were hidden"
-        yield f"{hidden} (`{protocol}`, see the recipe below)."
-    yield "Unknown means that no source answers yes or no."
+    hidden = protocol != "random" or recipe.get("keep_labels") is not None
+    if hidden:
+        simulated = "To simulate missing annotation, known answers outside the test split were hidden"
+        yield f"{simulated} (`{protocol}`, see the recipe below)."
+    yield f"Unknown means {'hidden, or ' if hidden else ''}that no source answers yes or no."
     yield from _unknown(record)
     if uncertain := int(counts.uncertain.sum()):
         ignored = recipe["uncertain"] == "ignore"
@@ -394,7 +391,7 @@ def _unknown(record: RunRecord) -> Iterator[str]:
 
 
 def _limits(record: RunRecord) -> Iterator[str]:
-    counts, names, least = record.counts, np.array(record.label_names, dtype=object), record.rule.min_known
+    counts, names, least = record.counts, np.array(record.label_names, dtype=object), _FEW
     scarce = (counts.known > 0) & (np.minimum(counts.positive, counts.negative) < least)
     groups = {
         "No answer was known in training, so that what the model says means nothing": counts.known == 0,
@@ -409,7 +406,7 @@ def _limits(record: RunRecord) -> Iterator[str]:
         if those.any():
             yield f"{reason}: {shortlist(escape(name) for name in names[those])}."
     missing = "the spread of the result (no intervals were computed), " if record.is_measured else "any result, "
-    others = "other seeds, pictures from other sources, groups of the pictures, and answers that nobody gives"
+    others = "other seeds, pictures from other sources, and groups of the pictures on their own"
     yield f"Not measured: {'' if record.metrics.get('bootstrap') else missing}{others}."
 
 
