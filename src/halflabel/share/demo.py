@@ -52,8 +52,8 @@ def demo(
         The page of the Space, or its folder.
 
     Raises:
-        HalflabelError: If Gradio is not installed, the model cannot be loaded, the address or the port is taken or
-            none of this machine; of a Space, as `write_space` and `push_space`.
+        HalflabelError: If Gradio is not installed, the model cannot be loaded, or the address or the port is taken or
+            none of this machine; of a Space, as `write_space`, and if the Hub refuses.
     """
     if space is not None:
         name = model.name if isinstance(model, SavedModel) else str(model)
@@ -101,11 +101,6 @@ def show_heat_map(saved: SavedModel, path: str | None, label: str | None) -> tup
 def write_space(model: str, space: str, folder: Path) -> None:
     """Write a folder that the Hub runs as a Space: `README.md`, `app.py` (see `space`) and `requirements.txt`.
 
-    Args:
-        model: The model's Hub name.
-        space: The Space's Hub name.
-        folder: A new or an empty one.
-
     Raises:
         HalflabelError: If a name is not one of the Hub, if the folder holds something, or if Gradio is not installed.
     """
@@ -141,14 +136,7 @@ def write_space(model: str, space: str, folder: Path) -> None:
 
 
 def push_space(model: str, space: str) -> str:
-    """Write a Space and push it to the Hub, where it is created if need be.
-
-    Returns:
-        Its page.
-
-    Raises:
-        HalflabelError: As `write_space`, if the model is not on the Hub, or if the Hub refuses.
-    """
+    """Write a Space and push it to the Hub, where it is created if need be; return its page."""
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         write_space(model, space, Path(folder))

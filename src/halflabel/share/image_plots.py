@@ -1,5 +1,6 @@
 """Pictures of pictures: training examples, a contact sheet of what to look at, heat maps."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,9 @@ def draw_examples(
     path: Path,
     columns: int = 3,
 ) -> None:
-    """Write training pictures with each label's answer (yes, no, unknown) and the model's score as a bar.
+    """Write a PNG of training pictures with each label's answer (yes, no, unknown) and its calibrated score as a bar.
 
-    Args:
-        images: Where to choose from: pictures with both known and unknown labels first, as varied as there are.
-        model: Gives the scores, calibrated by its decision rule.
-        processor: The model's.
-        path: The PNG to write.
-        columns: How many pictures.
+    Chosen are pictures with both known and unknown labels first, as varied as there are.
     """
     chosen = _choose(images.labels, columns)
     pictures = [decode_image(images.dataset[i]["image"], images.dataset[i]["file_name"]) for i in chosen]
@@ -91,11 +87,7 @@ def _choose(labels: np.ndarray, count: int) -> list[int]:
 def draw_contact_sheet(table: pd.DataFrame, images: AnnotatedImages, path: Path, about: str = "") -> None:
     """Write a PNG with a thumbnail for each entry, its label, what is annotated and the score; a block per kind.
 
-    Args:
-        table: What `find_disagreements` returned, or some rows of it.
-        images: The images that its `row` counts.
-        path: The file to write.
-        about: A line at the top, as `Review.about`.
+    The table is what `find_disagreements` returned, or some rows of it, and `about` the line at the top.
     """
     width, blocks = _GAP + _COLUMNS * (_THUMB + _GAP), []
     for kind in KINDS:
@@ -133,13 +125,8 @@ def _thumbnail(row: Mapping[str, Any]) -> Image.Image:
     try:
         picture = decode_image(row["image"], row["file_name"], shortest_side=_THUMB)
     except HalflabelError as error:
-        tile, font, lines = Image.new("RGB", (_THUMB, _THUMB), PALE), load_font(11), [""]
-        for letter in " ".join(str(error).split()):  # lines break within long words such as paths, too
-            if font.getlength(lines[-1] + letter) > _THUMB - 16:
-                lines.append("")
-            lines[-1] += letter
-        text = "\n".join(line.strip() for line in lines[:11])
-        ImageDraw.Draw(tile).multiline_text((8, 8), text, fill=INK, font=font)
+        tile, lines = Image.new("RGB", (_THUMB, _THUMB), PALE), textwrap.wrap(str(error), 24)
+        ImageDraw.Draw(tile).multiline_text((8, 8), "\n".join(lines[:11]), fill=INK, font=load_font(11))
         return tile
     scale = _THUMB / max(picture.size)  # by hand, since ImageOps.pad fails on a line of pixels
     small = picture.resize([max(round(side * scale), 1) for side in picture.size])

@@ -98,7 +98,8 @@ def explain(
 
 def _run(model: TimmMultiLabelForImageClassification, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits, the last map of positions as the backbone gives it, and its values where it says nothing."""
-    backbone, head = model.backbone, model.head
+    backbone: Any = model.backbone
+    head = model.head
     kind, nothing = type(backbone).__name__, torch.zeros((), device=pixels.device, dtype=pixels.dtype)
     try:
         position_width(backbone)
@@ -118,12 +119,12 @@ def _run(model: TimmMultiLabelForImageClassification, pixels: Tensor) -> tuple[T
             logits: Tensor = model(pixels).logits
         return logits, entered[0], nothing
     with torch.no_grad():
-        maps = backbone.forward_features(pixels)  # type: ignore[operator]
+        maps = backbone.forward_features(pixels)
     maps = maps.detach().requires_grad_()
     if head.consumes == "positions":
         features, straight = to_positions(maps, backbone), True
     else:
-        features = backbone.forward_head(maps.clone(), pre_logits=True)  # type: ignore[operator]
+        features = backbone.forward_head(maps.clone(), pre_logits=True)
         mean = to_positions(maps, backbone).mean(dim=1)
         straight = features.shape == mean.shape and torch.allclose(features, mean, rtol=1e-3, atol=1e-4)
     return head(features), maps, head.feature_mean.to(maps.dtype) if straight else nothing
