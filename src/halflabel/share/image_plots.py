@@ -164,11 +164,7 @@ def draw_heat_map(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Ima
 
 
 def draw_explanation(explanation: Explanation) -> "Figure":
-    """Draw what the network saw, and a panel per label with its map over it, its score and the answer.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
-    """
+    """Draw what the network saw, and a panel per label with its map over it, its score and the answer."""
     figure, panels = grid(1 + len(explanation.labels), "Where the picture speaks for a label")
     for axes in panels:
         axes.set_axis_off()

@@ -4,10 +4,9 @@ Figures need no display, and names are shown as they are written. The colours ar
 by the colour-blind.
 """
 
-import logging
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS, MOST_ROWS = 24, 60
-log = logging.getLogger(__name__)
 YES, NO, BASE, PALE, QUIET, INK = "#0072b2", "#d55e00", "#009e73", "#d7dae0", "#6b717c", "#22262e"
 # Looked for beside DejaVu Sans, which holds Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Asian ones.
 _FAMILIES = (
@@ -51,11 +49,7 @@ def check_drawing() -> None:
 
 
 def new_figure(width: float, height: float, title: str) -> "Figure":
-    """Return an empty figure of so many inches, which no window and no state of pyplot belongs to.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
-    """
+    """Return an empty figure of so many inches, which no window and no state of pyplot belongs to."""
     check_drawing()
     from matplotlib.figure import Figure
 
@@ -99,22 +93,12 @@ def finish(figure: "Figure") -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure to a PNG file, and say, once, if letters have no font."""
+    """Write a figure to a PNG file; letters that no installed font has are boxes (the Noto fonts have most scripts)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph ")  # one a letter
         figure.savefig(path, dpi=110, format="png")
-    for warning in caught:
-        if str(warning.message).startswith("Glyph "):
-            _tell_of_boxes()
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return path
-
-
-@cache
-def _tell_of_boxes() -> None:
-    log.warning("some letters in pictures are boxes: no installed font has them; the Noto fonts have most scripts")
 
 
 def letters(text: str) -> int:
@@ -156,18 +140,14 @@ def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def draw_measured(folder: Path, measured: Measured) -> list[Path]:
-    """Write pictures of a measured model, and return the files; intervals are drawn where they were measured.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
-    """
+    """Write pictures of a measured model, and return the files; intervals are drawn where they were measured."""
     names, rows = list(measured.metrics["labels"]), list(measured.metrics["labels"].values())
     ends = [row.get("AP_interval") for row in rows]
     intervals = None if None in ends else np.array(ends, dtype=np.float64).T
     scores, labels, thresholds = measured.rule.scores(measured.logits), measured.labels, measured.rule.thresholds
     figures = {
         "average_precision": draw_average_precision(scores, labels, names, intervals),
-        "precision_recall": draw_precision_recall(scores, labels, names, thresholds, intervals),
+        "precision_recall": draw_precision_recall(scores, labels, names, thresholds),
         "reliability": draw_reliability(scores, labels, names),
     }
     return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
@@ -185,11 +165,7 @@ def draw_training(
 
 
 def draw_precision_recall(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    names: Sequence[str],
-    thresholds: ArrayLike,
-    intervals: ArrayLike | None = None,
+    scores: ArrayLike, labels: ArrayLike, names: Sequence[str], thresholds: ArrayLike
 ) -> "Figure":
     """Draw the precision-recall curve of each label, the point that its threshold chooses, and what guessing reaches.
 
@@ -198,7 +174,6 @@ def draw_precision_recall(
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         names: The labels, in order.
         thresholds: A number, or one per label; a score of at least this is a yes.
-        intervals: Shape (2, num_labels), the lower and the upper end of each AP; None: none are shown.
 
     Returns:
         A figure with a panel for each of at most 24 labels, those with the most known positives.
@@ -206,19 +181,18 @@ def draw_precision_recall(
     Raises:
         HalflabelError: On scores, labels, names or thresholds that are not such, or if matplotlib is not installed.
     """
-    shown = _Shown(scores, labels, names, thresholds)
-    ap = average_precision(shown.scores, shown.labels)
-    right, found = (measure(shown.scores, shown.labels, shown.thresholds) for measure in (precision, recall))
-    ends = None if intervals is None else np.asarray(intervals, dtype=np.float64)[:, shown.columns]
-    figure, panels = grid(len(shown.names), f"Precision against recall\n{shown.clause}")
-    for i, axes, score, answer in shown.fill(panels, "recall", "precision", _why_undefined):
+    figure, filled = _panels(scores, labels, names, "Precision against recall", "recall", "precision")
+    limits = check_thresholds(thresholds, len(names))
+    for i, axes, score, answer in filled:
+        column, truth = score[:, None], answer[:, None]
         curve = precision_recall_curve(answer, score)
         axes.plot(curve[1], curve[0], color=YES, drawstyle="steps-post")
         axes.axhline(answer.mean(), color=QUIET, linestyle=":")
-        axes.plot(found[i], right[i], "o", color=NO, markersize=7)  # nothing where the precision is NaN
-        reached = "none reaches it" if np.isnan(right[i]) else f"P {right[i]:.2f}, R {found[i]:.2f}"
-        between = "" if ends is None or np.isnan(ends[:, i]).any() else f" ({ends[0, i]:.2f} to {ends[1, i]:.2f})"
-        _head(axes, shown.names[i], f"AP {ap[i]:.3f}{between}\n{say_threshold(shown.thresholds[i])}: {reached}")
+        (right,), (found,) = precision(column, truth, limits[i]), recall(column, truth, limits[i])
+        axes.plot(found, right, "o", color=NO, markersize=7)  # nothing where the precision is NaN
+        reached = "none reaches it" if np.isnan(right) else f"P {right:.2f}, R {found:.2f}"
+        ap = f"AP {average_precision(column, truth)[0]:.3f}"
+        _head(axes, names[i], f"{ap}\n{say_threshold(limits[i])}: {reached}")
     return _explained(
         figure,
         ("-", YES, "every threshold"),
@@ -232,18 +206,18 @@ def draw_reliability(scores: ArrayLike, labels: ArrayLike, names: Sequence[str])
 
     The bins are those of `calibration_error`; arguments, result and errors are those of `draw_precision_recall`.
     """
-    shown = _Shown(scores, labels, names)
-    error = calibration_error(shown.scores, shown.labels)
-    figure, panels = grid(len(shown.names), f"Reliability: is a score of 0.7 a yes in 7 of 10 cases?\n{shown.clause}")
-    for i, axes, score, answer in shown.fill(panels, "score", "share of yes", _nothing_known):
+    title = "Reliability: is a score of 0.7 a yes in 7 of 10 cases?"
+    figure, filled = _panels(scores, labels, names, title, "score", "share of yes")
+    for i, axes, score, answer in filled:
         place = np.searchsorted(np.arange(1, BINS) / BINS, score, "right")
         count, claimed, true = (np.bincount(place, weights, BINS) for weights in (None, score, answer))
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle=":")
-        filled = count > 0
-        mean, share = claimed[filled] / count[filled], true[filled] / count[filled]
-        axes.vlines(mean, *wilson_interval(true[filled], count[filled]), color=YES, alpha=0.35, linewidth=2)
+        some = count > 0
+        mean, share = claimed[some] / count[some], true[some] / count[some]
+        axes.vlines(mean, *wilson_interval(true[some], count[some]), color=YES, alpha=0.35, linewidth=2)
         axes.plot(mean, share, "o", color=YES, markersize=4.5)
-        _head(axes, shown.names[i], f"calibration error {error[i]:.3f}, {len(answer):,} known")
+        error = calibration_error(score[:, None], answer[:, None])[0]
+        _head(axes, names[i], f"calibration error {error:.3f}, {len(answer):,} known")
     return _explained(
         figure,
         ("o", YES, f"entries of about the same score, in {BINS} bins, with 95 % intervals"),
@@ -256,7 +230,8 @@ def draw_average_precision(
 ) -> "Figure":
     """Draw a bar per label, best first: its average precision, its interval, and what guessing reaches.
 
-    At most 60, of the labels with the most known positives; arguments and errors are those of `draw_precision_recall`.
+    At most 60, of the labels with the most known positives. `intervals` has shape (2, num_labels), the ends of
+    each; other arguments and errors are those of `draw_precision_recall`.
     """
     values, matrix = check_pair(scores, labels)
     names = check_names(names, matrix.shape[1])
@@ -275,7 +250,7 @@ def draw_average_precision(
     guess = np.where(np.isnan(ap), np.nan, ratio(counts.positive, counts.known))
     axes.plot(guess[order], places, "|", color=NO, markersize=9, markeredgewidth=2, label="guessing: the share of yes")
     for place, i in enumerate(order.tolist()):
-        if missing := _why_undefined(counts, i):
+        if missing := _missing(counts, i):
             axes.text(0.01, place, missing, va="center", fontsize=8, color=QUIET)
         _beside(axes, place, f"{_number(ap[i])}   {counts.positive[i]:,} yes of {counts.known[i]:,} known")
     axes.set_xlim(0, 1)
@@ -347,41 +322,33 @@ def _logged(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[Floats,
     return epochs, values
 
 
-class _Shown:
-    """The labels that get a panel: their columns of the matrices, and a clause that says which they are."""
+def _panels(
+    scores: ArrayLike, labels: ArrayLike, names: Sequence[str], title: str, x: str, y: str
+) -> "tuple[Figure, list[tuple[int, Axes, Floats, NDArray[Any]]]]":
+    """Return a figure with a panel per label, and for each its place, its panel, and its known scores and answers.
 
-    def __init__(self, scores: ArrayLike, labels: ArrayLike, names: Sequence[str], thresholds: ArrayLike = 0.5) -> None:
-        values, matrix = check_pair(scores, labels, probabilities=True)
-        names = check_names(names, matrix.shape[1])
-        self.columns, self.clause = choose_labels(count_labels(matrix).positive)
-        if len(self.columns) == len(names) > 1:
-            self.clause += "; most known positives first"
-        self.scores, self.labels = values[:, self.columns], matrix[:, self.columns]
-        self.names = [names[i] for i in self.columns]
-        self.thresholds = check_thresholds(thresholds, matrix.shape[1])[self.columns]
-        self.counts = count_labels(self.labels)
-
-    def fill(
-        self, panels: "list[Axes]", x: str, y: str, why_empty: Callable[[LabelCounts, int], str]
-    ) -> "Iterator[tuple[int, Axes, Floats, NDArray[Any]]]":
-        """Prepare a panel per label, and yield it with the label's known scores and answers.
-
-        Where `why_empty(counts, label)` gives a reason, that stands in the panel, and nothing is yielded.
-        """
-        for i, axes in enumerate(panels):
-            axes.set_xlim(-0.02, 1.02)
-            axes.set_ylim(-0.02, 1.04)
-            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-            axes.tick_params(labelsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_xlabel(x, fontsize=8)
-            axes.set_ylabel(y, fontsize=8)
-            if missing := why_empty(self.counts, i):
-                _head(axes, self.names[i], "")
-                axes.text(0.5, 0.5, missing, transform=axes.transAxes, ha="center", va="center", color=QUIET, wrap=True)
-                continue
-            known = self.labels[:, i] >= 0
-            yield i, axes, self.scores[known, i].astype(np.float64), self.labels[known, i]
+    Where there is not a known yes and a known no, the panel says so, and is not in the list.
+    """
+    values, matrix = check_pair(scores, labels, probabilities=True)
+    names, counts = check_names(names, matrix.shape[1]), count_labels(matrix)
+    chosen, clause = choose_labels(counts.positive)
+    figure, panels = grid(len(chosen), f"{title}\n{clause}")
+    filled = []
+    for i, axes in zip(chosen.tolist(), panels, strict=True):
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.04)
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(x, fontsize=8)
+        axes.set_ylabel(y, fontsize=8)
+        if missing := _missing(counts, i):
+            _head(axes, names[i], "")
+            axes.text(0.5, 0.5, missing, transform=axes.transAxes, ha="center", va="center", color=QUIET, wrap=True)
+        else:
+            known = matrix[:, i] >= 0
+            filled.append((i, axes, values[known, i].astype(np.float64), matrix[known, i]))
+    return figure, filled
 
 
 def choose_labels(positives: NDArray[np.integer], limit: int = MOST_PANELS) -> tuple[NDArray[np.intp], str]:
@@ -392,17 +359,13 @@ def choose_labels(positives: NDArray[np.integer], limit: int = MOST_PANELS) -> t
     return order, "1 label" if len(order) == 1 else f"{len(order)} labels"
 
 
-def _nothing_known(counts: LabelCounts, label: int) -> str:
-    return "" if counts.known[label] else "nothing known"
-
-
-def _why_undefined(counts: LabelCounts, label: int) -> str:
-    """Say what a measure of how well a label is ranked lacks; "" where it lacks nothing."""
+def _missing(counts: LabelCounts, label: int) -> str:
+    """Say what a label lacks to be measured; "" where it lacks nothing."""
     if not counts.known[label]:
-        return "undefined: nothing known"
+        return "nothing known"
     if not counts.positive[label]:
-        return "undefined: no known positive"
-    return "" if counts.negative[label] else "undefined: no known negative"
+        return "no known positive"
+    return "" if counts.negative[label] else "no known negative"
 
 
 def _head(axes: "Axes", name: str, below: str) -> None:

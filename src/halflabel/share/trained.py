@@ -206,7 +206,4 @@ def _draw(trained: Trained, folder: Path) -> list[Path]:
     if trained.test_logits is None or trained.test_labels is None:
         return files
     rule = trained.model.config.decision_rule
-    return [
-        *files,
-        *draw_measured(folder, Measured(trained.metrics, trained.test_logits, trained.test_labels, rule)),
-    ]
+    return files + draw_measured(folder, Measured(trained.metrics, trained.test_logits, trained.test_labels, rule))

@@ -24,15 +24,10 @@ _ROUNDING = 1e-6  # evidence below this share of all that a label weighs is not 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What a model answers for one label, and where it saw it.
+    """What a model answers for one label (yes where the calibrated score reaches the threshold), and where it saw it.
 
-    Attributes:
-        label: Its name.
-        score: The calibrated score, 0..1.
-        threshold: The answer is yes from here on.
-        decision: Whether it is yes.
-        heat_map: float32 of shape (height, width) of the network's input, each in 0..1; the place that speaks most for
-            the label has about 1. All 0 where no place does.
+    The heat map has shape (height, width) of the network's input, in 0..1; the place that speaks most for the label has
+    about 1. All is 0 where no place does.
     """
 
     label: str

@@ -160,18 +160,12 @@ class Scorer:
         """
         batches = [range(at, min(at + self.batch_size, len(files))) for at in range(0, len(files), self.batch_size)]
         logits, kept, skipped = [np.empty((0, len(self.space)))], [], []
-        try:
-            found = run_in_threads(lambda rows: (rows, *self._read_and_run(files, rows)), batches, self.model.device)
-            for rows, read, made, errors in found:
-                kept += read
-                skipped += errors
-                logits.append(made)
-                advance(len(rows))
-        except torch.OutOfMemoryError as error:
-            raise HalflabelError(
-                f"{self.batch_size} pictures at once do not fit into the memory of {self.model.device}: "
-                "give a smaller --batch_size"
-            ) from error
+        found = run_in_threads(lambda rows: (rows, *self._read_and_run(files, rows)), batches, self.model.device)
+        for rows, read, made, errors in found:
+            kept += read
+            skipped += errors
+            logits.append(made)
+            advance(len(rows))
         return self._table([files[row] for row in kept], np.concatenate(logits)), skipped
 
     def _read_and_run(self, files: Sequence[str], rows: Sequence[int]) -> tuple[list[int], Any, list[str]]:
