@@ -113,9 +113,7 @@ def write_space(model: str, space: str, folder: Path) -> None:
     except HFValidationError as error:
         raise HalflabelError(f"not a name of the Hub: {str(error).rstrip('.')}") from error
     except PackageNotFoundError as error:
-        raise HalflabelError(
-            "a Space is written for the Gradio installed here: pip install 'halflabel[demo]'"
-        ) from error
+        raise HalflabelError("a Space needs Gradio here, too: pip install 'halflabel[demo]'") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HalflabelError(f"{folder} is not an empty folder: give another for the Space")
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,9 +143,8 @@ def push_space(model: str, space: str) -> str:
             api.model_info(model)
             subject = f"the Space {space!r} was not pushed"
             url = api.create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
-            api.upload_folder(
-                repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=f"Demo of {model}"
-            )
+            commit = f"Demo of {model}"
+            api.upload_folder(repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=commit)
         except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
             raise HalflabelError(f"{subject}: {hub_reason(error)}") from error
     return str(url)

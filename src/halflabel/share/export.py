@@ -202,9 +202,8 @@ def write_timm(
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, from the Hub `"hf-hub:..."`, and transformers'
     `AutoModelForImageClassification` answer with the model's logits; scores are then the plain sigmoid's, and
-    `decisions.json` has the calibration. Their own preparation of an RGB picture is the processor's, to the last bit:
-    both are timm's evaluation transform of the same settings. What differs comes before it: halflabel's pipeline and
-    `halflabel predict` decode a large JPEG no larger than is needed, and make white, not black, of what is transparent.
+    `decisions.json` has the calibration. They prepare an RGB picture as the processor does, to the last bit, but decode
+    a large JPEG whole, and make black, not white, of what is transparent.
 
     Raises:
         HalflabelError: If the head is not linear in the plain features, if timm's own classifier of this backbone is

@@ -19,7 +19,7 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from ..use.explain import Explanation
 from ..use.review import KINDS, LEAST_SURE, LOOKS_NO, LOOKS_YES, SURELY_NO, SURELY_YES, Review
-from .plots import INK, NO, PALE, QUIET, YES, finish, grid, load_font, plain
+from .plots import INK, NO, PALE, QUIET, YES, grid, load_font, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,10 +152,7 @@ def _write(draw: ImageDraw.ImageDraw, left: int, top: int, entry: Mapping[Any, A
 
 
 def draw_heat_map(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Image:
-    """Return what the network saw, in grey, under a heat map of `explain`.
-
-    Where the map is h, a pixel is the mix of (1 - 0.75 h) grey and 0.75 h of the colour that h has in `inferno`.
-    """
+    """Return what the network saw, in grey, under a heat map h: a pixel has a share of 0.75 h of the colour of h."""
     from matplotlib import colormaps
 
     heat, grey = heat_map[..., None], np.asarray(view.convert("L"))[..., None] / 255
@@ -183,4 +180,4 @@ def draw_explanation(explanation: Explanation) -> "Figure":
         "Bright: speaks most for the label; grey: does not. Each map has its own scale, the score says how much."
     )
     figure.supxlabel(explained, fontsize=9, color=QUIET, x=0.01, ha="left")
-    return finish(figure)
+    return figure

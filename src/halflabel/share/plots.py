@@ -80,8 +80,11 @@ def label_rows(title: str, names: list[str]) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def finish(figure: "Figure") -> "Figure":
-    """Have every text shown as it is written: `$` starts no formula, and other scripts find their font."""
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure to a PNG file, with every text as it is written: `$` starts no formula, scripts find their font.
+
+    Letters that no installed font has are boxes; the Noto fonts have most scripts.
+    """
     from matplotlib import font_manager
     from matplotlib.text import Text
 
@@ -89,11 +92,6 @@ def finish(figure: "Figure") -> "Figure":
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(families)
-    return figure
-
-
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure to a PNG file; letters that no installed font has are boxes (the Noto fonts have most scripts)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # one a letter
@@ -255,7 +253,7 @@ def draw_average_precision(
         _beside(axes, place, f"{_number(ap[i])}   {counts.positive[i]:,} yes of {counts.known[i]:,} known")
     axes.set_xlim(0, 1)
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
-    return finish(figure)
+    return figure
 
 
 def draw_coverage(counts: LabelCounts, names: Sequence[str], where: str) -> "Figure":
@@ -279,7 +277,7 @@ def draw_coverage(counts: LabelCounts, names: Sequence[str], where: str) -> "Fig
     axes.set_xlim(0, max(counts.images, 1))
     axes.set_xlabel("images", fontsize=9)
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    return finish(figure)
+    return figure
 
 
 def draw_learning_curve(log_history: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -312,7 +310,7 @@ def draw_learning_curve(log_history: Sequence[Mapping[str, Any]]) -> "Figure":
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
-    return finish(figure)
+    return figure
 
 
 def _logged(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[Floats, Floats]:
@@ -380,13 +378,11 @@ def _explained(figure: "Figure", *entries: tuple[str, str, str]) -> "Figure":
     """Explain every mark, once for all panels: `o` or the style of a line, its colour, and the text."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=colour, label=text, **({"ls": "", "marker": mark} if mark == "o" else {"ls": mark}))
-        for mark, colour, text in entries
-    ]
+    styles: dict[str, Any] = {"o": {"ls": "", "marker": "o"}}
+    handles = [Line2D([], [], color=hue, label=text, **styles.get(mark, {"ls": mark})) for mark, hue, text in entries]
     columns = len(handles) if figure.get_figwidth() > 11 else 1  # side by side they are about 10 inches wide
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
-    return finish(figure)
+    return figure
 
 
 def _number(value: float) -> str:

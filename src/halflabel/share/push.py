@@ -48,7 +48,7 @@ def push(
         HalflabelError: If the folder holds no finished model, or the push fails; the folder is left whole.
     """
     place = Path(folder.name if isinstance(folder, SavedModel) else folder)
-    check_finished(place)
+    _check_finished(place)
     flags = ["--private"] * bool(private) + (["--revision", revision] if revision else [])
     again = shlex.join(["halflabel", "push", str(place), repository, *flags])
     try:
@@ -89,8 +89,7 @@ def prepare_repository(repository: str, private: bool | None = None, token: str 
     return url.repo_id, str(url)
 
 
-def check_finished(folder: Path) -> None:
-    """Refuse a folder without a configuration of ours or without safetensors."""
+def _check_finished(folder: Path) -> None:
     if not folder.is_dir():
         raise HalflabelError(f"no folder {str(folder)!r}")
     try:

@@ -165,12 +165,7 @@ def train(
 
 def _run(recipe: Recipe) -> Run:
     done: list[Trained] = []
-
-    def present(trained: Trained) -> None:
-        _present(trained)
-        done.append(trained)
-
-    result = run_recipe(recipe, present)
+    result = run_recipe(recipe, lambda trained: done.append(_present(trained)))
     metrics = result.metrics
     if recipe.decisions.compare_unknown_as_negative and "unknown_as_negative" not in metrics:
         log.info("once more, with unknown taken as negative")
@@ -190,14 +185,15 @@ def _run(recipe: Recipe) -> Run:
     return Run(saved.model, saved.processor, str(result.folder), metrics)
 
 
-def _present(trained: Trained) -> None:
-    """Write the card of a model, and the pictures that the card shows, into the run's folder."""
+def _present(trained: Trained) -> Trained:
+    """Write the card of a model, and the pictures that the card shows, into the run's folder; return what was given."""
     recipe, data, folder = trained.recipe, trained.data, trained.recipe.folder
     save_card_data(folder, recipe.name, recipe.data.data, data.counts, data.names)
     if recipe.decisions.plots:
         _draw(trained, folder / PLOTS)
     draw_examples(data.images.of_split("train"), trained.model, trained.processor, folder / EXAMPLES)
     card(folder)  # it shows the pictures that are there
+    return trained
 
 
 def _draw(trained: Trained, folder: Path) -> list[Path]:

@@ -43,13 +43,7 @@ Name = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model with its image processor.
-
-    Attributes:
-        model: In evaluation mode.
-        processor: The model's.
-        name: The folder or the Hub name it was opened from, for messages.
-    """
+    """A model in evaluation mode, its image processor, and the folder or the Hub name that they were opened from."""
 
     model: TimmMultiLabelForImageClassification
     processor: TimmMultiLabelImageProcessor
@@ -73,10 +67,7 @@ def open_model(
 ) -> SavedModel:
     """Open a halflabel model and its image processor: from safetensors only, and no code that lies beside them is run.
 
-    Args:
-        model: A folder or a Hub name; or what is open already, which is returned as it is.
-        revision: A branch, a tag or a commit of the Hub's repository.
-        parts: Backbone, head and loss of a program's own that the model was trained with, each perhaps None.
+    What is open already is returned as it is. Parts are backbone, head and loss as for `share.trained.load`.
 
     Raises:
         HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
@@ -113,9 +104,7 @@ def open_model(
 def hub_reason(error: BaseException) -> str:
     """Return in one line why a call to the Hub failed, and what to do about it.
 
-    Args:
-        error: What huggingface_hub or transformers raised; the errors that it was raised from are looked at too, the
-            innermost first, since transformers puts general advice around the one that knows.
+    The innermost of the errors that it was raised from is looked at first: transformers puts general advice around it.
     """
     causes = [error]
     while follows := causes[-1].__cause__ or causes[-1].__context__:

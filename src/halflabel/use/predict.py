@@ -144,6 +144,8 @@ class Scorer:
         clash = set(self.labels) & {"file_name", YES}
         if clash:
             raise HalflabelError(f"label {min(clash)!r} is another column of score tables; name others by --labels")
+        columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
+        self.schema = pa.schema(columns + [(label, pa.float64()) for label in self.labels])
         self.transform = processor.eval_transform()
         self.side = processor.needed_side() if fast_decode else None
         torch.nn.Module.to(self.model, process_state().device)
@@ -188,12 +190,6 @@ class Scorer:
         table.insert(0, "file_name", names)
         table.insert(1, YES, pd.Series(answers, dtype=object))  # of none pandas would make a column of numbers
         return table
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns, which a part without a readable picture does not show."""
-        columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
-        return pa.schema(columns + [(label, pa.float64()) for label in self.labels])
 
     def describe(self, files: Sequence[str], part_size: int) -> dict[str, Any]:
         """Return all that the scores of files depend on."""
