@@ -143,7 +143,7 @@ def test_what_cannot_be_decided_stops_before_training(colour_table, tmp_path, ke
 
 
 def test_pictures_that_cannot_be_drawn_are_refused_before_training(colour_table, tmp_path, monkeypatch):
-    monkeypatch.setattr("halflabel.share.figures.find_spec", lambda name: None)
+    monkeypatch.setattr("halflabel.share.plots.find_spec", lambda name: None)
     with pytest.raises(HalflabelError, match=r"pip install 'halflabel\[plots\]'"):
         run(colour_table, tmp_path, plots=True)
     assert not (tmp_path / "out").exists()

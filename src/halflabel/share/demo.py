@@ -18,9 +18,8 @@ from ..use.explain import explain
 from ..use.inference import Name, SavedModel, hub_reason, open_model
 from .image_plots import draw_heat_map
 
+# What the code that lies beside a model's weights needs.
 _NEEDED = {"huggingface-hub", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision", "transformers"}
-"""What the code that lies beside a model's weights needs."""
-
 _README = """---
 {metadata}
 ---

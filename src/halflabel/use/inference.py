@@ -184,12 +184,9 @@ def predict_logits(
     dataset = PixelDataset(images, saved.processor.eval_transform(), shortest_side=side)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_eval_batch_size=batch_size,
-            report_to="none",
-            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
-            remove_unused_columns=False,
+            folder, per_device_eval_batch_size=batch_size, report_to="none", remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
-        )
+            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
+        )  # fmt: skip
         trainer = Trainer(model=saved.model, args=arguments, data_collator=collate)
         return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
