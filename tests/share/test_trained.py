@@ -77,7 +77,7 @@ def test_parts_of_a_programs_own_are_told_on_the_card_and_taken_on(colour_table,
     run = train("linear_probe", colour_table, **keys)
     card = (run.folder / "README.md").read_text()
     assert "Head: `OwnHead`, code of the program that trained it." in card
-    assert "Loss: `own_loss`, code of the program that trained it," in card
+    assert "Loss: `own_loss`, code of the program that trained it." in card
     finished = train("linear_probe", colour_table, **keys, resume_from_checkpoint="true")
     assert isinstance(finished.model.head, OwnHead)
 

@@ -248,11 +248,6 @@ def test_mistakes_are_named(folder, colour_images, arguments, message):
         calibrate(**{"model": folder, "data": colour_images, "split": "train", **arguments})
 
 
-def test_other_labels_than_the_models_are_named(folder, colour_images):
-    with pytest.raises(HalflabelError, match="the data have no label 'blue'"):
-        calibrate(folder, colour_images.with_only(["red"]), split="train")
-
-
 def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
     before = contents(folder)
 

@@ -22,12 +22,7 @@ _NAME, _LINE, _FAILURES = 24, 118, 2
 
 
 def write_report(advice: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Write `<stem>.html` and `<stem>.json`, and return these files.
-
-    Args:
-        advice: What `studies.advice.advise` found.
-        stem: The files without their endings; the folder must be there.
-    """
+    """Write what `studies.advice.advise` found as `<stem>.html` and `<stem>.json`, and return these files."""
     page, content = (stem.with_name(f"{stem.name}.{ending}") for ending in ("html", "json"))
     write_whole(content, json.dumps(advice, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_whole(page, render_page(advice))
@@ -54,10 +49,7 @@ def render_page(advice: Mapping[str, Any]) -> str:
 
 
 def render_advice(advice: Mapping[str, Any]) -> str:
-    """Return the verdicts, each with the number it rests on, in fewer than 40 lines.
-
-    Of many labels those with the most known answers are shown.
-    """
+    """Return the verdicts in fewer than 40 lines, each with the number it rests on; the best known labels are shown."""
     data, transfer, multi = advice["data"], advice["transfer"], advice["multi_task"]
     left_out = {"of the test split": advice["test_images_left_out"], "that cannot be read": len(advice["unreadable"])}
     gone = "".join(f"; {count} {which} are left out" for which, count in left_out.items() if count)

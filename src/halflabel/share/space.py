@@ -113,10 +113,7 @@ def build_page(
 
 
 def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) -> None:
-    """Show a page until it is interrupted; nothing is sent to anybody else, and no link is shared.
-
-    Without a host Gradio listens on this machine alone, but on a Space on the address that is reached from outside.
-    """
+    """Show a page until it is interrupted; without a host this machine alone reaches it, of a Space all."""
     theme = gr.themes.Base(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("monospace",))
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
