@@ -255,8 +255,8 @@ def parse(given: Sequence[str], did_you_mean: Any) -> argparse.Namespace:  # noq
         UsageError: With the nearest word.
     """
     parser = build_parser()
-    commands = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    assert isinstance(commands, dict)
+    assert parser._subparsers is not None
+    commands: Any = parser._subparsers._group_actions[0].choices
     command = given[0] if given else "--help"
     if not command.startswith("-") and command not in commands:
         renamed = "; it is called review" if command == "errors" else did_you_mean(command, commands, 1)

@@ -70,5 +70,3 @@ def test_from_a_frame_to_a_model_that_is_loaded_again(colour_table, tmp_path):
     again = halflabel.load(run.folder)
     assert again.evaluate(colour_table)["mAP"] == pytest.approx(run.metrics["mAP"], abs=1e-6)
     assert halflabel.evaluate(run, colour_table)["OF1"] == again.evaluate(colour_table)["OF1"]
-    told = (run.folder / "README.md").read_text()
-    assert str(colour_table.parent) not in told

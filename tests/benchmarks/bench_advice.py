@@ -14,9 +14,10 @@ import datasets
 import numpy as np
 import torch
 
+from halflabel.data.images import number_groups
 from halflabel.data.loading import load_images
 from halflabel.studies.advice_data import advise_data
-from halflabel.studies.held_out import Measured, cut_folds, measurable, number_groups, rank_networks
+from halflabel.studies.held_out import Measured, cut_folds, measurable, rank_networks
 from halflabel.studies.multitask_advice import advise_multi_task
 from halflabel.studies.networks import held_out_probe, load_backbones, train_and_predict
 from halflabel.studies.transfer_advice import FOLDS, INFLATION, advise_transfer, rank_known
@@ -32,7 +33,7 @@ def draw(images, how, rng):
     """Give the images labels that have nothing to do with them."""
     if how == "shuffled":  # the rows of the real labels, in another order
         return images.with_labels(images.labels[rng.permutation(len(images))])
-    groups = number_groups(images)  # as annotators of near-duplicates would: one answer per group
+    groups = number_groups(images.column("group"))  # as annotators of near-duplicates would: one answer per group
     drawn = rng.random((groups.max() + 1, images.labels.shape[1])) < (0.1, 0.2, 0.5, 0.8)
     return images.with_labels(np.where(images.labels >= 0, drawn[groups], images.labels).astype(np.int8))
 
@@ -73,7 +74,7 @@ def ranking(options):
     """Order every pretrained backbone, and the first one with random weights, by probes and by one training each."""
     images, names = load(options.source), options.backbone
     features, _ = load_backbones(images, names, "installed", options.cache, quiet=True)
-    groups = number_groups(images)
+    groups = number_groups(images.column("group"))
     labels, folds = measurable(images.labels, groups), cut_folds(images, FOLDS, 0)
     tested = folds < 2
     split = images.with_column("split", np.where(tested, "test", "train"))

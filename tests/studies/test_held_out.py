@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from halflabel import HalflabelError
-from halflabel.data.images import build_images
+from halflabel.data.images import build_images, number_groups
 from halflabel.studies.held_out import (
     Comparison,
     Estimate,
@@ -15,7 +15,6 @@ from halflabel.studies.held_out import (
     holm,
     judge,
     measurable,
-    number_groups,
     rank_networks,
     ranks_within,
     summarise,
@@ -49,7 +48,7 @@ def compare(first, second, labels, groups=None):
 
 
 def test_images_without_a_group_are_groups_of_their_own():
-    groups = number_groups(annotate(np.ones((5, 1), np.int8), ["a", "", "b", "a", ""]))
+    groups = number_groups(annotate(np.ones((5, 1), np.int8), ["a", "", "b", "a", ""]).column("group"))
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
     assert groups.max() == 3

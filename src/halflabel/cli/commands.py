@@ -75,8 +75,12 @@ def run_train(options: argparse.Namespace) -> int:
         print(render_metrics(run.metrics))
         if run.kept is not None:
             print(f"\nkept epoch {run.kept[0]:g} of {run.kept[1]:g}, the best on validation")
-        others = sorted(path.name for path in run.folder.iterdir() if path.name[0] != "." and path.name != "README.md")
-        print(f"\nwritten to {run.folder}: README.md, which is to be read first, {', '.join(others)}")
+        names = sorted(
+            path.name for path in run.folder.glob("[!.]*") if path.name != "README.md" and path.suffix != ".py"
+        )
+        print(
+            f"\nwritten to {run.folder}: README.md (read this first), {', '.join(names)}, and code that loads the model"
+        )
         print(f"next: halflabel predict {run.folder} PHOTOS --output scores.csv")
     return 0
 

@@ -1,1 +1,1 @@
-"""Questions about data and recipes that are answered by training: compare and advise."""
+"""Questions about data and recipes that are answered by training: `compare.compare` and `advice.advise`."""

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, set_seed
 
-from ..data.images import AnnotatedImages
+from ..data.images import AnnotatedImages, number_groups
 from ..data.splitting import assign_splits
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_over_labels, resample_ranking
@@ -30,7 +30,7 @@ from ..training.preparation import TrainingData, hide_known, hides_labels, make_
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
 from ..training.trainer import build_model, choose_trained, make_trainer
-from .held_out import cut_folds, number_groups, only_errors
+from .held_out import cut_folds, only_errors
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ def _run_seed(entrants: Sequence[Entrant], seed: int, images: AnnotatedImages) -
     keys = entrants[0].recipe.data
     images = hide_known(images, keys, seed)
     train, test = images.of_split("train"), images.of_split("test")
-    known, groups = evaluation_labels(train.labels), number_groups(train)
+    known, groups = evaluation_labels(train.labels), number_groups(train.column("group"))
     fold_of = cut_folds(train, FOLDS, seed)
     for one in entrants:
         test_ap = None
@@ -337,7 +337,7 @@ def judge(logits: Floats, labels: IntMatrix, groups: NDArray[np.intp] | None = N
     Args:
         logits: Shape (n, num_labels), each by a model that has not seen the image.
         labels: Same shape: 1, 0, or below 0 for unknown entries.
-        groups: The number of each image's group, see `held_out.number_groups`; None: every image stands alone.
+        groups: The number of each image's group, see `data.images.number_groups`; None: every image stands alone.
 
     Returns:
         The mean over labels, NaN if undefined for all; and that of `SAMPLES` resamples of the groups, which are the

@@ -47,13 +47,6 @@ def only_errors() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def number_groups(images: AnnotatedImages) -> NDArray[np.intp]:
-    """Number the groups of images from 0; an image without one ("") is a group of its own. Shape (n,)."""
-    groups = images.column("group")
-    named = np.where(groups == "", [f"\0{i}" for i in range(len(groups))], groups)
-    return np.unique(named.astype(str), return_inverse=True)[1]
-
-
 def count_answering(labels: IntMatrix, groups: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count the groups with a known yes, and those with a known no, of each label; both of shape (num_labels,)."""
 

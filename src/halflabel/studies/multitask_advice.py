@@ -12,24 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import AnnotatedImages
+from ..data.images import AnnotatedImages, number_groups
 from ..metrics.entries import Floats
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
 from ..training.evidence import FeatureBasis, mean_log_loss
 from .advice_data import MIN_IMAGES
-from .held_out import (
-    HELPS,
-    HURTS,
-    NO_EVIDENCE,
-    NOT_ENOUGH,
-    Comparison,
-    Measured,
-    cut_folds,
-    judge,
-    measurable,
-    number_groups,
-)
+from .held_out import HELPS, HURTS, NO_EVIDENCE, NOT_ENOUGH, Comparison, Measured, cut_folds, judge, measurable
 from .networks import EPOCHS, PENALTY, RUNS, BackboneFeatures, held_out_probe, held_out_training, number_runs
 from .transfer_advice import FOLDS, INFLATION, TUNING_INFLATION, rank_known
 
@@ -62,7 +51,7 @@ def advise_multi_task(
         with a verdict each; `left_out`; the three conditions `shared_features`, `balance` and `capacity`; and
         `training` with a `full` budget.
     """
-    names, groups = images.label_space.names, number_groups(images)
+    names, groups = images.label_space.names, number_groups(images.column("group"))
     chosen, left_out = _choose(measurable(images.labels, groups), names)
     reason = _what_is_missing(len(images), len(names), len(chosen), features)
     advice: dict[str, Any] = {"budget": budget, "left_out": left_out, "balance": dict(balance)}
