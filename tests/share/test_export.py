@@ -103,8 +103,9 @@ def error_of(model, form, output):
 
 def test_an_unknown_format_names_the_nearest(folder, tmp_path, capsys):
     assert main(["export", str(folder), "--format", "onxx", "--output", str(tmp_path / "out")]) == 2
-    expected = "halflabel: error: unknown format 'onxx'; it is one of timm, onnx; did you mean onnx?\n"
-    assert capsys.readouterr().err == expected
+    expected = "format 'onxx' is none of timm, onnx; did you mean onnx?"
+    assert capsys.readouterr().err == f"halflabel: error: {expected}\n"
+    assert error_of(str(folder), "onxx", tmp_path / "out") == expected
     assert not (tmp_path / "out").exists()
 
 

@@ -53,9 +53,7 @@ def export(model: Name | SavedModel, output: Name, format: str) -> str:  # noqa:
             as it was.
     """
     if format not in FORMATS:
-        raise HalflabelError(
-            f"unknown format {format!r}; it is one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
-        )
+        raise HalflabelError(f"format {format!r} is none of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     write, files = FORMATS[format]
     folder = Path(output)
     _check_folder(folder, format, {*files, DECISIONS})
