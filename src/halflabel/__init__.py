@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from .metrics.ranking import roc_auc as roc_auc
     from .metrics.report import evaluate_scores as evaluate_scores
     from .metrics.trainer import trainer_metrics as trainer_metrics
+    from .share.card import calibrate as calibrate
     from .share.card import card as card
     from .share.demo import demo as demo
     from .share.export import export as export
     from .share.push import push as push
     from .share.trained import Run as Run
+    from .share.trained import load as load
     from .share.trained import train as train
     from .studies.advice import advise as advise
     from .studies.compare import compare as compare
     from .training.features import keep_freed_memory as keep_freed_memory
     from .training.trainer import MultiLabelTrainer as MultiLabelTrainer
-    from .use.evaluate import calibrate as calibrate
     from .use.evaluate import evaluate as evaluate
     from .use.explain import explain as explain
-    from .use.loading import load as load
     from .use.predict import predict as predict
     from .use.review import review as review
 
@@ -54,18 +54,17 @@ _PLACES = {
     "metrics.ranking": ("average_precision", "roc_auc"),
     "metrics.report": ("evaluate_scores",),
     "metrics.trainer": ("trainer_metrics",),
-    "share.card": ("card",),
+    "share.card": ("calibrate", "card"),
     "share.demo": ("demo",),
     "share.export": ("export",),
     "share.push": ("push",),
-    "share.trained": ("Run", "train"),
+    "share.trained": ("Run", "load", "train"),
     "studies.advice": ("advise",),
     "studies.compare": ("compare",),
     "training.features": ("keep_freed_memory",),
     "training.trainer": ("MultiLabelTrainer",),
-    "use.evaluate": ("calibrate", "evaluate"),
+    "use.evaluate": ("evaluate",),
     "use.explain": ("explain",),
-    "use.loading": ("load",),
     "use.predict": ("predict",),
     "use.review": ("review",),
 }

@@ -69,7 +69,7 @@ def test_a_label_with_one_answer_only_is_listed_with_it(sources, tmp_path):
 
 
 def test_no_picture_is_opened_for_a_plot_that_cannot_be_drawn(sources, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("halflabel.share.figures.find_spec", lambda name: None)
+    monkeypatch.setattr("halflabel.share.plots.find_spec", lambda name: None)
     assert main(["data", *sources, "--plot", str(tmp_path / "p.png")]) == 2
     out, err = capsys.readouterr()
     assert out == ""

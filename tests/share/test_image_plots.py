@@ -5,7 +5,7 @@ from PIL import Image
 from halflabel import TimmMultiLabelImageProcessor
 from halflabel.data.images import from_records
 from halflabel.model.decisions import DecisionRule
-from halflabel.share.image_plots import _choose, draw_contact_sheet, draw_examples, draw_known
+from halflabel.share.image_plots import _choose, draw_contact_sheet, draw_examples, draw_heat_map
 from halflabel.use.review import KINDS, find_disagreements
 
 
@@ -34,38 +34,6 @@ def test_the_bars_show_calibrated_scores(tiny_model, colour_images, tmp_path):
         with Image.open(tmp_path / "e.png") as picture:
             ink.append((np.asarray(picture.convert("RGB")) == (0x22, 0x26, 0x2E)).all(axis=-1).sum())
     assert ink[1] > ink[0] + 500
-
-
-def images_of(labels):
-    rows = (
-        {"image": {"path": str(i), "bytes": None}, "file_name": str(i), "labels": row} for i, row in enumerate(labels)
-    )
-    return from_records(rows, [f"label {i}" for i in range(labels.shape[1])])
-
-
-def share(path, colour):
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return (np.abs(pixels - np.array(colour)).max(axis=-1) <= 2).mean()
-
-
-def test_more_known_entries_leave_less_paper(tmp_path):
-    blue, grey = (0, 114, 178), (242, 242, 242)
-    for name, known in (("few", 0.2), ("many", 0.9)):
-        labels = np.where(np.random.default_rng(0).random((50, 6)) < known, 1, -100).astype(np.int8)
-        draw_known(images_of(labels), tmp_path / f"{name}.png")
-    assert share(tmp_path / "many.png", blue) > 3 * share(tmp_path / "few.png", blue)
-    assert share(tmp_path / "few.png", grey) > 3 * share(tmp_path / "many.png", grey)
-
-
-def test_many_images_and_labels_still_fit(tmp_path):
-    labels = np.random.default_rng(0).choice(np.array([1, 0, -100, -101], np.int8), (1000, 200))
-    draw_known(images_of(labels), tmp_path / "large.png")
-    assert max(Image.open(tmp_path / "large.png").size) < 6000
-
-
-def test_nothing_known_is_drawn_too(tmp_path):
-    draw_known(images_of(np.full((3, 1), -100, np.int8)), tmp_path / "none.png")
-    assert share(tmp_path / "none.png", (0, 114, 178)) < 0.01
 
 
 RED_PICTURE, GREY_TILE = (190, 0, 0), (215, 218, 224)
@@ -126,3 +94,17 @@ def test_every_kind_has_its_block_and_many_entries_more_rows(colour_images, tmp_
     assert more.width == few.width
     assert more.height - few.height > 180
     assert 180 + len(KINDS) * 20 < few.height < 180 * len(KINDS)  # a kind without entries takes no row of thumbnails
+
+
+def test_a_heat_map_colours_the_grey_picture_where_it_is_high():
+    from matplotlib import colormaps
+
+    heat = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    view = Image.new("RGB", (3, 1), (30, 120, 60))
+    grey = view.convert("L").getpixel((0, 0))
+    shown = draw_heat_map(view, heat)
+    for x, value in enumerate([0.0, 0.5, 1.0]):
+        colour = colormaps["inferno"](value)
+        for channel in range(3):
+            mixed = (1 - 0.75 * value) * grey + 0.75 * value * 255 * colour[channel]
+            assert abs(shown.getpixel((x, 0))[channel] - mixed) <= 0.51

@@ -7,17 +7,8 @@ import advice_examples as examples
 import numpy as np
 import pytest
 
-from halflabel.share import page
-from halflabel.share.figures import letters
-from halflabel.share.page import (
-    MOST_BARS,
-    MOST_LINES,
-    MOST_ROWS,
-    draw_comparison,
-    render_advice,
-    render_page,
-    write_report,
-)
+from halflabel.share.page import MOST_LINES, MOST_ROWS, render_advice, render_page, write_report
+from halflabel.share.plots import letters
 
 HOSTILE = '<script>alert("x")</script> & $y_1$'
 
@@ -49,9 +40,6 @@ def test_the_page_holds_everything_itself_and_names_are_text(advice):
     assert HOSTILE in text
     assert "<b>nope</b> is left out" in text
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "b>nope")]
-    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(sources) == 1
-    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
     assert not re.search(r"https?://|url\(|@import", render_page(advice))
 
 
@@ -73,13 +61,6 @@ def test_files_are_written_beside_each_other_and_json_is_the_advice(advice, tmp_
     assert [html.name, content.name] == ["my.report.html", "my.report.json"]
     assert json.loads(content.read_text(encoding="utf-8")) == json.loads(json.dumps(advice))
     assert html.read_text(encoding="utf-8") == render_page(advice)
-
-
-def test_without_matplotlib_the_page_says_what_is_missing(advice, monkeypatch):
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
-    text = render_page(advice)
-    assert "<img" not in text
-    assert "halflabel[plots]" in text
 
 
 @pytest.mark.parametrize(("count", "columns"), [(10, 3), (60, 1), (60, 300)])
@@ -145,45 +126,3 @@ def test_without_anything_measured_it_still_says_why():
     text = render_advice(examples.advise_made_up(images, None))
     assert "not enough data to tell" in text
     assert "single label" in text
-
-
-def row(pretrained, random, verdict="helps"):
-    auroc = {"pretrained": pretrained, "random": random, "difference": pretrained - random}
-    for kind in ("pretrained", "random"):
-        auroc |= {f"{kind}_low": auroc[kind] - 0.1, f"{kind}_high": min(auroc[kind] + 0.1, 1.0)}
-    return {"auroc": auroc, "verdict": verdict}
-
-
-KINDS = ("pretrained", "random")
-NOTHING = {"auroc": None, "verdict": "not enough data to tell"}
-
-
-def texts(figure):
-    from matplotlib.text import Text
-
-    return [text.get_text() for text in figure.findobj(Text)]
-
-
-def test_transfer_shows_both_networks_and_the_difference_and_leaves_out_what_is_not_measured():
-    figure = draw_comparison({"a": row(0.9, 0.6), "$b$": row(0.7, 0.75, "no evidence"), "rare": NOTHING}, KINDS, "net")
-    axes = figure.axes[0]
-    points = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
-    assert list(points["pretrained weights"]) == [0.9, 0.7]
-    assert list(points["random weights"]) == [0.6, 0.75]
-    shown = texts(figure)
-    assert "+0.30  helps" in shown
-    assert "-0.05  no evidence" in shown
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "$b$"]
-    assert axes.get_xlim()[0] <= 0.5
-
-
-def test_of_many_labels_those_that_differ_most_are_shown():
-    rows = {f"label {i}": row(0.5 + i / 200, 0.5) for i in range(90)}
-    figure = draw_comparison(rows, KINDS, "net")
-    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert shown == [f"label {i}" for i in range(89, 89 - MOST_BARS, -1)]
-    assert f"{MOST_BARS} of 90 labels" in figure.get_suptitle()
-
-
-def test_nothing_measured_draws_nothing():
-    assert draw_comparison({"rare": NOTHING}, KINDS, "net") is None

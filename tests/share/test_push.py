@@ -112,13 +112,6 @@ def test_a_push_that_the_hub_refuses_is_one_line_and_loses_nothing(hub, client, 
     assert snapshot(saved) == before
 
 
-def test_a_hub_that_stumbles_is_asked_again(hub, client, saved):
-    with hub.fault("PUT", "/upload/", status=503, times=2) as fault:
-        assert client.halflabel("push", saved, "alice/stumbling")[0] == 0
-        assert fault["left"] == 0
-    assert hub.files("alice/stumbling")["model.safetensors"] == (saved / "model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [

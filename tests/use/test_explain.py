@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
 from halflabel.model.decisions import DecisionRule
-from halflabel.share.figures import save
 from halflabel.share.image_plots import draw_explanation
+from halflabel.share.plots import save
 from halflabel.use.explain import explain
 from halflabel.use.inference import SavedModel
 

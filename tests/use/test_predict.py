@@ -14,7 +14,7 @@ from PIL import Image
 
 from halflabel import DecisionRule, HalflabelError
 from halflabel.model.decisions import NEVER
-from halflabel.use.loading import load
+from halflabel.share.trained import load
 from halflabel.use.predict import Scorer, find_images, predict, score_to
 from halflabel_cli import main
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halflabel import HalflabelError
-from halflabel.use.review import KINDS, _about_splits, find_disagreements, margins
+from halflabel.use.review import KINDS, _about_splits, find_disagreements, margins, review
 
 
 def listed(table, kind):
@@ -97,18 +97,22 @@ def test_agreement_everywhere_is_an_empty_list_of_disagreements():
 
 
 @pytest.mark.parametrize(
-    ("scores", "labels", "names", "limit", "message"),
+    ("scores", "labels", "names", "message"),
     [
-        ([[1.2]], [[1]], ["x"], 1, "probabilities in 0..1"),
-        ([[1.2]], [[-100]], ["x"], 1, "also those of unknown entries"),
-        ([[np.nan]], [[-100]], ["x"], 1, "also those of unknown entries"),
-        ([[0.2]], [[1]], ["x", "y"], 1, "1 file names and 2 labels do not fit"),
-        ([[0.2]], [[1]], ["x"], 0, "limit is 0"),
+        ([[1.2]], [[1]], ["x"], "probabilities in 0..1"),
+        ([[1.2]], [[-100]], ["x"], "also those of unknown entries"),
+        ([[np.nan]], [[-100]], ["x"], "also those of unknown entries"),
+        ([[0.2]], [[1]], ["x", "y"], "1 file names and 2 labels do not fit"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(scores, labels, names, limit, message):
+def test_what_cannot_be_ranked_is_refused(scores, labels, names, message):
     with pytest.raises(HalflabelError, match=message):
-        find_disagreements(scores, labels, files(1), names, 0.5, limit)
+        find_disagreements(scores, labels, files(1), names, 0.5)
+
+
+def test_a_list_without_an_entry_is_refused_before_any_work():
+    with pytest.raises(HalflabelError, match="limit is 0, expected at least 1"):
+        review("nowhere", "nowhere", limit=0)
 
 
 def test_scores_of_training_images_are_said_to_be_optimistic():

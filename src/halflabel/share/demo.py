@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import torch
 from huggingface_hub import HfApi, SpaceCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from packaging.requirements import Requirement
-from PIL import Image
 
 from ..model.errors import HalflabelError
-from ..use.explain import Explanation, explain
+from ..use.explain import explain
 from ..use.inference import Name, SavedModel, hub_reason, open_model
+from .image_plots import draw_heat_map
 
+# What the code that lies beside a model's weights needs.
 _NEEDED = {"huggingface-hub", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision", "transformers"}
-"""What the code that lies beside a model's weights needs."""
-
 _README = """---
 {metadata}
 ---
@@ -53,8 +51,8 @@ def demo(
         The page of the Space, or its folder.
 
     Raises:
-        HalflabelError: If Gradio is not installed, the model cannot be loaded, the address or the port is taken or
-            none of this machine; of a Space, as `write_space` and `push_space`.
+        HalflabelError: If Gradio is not installed, the model cannot be loaded, or the address or the port is taken or
+            none of this machine; of a Space, as `write_space`, and if the Hub refuses.
     """
     if space is not None:
         name = model.name if isinstance(model, SavedModel) else str(model)
@@ -93,32 +91,14 @@ def show_heat_map(saved: SavedModel, path: str | None, label: str | None) -> tup
         explanation = explain(saved, path, [label])
     except HalflabelError as error:
         return hidden, quiet(str(error))
-    found = explanation.labels[0].heat_map.any()
-    words = "Bright: speaks most for the label." if found else "No single place speaks for this label."
+    heat_map = explanation.labels[0].heat_map
+    words = "Bright: speaks most for the label." if heat_map.any() else "No single place speaks for this label."
     words += " The picture is as the model sees it, resized and cropped."
-    return gradio.update(value=draw_heat_map(explanation), visible=True), quiet(words)
-
-
-def draw_heat_map(explanation: Explanation) -> Image.Image:
-    """Return what the network saw, in grey, under the heat map of the first label.
-
-    Where the map is h, a pixel is the mix of (1 - 0.75 h) grey and 0.75 h of the colour that h has in `inferno`.
-    """
-    from matplotlib import colormaps
-
-    heat = explanation.labels[0].heat_map[..., None]
-    grey = np.asarray(explanation.view.convert("L"))[..., None] / 255
-    colours = colormaps["inferno"](heat[..., 0])[..., :3]
-    return Image.fromarray(np.rint(255 * (grey + 0.75 * heat * (colours - grey))).astype(np.uint8))
+    return gradio.update(value=draw_heat_map(explanation.view, heat_map), visible=True), quiet(words)
 
 
 def write_space(model: str, space: str, folder: Path) -> None:
     """Write a folder that the Hub runs as a Space: `README.md`, `app.py` (see `space`) and `requirements.txt`.
-
-    Args:
-        model: The model's Hub name.
-        space: The Space's Hub name.
-        folder: A new or an empty one.
 
     Raises:
         HalflabelError: If a name is not one of the Hub, if the folder holds something, or if Gradio is not installed.
@@ -132,9 +112,7 @@ def write_space(model: str, space: str, folder: Path) -> None:
     except HFValidationError as error:
         raise HalflabelError(f"not a name of the Hub: {str(error).rstrip('.')}") from error
     except PackageNotFoundError as error:
-        raise HalflabelError(
-            "a Space is written for the Gradio installed here: pip install 'halflabel[demo]'"
-        ) from error
+        raise HalflabelError("a Space needs Gradio here, too: pip install 'halflabel[demo]'") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HalflabelError(f"{folder} is not an empty folder: give another for the Space")
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,14 +133,7 @@ def write_space(model: str, space: str, folder: Path) -> None:
 
 
 def push_space(model: str, space: str) -> str:
-    """Write a Space and push it to the Hub, where it is created if need be.
-
-    Returns:
-        Its page.
-
-    Raises:
-        HalflabelError: As `write_space`, if the model is not on the Hub, or if the Hub refuses.
-    """
+    """Write a Space and push it to the Hub, where it is created if need be; return its page."""
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         write_space(model, space, Path(folder))
@@ -171,9 +142,8 @@ def push_space(model: str, space: str) -> str:
             api.model_info(model)
             subject = f"the Space {space!r} was not pushed"
             url = api.create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
-            api.upload_folder(
-                repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=f"Demo of {model}"
-            )
+            commit = f"Demo of {model}"
+            api.upload_folder(repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message=commit)
         except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
             raise HalflabelError(f"{subject}: {hub_reason(error)}") from error
     return str(url)

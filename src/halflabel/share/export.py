@@ -3,7 +3,6 @@
 import copy
 import importlib
 import json
-import math
 import os
 import tempfile
 import warnings
@@ -26,10 +25,9 @@ from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassificatio
 from ..use.inference import Name, SavedModel, open_model
 
 DECISIONS = "decisions.json"
-ONNX_TOLERANCE = 1e-4
-"""How far scores may be apart, and logits as a share of the largest; 1 counts as the smallest largest one."""
-TIMM_TOLERANCE = 1e-5
-"""How far scores may be apart; logits four times that (the sigmoid is at most 1/4 steep), or that of the largest."""
+ONNX_TOLERANCE, TIMM_TOLERANCE = 1e-4, 1e-5
+"""How far scores may be from the model's; logits four times that (the sigmoid is at most 1/4 steep), as a share of the
+largest or of 1."""
 BATCH_SIZES = (1, 3)
 _RULE = (
     "score = 1 / (1 + exp(-(scale * logit + shift))); the answer is yes where score >= threshold, so that a threshold "
@@ -55,9 +53,7 @@ def export(model: Name | SavedModel, output: Name, format: str) -> str:  # noqa:
             as it was.
     """
     if format not in FORMATS:
-        raise HalflabelError(
-            f"unknown format {format!r}; it is one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
-        )
+        raise HalflabelError(f"format {format!r} is none of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     write, files = FORMATS[format]
     folder = Path(output)
     _check_folder(folder, format, {*files, DECISIONS})
@@ -90,10 +86,7 @@ def describe_decisions(
 ) -> dict[str, Any]:
     """Return what somebody without halflabel needs to prepare pictures and to answer yes or no.
 
-    Returns:
-        `rule`: in words and a formula, how to answer; `calibration` and `objective`, see `DecisionRule`;
-        `preprocessing`: the keys of timm's data configuration; `labels`: for each, in the order of the logits, its
-        `label`, `scale`, `shift`, `threshold`, and `plain_threshold`, see `plain_thresholds`.
+    `preprocessing` has the keys of timm's data configuration, `labels` a row for each label in the order of the logits.
     """
     rule, keys = model.config.decision_rule, ("label", "scale", "shift", "threshold", "plain_threshold")
     columns = model.config.label_space.names, rule.scale, rule.shift, rule.thresholds, plain_thresholds(rule)
@@ -113,15 +106,10 @@ def plain_thresholds(rule: DecisionRule) -> tuple[float, ...]:
     rule's but for the rounding of scores: those of logits above 17 are 1 in float32. A threshold that this rounds to 1
     in float64 is `NEVER`.
     """
-    return tuple(map(_plain_threshold, rule.thresholds, rule.scale, rule.shift))
-
-
-def _plain_threshold(threshold: float, scale: float, shift: float) -> float:
-    if threshold in (0, NEVER):
-        return threshold
-    logit = math.inf if threshold == 1 else math.log(threshold) - math.log1p(-threshold)
-    plain = float(sigmoid((logit - shift) / scale))
-    return plain if plain < 1 else NEVER
+    threshold, scale, shift = np.array([rule.thresholds, rule.scale, rule.shift])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        plain = sigmoid((np.log(threshold) - np.log1p(-threshold) - shift) / scale)
+    return tuple(np.where(plain < 1, plain, NEVER).tolist())  # also NaN, of a threshold above 1, is never reached
 
 
 def write_onnx(
@@ -132,14 +120,6 @@ def write_onnx(
     Its input is `pixel_values`, float32 (batch, channels, height, width) as the processor gives them, for any batch
     size. Its outputs are `logits` and `scores`, both (batch, num_labels): the scores are calibrated, 0..1, those of
     the pipeline and of `halflabel predict`, to be compared with the thresholds in `decisions.json`.
-
-    Args:
-        model: In evaluation mode and float32, with any head.
-        processor: The model's.
-        folder: An empty one.
-
-    Returns:
-        A line about what was compared.
 
     Raises:
         HalflabelError: If onnx, onnxscript or onnxruntime are not installed, if torch cannot export the backbone, or
@@ -165,7 +145,34 @@ def write_onnx(
         raise HalflabelError(
             f"{model.config.backbone} cannot be exported to ONNX: {reason_of(error.__cause__ or error)}"
         ) from error
-    return _compare_onnx(network, path, size)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    lines, generator = [], torch.Generator().manual_seed(0)
+    for batch_size in BATCH_SIZES:
+        pixels = torch.randn(batch_size, *size, generator=generator)
+        with torch.inference_mode():
+            expected = network(pixels)
+        found = map(torch.from_numpy, session.run(["logits", "scores"], {"pixel_values": pixels.numpy()}))
+        of = f"onnxruntime, at batch size {batch_size} of {model.config.backbone},"
+        lines.append(f"batch size {batch_size}: {_compare(of, tuple(found), expected, ONNX_TOLERANCE):.1e}")
+    return f"onnxruntime against torch, scores differ by at most (allowed {ONNX_TOLERANCE:.0e}): {', '.join(lines)}"
+
+
+def _compare(of: str, found: Sequence[Tensor], expected: Sequence[Tensor], most: float) -> float:
+    """Return by how much scores differ from the model's, each given behind its logits.
+
+    Raises:
+        HalflabelError: If they or the logits differ by more than is allowed, or are NaN.
+    """
+    logits, scores = (float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    logits /= max(1.0, float(expected[0].abs().max()))
+    if not (logits <= 4 * most and scores <= most):
+        raise HalflabelError(
+            f"{of} answers otherwise: scores differ by up to {scores:.1e} (allowed {most:.0e}), logits by {logits:.1e} "
+            "of the largest; export it in the other format, or share the model as it is"
+        )
+    return scores
 
 
 class _WithScores(nn.Module):
@@ -186,28 +193,6 @@ class _WithScores(nn.Module):
         return logits, torch.sigmoid(logits * self.scale + self.shift)
 
 
-def _compare_onnx(network: _WithScores, path: Path, size: list[int]) -> str:
-    """Run the file by onnxruntime at several batch sizes and hold it against torch."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    lines, generator = [], torch.Generator().manual_seed(0)
-    for batch_size in BATCH_SIZES:
-        pixels = torch.randn(batch_size, *size, generator=generator)
-        with torch.inference_mode():
-            logits, scores = (output.numpy() for output in network(pixels))
-        onnx_logits, onnx_scores = session.run(["logits", "scores"], {"pixel_values": pixels.numpy()})
-        largest = max(1.0, float(np.abs(logits).max()))
-        most = max(float(np.abs(onnx_logits - logits).max()) / largest, float(np.abs(onnx_scores - scores).max()))
-        if not most <= ONNX_TOLERANCE:  # also where it is NaN
-            raise HalflabelError(
-                f"onnxruntime answers otherwise than torch at batch size {batch_size} (by {most:.2g}, allowed is "
-                f"{ONNX_TOLERANCE:.0e}): {network.model.config.backbone} cannot be exported to ONNX as it is"
-            )
-        lines.append(f"batch size {batch_size}: {most:.1e}")
-    return f"onnxruntime against torch, largest difference (allowed {ONNX_TOLERANCE:.0e}): {', '.join(lines)}"
-
-
 def write_timm(
     model: TimmMultiLabelForImageClassification, processor: TimmMultiLabelImageProcessor, folder: Path
 ) -> str:
@@ -215,17 +200,8 @@ def write_timm(
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, from the Hub `"hf-hub:..."`, and transformers'
     `AutoModelForImageClassification` answer with the model's logits; scores are then the plain sigmoid's, and
-    `decisions.json` has the calibration. Their own preparation of an RGB picture is the processor's, to the last bit:
-    both are timm's evaluation transform of the same settings. What differs comes before it: halflabel's pipeline and
-    `halflabel predict` decode a large JPEG no larger than is needed, and make white, not black, of what is transparent.
-
-    Args:
-        model: In evaluation mode and float32, with a linear head.
-        processor: The model's.
-        folder: An empty one.
-
-    Returns:
-        A line about what was compared.
+    `decisions.json` has the calibration. They prepare an RGB picture as the processor does, to the last bit, but decode
+    a large JPEG whole, and make black, not white, of what is transparent.
 
     Raises:
         HalflabelError: If the head is not linear in the plain features, if timm's own classifier of this backbone is
@@ -247,27 +223,35 @@ def write_timm(
         raise HalflabelError(f"{model.config.backbone} cannot be written as a timm checkpoint: {error}") from error
     _complete_config(folder / "config.json", model.config.label_space.names)
     pixels = torch.randn(2, *processor.input_size, generator=torch.Generator().manual_seed(0))
-    return _compare_timm(model, folder, pixels)
+    scores, most = 0.0, TIMM_TOLERANCE
+    with torch.inference_mode():
+        logits = model(pixel_values=pixels).logits
+        by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(pixels)
+        by_transformers = TimmWrapperForImageClassification.from_pretrained(folder).eval()(pixels).logits
+    for found in (by_timm, by_transformers):
+        of = f"timm's own {model.config.backbone}"
+        scores = max(scores, _compare(of, (found, found.sigmoid()), (logits, logits.sigmoid()), most))
+    return f"loaded again by timm and by transformers: scores differ by at most {scores:.1e} (allowed {most:.0e})"
 
 
 @torch.no_grad()
-def _as_timm(model: TimmMultiLabelForImageClassification, head: LinearHead) -> nn.Module:
+def _as_timm(model: TimmMultiLabelForImageClassification, head: LinearHead) -> Any:  # noqa: ANN401 - a timm network
     """Return timm's own network of the architecture, with the model's backbone and the head as its classifier.
 
     Its standardisation is folded in: W' = W / s and b' = b - W' m, so that W' x + b' = W (x - m) / s + b.
     """
     config = model.config
     arguments = {**(config.backbone_args or {}), "num_classes": len(config.label_space)}
-    plain: nn.Module = timm.create_model(config.backbone, **arguments).eval()
+    plain: Any = timm.create_model(config.backbone, **arguments).eval()
     weight = head.linear.weight.double() / head.feature_scale.double()
     bias = head.linear.bias.double() - weight @ head.feature_mean.double()
-    classifier = plain.get_classifier()  # type: ignore[operator]
+    classifier = plain.get_classifier()
     layer = isinstance(classifier, nn.Linear | nn.Conv2d) and classifier.bias is not None
     if not layer or classifier.weight.numel() != weight.numel():
         raise HalflabelError(
             f"timm's classifier of {config.backbone} is not one linear layer on the pooled features: use --format onnx"
         )
-    plain.load_state_dict(model.backbone.state_dict(), strict=False)  # `_compare_timm` finds whatever were missing
+    plain.load_state_dict(model.backbone.state_dict(), strict=False)  # `_compare` finds whatever were missing
     classifier.weight.copy_(weight.view_as(classifier.weight))
     classifier.bias.copy_(bias)
     return plain
@@ -287,23 +271,6 @@ def _complete_config(path: Path, names: tuple[str, ...]) -> None:
         "label2id": {name: i for i, name in enumerate(names)},
     }
     path.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@torch.inference_mode()
-def _compare_timm(model: TimmMultiLabelForImageClassification, folder: Path, pixels: Tensor) -> str:
-    """Load what was written by both libraries and hold it against the model."""
-    expected = model(pixel_values=pixels).logits
-    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(pixels)
-    by_transformers = TimmWrapperForImageClassification.from_pretrained(folder).eval()(pixels).logits
-    read, most = torch.stack([by_timm, by_transformers]), TIMM_TOLERANCE
-    logits = float((read - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-    scores = float((read.sigmoid() - expected.sigmoid()).abs().max())
-    if not (logits <= 4 * most and scores <= most):  # also where one is NaN
-        raise HalflabelError(
-            f"timm's own {model.config.backbone} answers otherwise: scores differ by up to {scores:.1e} (allowed "
-            f"{most:.0e}), logits by {logits:.1e} of the largest; use --format onnx"
-        )
-    return f"loaded again by timm and by transformers: scores differ by at most {scores:.1e} (allowed {most:.0e})"
 
 
 _Writer = Callable[[TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor, Path], str]

@@ -1,6 +1,6 @@
-"""Pictures of pictures, and of what is known: examples, a contact sheet, heat maps, a matrix of answers."""
+"""Pictures of pictures: training examples, a contact sheet of what to look at, heat maps."""
 
-import itertools
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from ..data.images import AnnotatedImages
@@ -18,10 +19,9 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from ..use.explain import Explanation
 from ..use.review import KINDS, LEAST_SURE, LOOKS_NO, LOOKS_YES, SURELY_NO, SURELY_YES, Review
-from .figures import INK, NO, PALE, QUIET, YES, finish, grid, load_font, new_figure, plain, save
+from .plots import INK, NO, PALE, QUIET, YES, grid, load_font, plain
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _SIDE, _ROW, _PAD, _MOST_BARS = 300, 24, 14, 8  # of the examples
@@ -35,8 +35,6 @@ _HEADINGS = {
     SURELY_NO: "Unknown, and the model is sure of no: quickly confirmed",
     LEAST_SURE: "Unknown, and the model is least sure: an answer teaches it most",
 }
-_MOST_LABELS, _MOST_ROWS = 60, 400  # of the matrix of answers
-_CODES = {"unknown": "#f2f2f2", "no": NO, "uncertain": "#f0e442", "yes": YES}  # unknown is the paper
 
 
 def draw_examples(
@@ -46,14 +44,9 @@ def draw_examples(
     path: Path,
     columns: int = 3,
 ) -> None:
-    """Write training pictures with each label's answer (yes, no, unknown) and the model's score as a bar.
+    """Write a PNG of training pictures with each label's answer (yes, no, unknown) and its calibrated score as a bar.
 
-    Args:
-        images: Where to choose from: pictures with both known and unknown labels first, as varied as there are.
-        model: Gives the scores, calibrated by its decision rule.
-        processor: The model's.
-        path: The PNG to write.
-        columns: How many pictures.
+    Chosen are pictures with both known and unknown labels first, as varied as there are.
     """
     chosen = _choose(images.labels, columns)
     pictures = [decode_image(images.dataset[i]["image"], images.dataset[i]["file_name"]) for i in chosen]
@@ -94,11 +87,7 @@ def _choose(labels: np.ndarray, count: int) -> list[int]:
 def draw_contact_sheet(table: pd.DataFrame, images: AnnotatedImages, path: Path, about: str = "") -> None:
     """Write a PNG with a thumbnail for each entry, its label, what is annotated and the score; a block per kind.
 
-    Args:
-        table: What `find_disagreements` returned, or some rows of it.
-        images: The images that its `row` counts.
-        path: The file to write.
-        about: A line at the top, as `Review.about`.
+    The table is what `find_disagreements` returned, or some rows of it, and `about` the line at the top.
     """
     width, blocks = _GAP + _COLUMNS * (_THUMB + _GAP), []
     for kind in KINDS:
@@ -136,13 +125,8 @@ def _thumbnail(row: Mapping[str, Any]) -> Image.Image:
     try:
         picture = decode_image(row["image"], row["file_name"], shortest_side=_THUMB)
     except HalflabelError as error:
-        tile, font, lines = Image.new("RGB", (_THUMB, _THUMB), PALE), load_font(11), [""]
-        for letter in " ".join(str(error).split()):  # lines break within long words such as paths, too
-            if font.getlength(lines[-1] + letter) > _THUMB - 16:
-                lines.append("")
-            lines[-1] += letter
-        text = "\n".join(line.strip() for line in lines[:11])
-        ImageDraw.Draw(tile).multiline_text((8, 8), text, fill=INK, font=font)
+        tile, lines = Image.new("RGB", (_THUMB, _THUMB), PALE), textwrap.wrap(str(error), 24)
+        ImageDraw.Draw(tile).multiline_text((8, 8), "\n".join(lines[:11]), fill=INK, font=load_font(11))
         return tile
     scale = _THUMB / max(picture.size)  # by hand, since ImageOps.pad fails on a line of pixels
     small = picture.resize([max(round(side * scale), 1) for side in picture.size])
@@ -167,21 +151,24 @@ def _write(draw: ImageDraw.ImageDraw, left: int, top: int, entry: Mapping[Any, A
         draw.text((left + _THUMB + 6 - taken, top + 16 * i), at_right, fill=INK if size == 12 else fill, font=font)
 
 
-def draw_explanation(explanation: Explanation) -> "Figure":
-    """Draw what the network saw, and a panel per label with its map over it, its score and the answer.
+def draw_heat_map(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Image:
+    """Return what the network saw, in grey, under a heat map h: a pixel has a share of 0.75 h of the colour of h."""
+    from matplotlib import colormaps
 
-    Raises:
-        HalflabelError: If matplotlib is not installed.
-    """
+    heat, grey = heat_map[..., None], np.asarray(view.convert("L"))[..., None] / 255
+    colours = colormaps["inferno"](heat_map)[..., :3]
+    return Image.fromarray(np.rint(255 * (grey + 0.75 * heat * (colours - grey))).astype(np.uint8))
+
+
+def draw_explanation(explanation: Explanation) -> "Figure":
+    """Draw what the network saw, and a panel per label with its map over it, its score and the answer."""
     figure, panels = grid(1 + len(explanation.labels), "Where the picture speaks for a label")
     for axes in panels:
         axes.set_axis_off()
     panels[0].imshow(explanation.view)
     panels[0].set_title("what the model sees of it\n(resized and cropped)", fontsize=9, loc="left")
-    grey = np.asarray(explanation.view.convert("L"))
     for axes, found in zip(panels[1:], explanation.labels, strict=True):
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
-        axes.imshow(found.heat_map, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * found.heat_map)
+        axes.imshow(draw_heat_map(explanation.view, found.heat_map))
         answer = f"{'yes' if found.decision else 'no'}: score {found.score:.3g}, {say_threshold(found.threshold)}"
         colour = YES if found.decision else NO
         axes.set_title(f"{plain(found.label)}\n{answer}", fontsize=9, loc="left", color=colour)
@@ -193,69 +180,4 @@ def draw_explanation(explanation: Explanation) -> "Figure":
         "Bright: speaks most for the label; grey: does not. Each map has its own scale, the score says how much."
     )
     figure.supxlabel(explained, fontsize=9, color=QUIET, x=0.01, ha="left")
-    return finish(figure)
-
-
-def draw_known(images: AnnotatedImages, path: Path) -> None:
-    """Write a PNG: left the answers (images x labels), right how many images have both of two labels known.
-
-    Images are put in order of their split and of which labels they have known. Of more than 400 images, evenly chosen
-    ones are drawn; of more than 60 labels, those with the most known entries.
-
-    Raises:
-        HalflabelError: If matplotlib is not installed.
-    """
-    known = images.labels >= 0
-    chosen = np.sort(np.argsort(-known.sum(axis=0), kind="stable")[:_MOST_LABELS])
-    names = [plain(images.label_space.names[i]) for i in chosen]
-    rows = _ordered_rows(images, known)
-    side = max(4.5, 0.28 * len(names))
-    figure = new_figure(2 * side + 2, side + 1.6, "")
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
-    left, right = figure.subplots(1, 2)
-    codes = images.labels[rows][:, chosen]
-    shown = np.select([codes == 1, codes == 0, codes == UNCERTAIN], [3, 1, 2], 0)
-    left.imshow(
-        shown, aspect="auto", interpolation="nearest", cmap=ListedColormap(list(_CODES.values())), vmin=0, vmax=3
-    )
-    left.set_title(f"What is known: {100 * known.mean():.0f} % of the entries")
-    left.set_ylabel(f"images ({len(rows)} of {len(images)})" if len(rows) < len(images) else f"{len(images)} images")
-    left.set_xticks(range(len(names)), names, rotation=90)
-    _mark_splits(left, images.column("split")[rows])
-    together = known[:, chosen].astype(np.int64).T @ known[:, chosen].astype(np.int64)
-    drawn = right.imshow(together, cmap="cividis", vmin=0)
-    right.set_title("Images in which both labels are known")
-    right.set_xticks(range(len(names)), names, rotation=90)
-    right.set_yticks(range(len(names)), names)
-    if len(names) <= 12:
-        for (i, j), value in np.ndenumerate(together):
-            colour = "white" if value < together.max() / 2 else "black"
-            right.text(j, i, str(value), ha="center", va="center", color=colour, fontsize=9)
-    figure.colorbar(drawn, ax=right, shrink=0.8)
-    figure.legend(handles=[Patch(facecolor=c, edgecolor="#999999", label=n) for n, c in _CODES.items()],
-                  loc="outside upper center", ncols=4, frameon=False)  # fmt: skip
-    save(finish(figure), path)
-
-
-def _mark_splits(axes: "Axes", splits: np.ndarray) -> None:
-    """Draw a line between the splits, and say which each is."""
-    if (splits == "").all():
-        return
-    starts = [0, *(np.flatnonzero(splits[1:] != splits[:-1]) + 1), len(splits)]
-    for start, end in itertools.pairwise(starts):
-        if start:
-            axes.axhline(start - 0.5, color="black", linewidth=1.5)
-        axes.text(1.005, (start + end - 1) / 2, splits[start] or "no split", rotation=270, va="center", ha="left",
-                  transform=axes.get_yaxis_transform(), fontsize=9)  # fmt: skip
-
-
-def _ordered_rows(images: AnnotatedImages, known: np.ndarray) -> np.ndarray:
-    splits = images.column("split").astype(str)
-    patterns = np.unique(known, axis=0, return_inverse=True)[1] if known.shape[1] <= 64 else known.sum(axis=1)
-    order: np.ndarray = np.lexsort((np.ravel(patterns), splits))
-    if len(order) <= _MOST_ROWS:
-        return order
-    evenly = np.linspace(0, len(order) - 1, _MOST_ROWS).round().astype(int)
-    return np.asarray(order[evenly])
+    return figure

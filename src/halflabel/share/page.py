@@ -1,42 +1,28 @@
 """Advice for people: verdicts on a terminal, one HTML page that fetches nothing, and JSON."""
 
-import base64
 import json
 import math
-import tempfile
 import textwrap
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
-import numpy as np
 
 from ..data.files import write_whole
-from .figures import NO, QUIET, YES, finish, label_rows, letters, plain, save
+from .plots import letters, plain
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MOST_ROWS, MOST_BARS, MOST_LINES = 100, 40, 10
-"""So many labels stand in a table of the page, in a picture, and on the terminal."""
+MOST_ROWS, MOST_LINES = 100, 10
+"""So many labels stand in a table of the page, and on the terminal."""
 
 _TEMPLATE = Path(__file__).with_name("page_template.html.jinja")
 _MARKS = {"helps": "good", "enough": "good", "similar": "good", "big enough": "good", "hurts": "bad", "unequal": "bad",
           "far more source images": "good", "mixed": "mixed"}  # fmt: skip
-_WORDS = {"pretrained": "pretrained weights", "random": "random weights", "together": "trained together",
-          "alone": "trained alone"}  # fmt: skip
 _NAME, _LINE, _FAILURES = 24, 118, 2
 
 
 def write_report(advice: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Write `<stem>.html` and `<stem>.json`, and return these files.
-
-    Args:
-        advice: What `studies.advice.advise` found.
-        stem: The files without their endings; the folder must be there.
-    """
+    """Write what `studies.advice.advise` found as `<stem>.html` and `<stem>.json`, and return these files."""
     page, content = (stem.with_name(f"{stem.name}.{ending}") for ending in ("html", "json"))
     write_whole(content, json.dumps(advice, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_whole(page, render_page(advice))
@@ -44,7 +30,7 @@ def write_report(advice: Mapping[str, Any], stem: Path) -> list[Path]:
 
 
 def render_page(advice: Mapping[str, Any]) -> str:
-    """Render one HTML page with all pictures inside; without matplotlib it holds none, and says so."""
+    """Render one HTML page; in its tables of labels stand those with the most known answers."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True)
     environment.filters.update(
         number=lambda value, digits=2: "undefined" if value is None else f"{value:z.{digits}f}",  # z: no -0.00
@@ -59,68 +45,11 @@ def render_page(advice: Mapping[str, Any]) -> str:
         multi=advice["multi_task"],
         rows=rows[:MOST_ROWS],
         rows_left_out=max(0, len(rows) - MOST_ROWS),
-        pictures=_draw(advice) if find_spec("matplotlib") else None,
     )
 
 
-def _draw(advice: Mapping[str, Any]) -> dict[str, str]:
-    """Return pictures as data URLs, by name; that of transfer is of the backbone that was found best."""
-    transfer, multi = advice["transfer"], advice["multi_task"]
-    figures: dict[str, Figure | None] = {}
-    best = transfer["best_backbone"] or next(iter(transfer["backbones"]), None)
-    if best is not None:
-        title = f"What pretraining is worth to a probe: {plain(best, 40)}"
-        figures["transfer"] = draw_comparison(transfer["backbones"][best]["labels"], ("pretrained", "random"), title)
-    if multi["training"]:
-        title = "What learning the labels together is worth"
-        figures["together"] = draw_comparison(multi["training"]["labels"], ("together", "alone"), title)
-    return {name: _inline(figure) for name, figure in figures.items() if figure is not None}
-
-
-def _inline(figure: "Figure") -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        content = save(figure, Path(folder) / "picture.png").read_bytes()
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def draw_comparison(rows: Mapping[str, Mapping[str, Any]], kinds: tuple[str, str], title: str) -> "Figure | None":
-    """Draw each label's AUROC of two ways, with 95 % intervals.
-
-    Args:
-        rows: By label: `verdict`, and `auroc` with both ways and their `difference`, or None.
-        kinds: What the two are called there.
-        title: Of the picture.
-
-    Returns:
-        A figure with at most 40 labels, those with the largest difference; None where nothing is measured.
-    """
-    measured = {name: row["auroc"] for name, row in rows.items() if row["auroc"]}
-    if not measured:
-        return None
-    order = sorted(measured, key=lambda name: -abs(measured[name]["difference"]))[:MOST_BARS]
-    order.sort(key=lambda name: -measured[name]["difference"])
-    most = "" if len(order) == len(measured) else f"; the {len(order)} of {len(measured)} labels that differ most"
-    figure, axes = label_rows(f"{title}{most}", order)
-    for kind, offset, colour in ((kinds[0], -0.14, YES), (kinds[1], 0.14, NO)):
-        places = np.arange(len(order)) + offset
-        low, points, high = ([measured[name][f"{kind}{end}"] for name in order] for end in ("_low", "", "_high"))
-        axes.hlines(places, low, high, color=colour, linewidth=2.2, alpha=0.45)
-        axes.plot(points, places, "o", color=colour, markersize=6, label=_WORDS[kind])
-    axes.axvline(0.5, color=QUIET, linestyle=":", label="guessing")
-    for place, name in enumerate(order):
-        text = f"{measured[name]['difference']:+.2f}  {rows[name]['verdict']}"
-        axes.text(1.02, place, text, va="center", fontsize=8.5, transform=axes.get_yaxis_transform())
-    axes.set_xlim(min(0.4, axes.get_xlim()[0]), 1.0)
-    axes.set_xlabel("AUROC on held-out folds", fontsize=9)
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    return finish(figure)
-
-
 def render_advice(advice: Mapping[str, Any]) -> str:
-    """Return the verdicts, each with the number it rests on, in fewer than 40 lines.
-
-    Of many labels those with the most known answers are shown.
-    """
+    """Return the verdicts in fewer than 40 lines, each with the number it rests on; the best known labels are shown."""
     data, transfer, multi = advice["data"], advice["transfer"], advice["multi_task"]
     left_out = {"of the test split": advice["test_images_left_out"], "that cannot be read": len(advice["unreadable"])}
     gone = "".join(f"; {count} {which} are left out" for which, count in left_out.items() if count)

@@ -3,12 +3,10 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
-from transformers import TrainingArguments
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
@@ -50,7 +48,7 @@ def push(
         HalflabelError: If the folder holds no finished model, or the push fails; the folder is left whole.
     """
     place = Path(folder.name if isinstance(folder, SavedModel) else folder)
-    check_finished(place)
+    _check_finished(place)
     flags = ["--private"] * bool(private) + (["--revision", revision] if revision else [])
     again = shlex.join(["halflabel", "push", str(place), repository, *flags])
     try:
@@ -91,29 +89,14 @@ def prepare_repository(repository: str, private: bool | None = None, token: str 
     return url.repo_id, str(url)
 
 
-def check_finished(folder: Path) -> None:
-    """Refuse a folder without a whole model.
-
-    Raises:
-        HalflabelError: If it is no folder, or has no configuration of ours or no safetensors.
-    """
+def _check_finished(folder: Path) -> None:
     if not folder.is_dir():
         raise HalflabelError(f"no folder {str(folder)!r}")
-    config = folder / CONFIG_NAME
-    if not config.is_file() or _read(config).get("model_type") != TimmMultiLabelConfig.model_type:
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict) or config.get("model_type") != TimmMultiLabelConfig.model_type:
         raise HalflabelError(f"{folder} holds no {CONFIG_NAME} of a halflabel model: push what a finished run wrote")
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise HalflabelError(f"{folder} holds no {SAFE_WEIGHTS_NAME}: other files of weights are not pushed")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HalflabelError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def hub_name(training: TrainingArguments) -> str:
-    """Return where a run is pushed to: `hub_model_id`, or as the Trainer does the name of the output folder."""
-    return training.hub_model_id or Path(str(training.output_dir)).absolute().name

@@ -81,13 +81,9 @@ def build_page(
     title: str,
     show: Callable[[str | None, str | None], tuple[Any, str]] | None = None,
 ) -> gr.Blocks:
-    """Make the page for a model.
+    """Make the page for a model in evaluation mode.
 
-    Args:
-        model: In evaluation mode.
-        processor: The model's.
-        title: What the model is called.
-        show: Makes of a picture's path and a label an update of the heat map, and words about it; None: no heat maps.
+    Of a picture's path and a label `show` makes an update of the heat map, and words about it; None: no heat maps.
     """
     count = len(model.config.label_space.names)
     about = f"{count} yes/no questions; a bar is a score, the tick on it the threshold of a yes"
@@ -117,14 +113,7 @@ def build_page(
 
 
 def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) -> None:
-    """Show a page until it is interrupted; nothing is sent to anybody else, and no link is shared.
-
-    Args:
-        page: What `build_page` made.
-        host: The address to listen on; None: Gradio's choice, this machine alone, but on a Space the one that is
-            reached from outside.
-        port: None: the first free one from 7860.
-    """
+    """Show a page until it is interrupted; without a host this machine alone reaches it, of a Space all."""
     theme = gr.themes.Base(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("monospace",))
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],

@@ -1,27 +1,76 @@
-"""A recipe's run with all that is shown of it: the model's card, its pictures, and its page on the Hub."""
+"""A model at hand, trained by a recipe or loaded, with all that it is good for and all that is shown of it."""
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from ..data.files import write_whole
 from ..model.errors import HalflabelError
+from ..model.heads import Head
+from ..model.losses import Loss
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Trained, run_recipe
-from ..use.evaluate import Measured
-from ..use.loading import Loaded, load
-from .card import EXAMPLES, card, save_card_data
-from .figures import check_drawing, save
+from ..use.evaluate import Measured, evaluate
+from ..use.explain import explain
+from ..use.inference import Name, SavedModel, open_model
+from ..use.predict import predict
+from ..use.review import review
+from .card import EXAMPLES, calibrate, card, save_card_data
 from .image_plots import draw_examples
-from .metric_plots import draw_coverage, draw_learning_curve, draw_measured
-from .push import hub_name, prepare_repository, push
+from .plots import check_drawing, draw_measured, draw_training
+from .push import prepare_repository, push
 
 log = logging.getLogger(__name__)
+
+
+class Loaded(SavedModel):
+    """A model with its image processor, and what it is good for; a method is the function of its name."""
+
+    predict = predict
+    evaluate = evaluate
+    calibrate = calibrate
+    review = review
+    explain = explain
+    push = push
+
+
+def load(
+    model: Name | SavedModel,
+    *,
+    revision: str | None = None,
+    backbone: nn.Module | None = None,
+    head: type[Head] | None = None,
+    loss: Callable[..., Tensor] | Loss | None = None,
+) -> Loaded:
+    """Load a model from a folder or from the Hub, from safetensors only; no code that lies beside them is run.
+
+    Args:
+        model: A folder, a Hub name, or what is open already.
+        revision: A branch, a tag or a commit of the Hub's repository.
+        backbone: With head and loss: parts of a program's own that the model was trained with.
+        head: A class.
+        loss: A function or a record.
+
+    Raises:
+        HalflabelError: As `inference.open_model`.
+
+    Example:
+        ```python
+        model = halflabel.load("me/signs")
+        table = model.predict("photos/")
+        ```
+    """
+    if isinstance(model, Loaded):
+        return model
+    saved = open_model(model, revision, backbone, head, loss)
+    return Loaded(saved.model, saved.processor, saved.name)
 
 
 @dataclass(frozen=True)
@@ -58,10 +107,6 @@ class Run(Loaded):
         if folder is None:
             card(self.folder)
         return files
-
-    def push(self, repository: str, **options: Any) -> str:  # noqa: ANN401
-        """Upload the folder to the Hub, see `push.push`."""
-        return push(self, repository, **options)
 
 
 def train(
@@ -106,7 +151,8 @@ def train(
         check_drawing()
     if not arguments.push_to_hub:
         return _run(recipe)
-    repository, private, main = hub_name(arguments), arguments.hub_private_repo, arguments.process_index == 0
+    repository = arguments.hub_model_id or recipe.folder.absolute().name  # as the Trainer does
+    private, main = arguments.hub_private_repo, arguments.process_index == 0
     if main:
         prepare_repository(repository, private, arguments.hub_token)
     # The Trainer must not push: most of the folder is written after it has done its part.
@@ -119,12 +165,8 @@ def train(
 
 def _run(recipe: Recipe) -> Run:
     done: list[Trained] = []
-
-    def present(trained: Trained) -> None:
-        _present(trained)
-        done.append(trained)
-
-    metrics, at = run_recipe(recipe, present), recipe.folder
+    metrics = run_recipe(recipe, lambda trained: done.append(_present(trained)))
+    at = recipe.folder
     if recipe.decisions.compare_unknown_as_negative and "unknown_as_negative" not in metrics:
         log.info("once more, with unknown taken as negative")
         folder = at / UNKNOWN_AS_NEGATIVE
@@ -143,26 +185,21 @@ def _run(recipe: Recipe) -> Run:
     return Run(saved.model, saved.processor, str(at), metrics)
 
 
-def _present(trained: Trained) -> None:
-    """Write the card of a model, and the pictures that the card shows, into the run's folder."""
+def _present(trained: Trained) -> Trained:
+    """Write the card of a model, and the pictures that the card shows, into the run's folder; return what was given."""
     recipe, data, folder = trained.recipe, trained.data, trained.recipe.folder
     save_card_data(folder, recipe.name, recipe.data.data, data.counts, data.names)
     if recipe.decisions.plots:
         _draw(trained, folder / PLOTS)
     draw_examples(data.images.of_split("train"), trained.model, trained.processor, folder / EXAMPLES)
     card(folder)  # it shows the pictures that are there
+    return trained
 
 
 def _draw(trained: Trained, folder: Path) -> list[Path]:
-    """Draw a run; without a test split only how it learned, and from what."""
-    check_drawing()
-    data, log_history = trained.data, trained.log_history
-    if trained.test_logits is not None and trained.test_labels is not None:
-        rule = trained.model.config.decision_rule
-        measured = Measured(trained.metrics, trained.test_logits, trained.test_labels, rule)
-        return draw_measured(folder, measured, log_history, data.counts)
-    coverage = draw_coverage(data.counts, data.names, "training")
-    return [
-        save(draw_learning_curve(log_history), folder / "learning_curve.png"),
-        save(coverage, folder / "coverage.png"),
-    ]
+    """Draw how a run learned and from what, and where there was a test split what was measured."""
+    files = draw_training(folder, trained.log_history, trained.data.counts, trained.data.names)
+    if trained.test_logits is None or trained.test_labels is None:
+        return files
+    rule = trained.model.config.decision_rule
+    return files + draw_measured(folder, Measured(trained.metrics, trained.test_logits, trained.test_labels, rule))

@@ -1,4 +1,4 @@
-"""What a trained model is good for: predict, evaluate, calibrate, review and explain.
+"""What a trained model is good for: predict, evaluate, calibrate, review and explain, a function each.
 
-Others use `loading.load`, which gives a `Loaded` with all of these as methods, or the function of each file by name.
+Others take these by name, and open a model with `inference.open_model`; `share.trained.load` has them as methods.
 """

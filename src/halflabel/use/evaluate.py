@@ -27,13 +27,9 @@ CI = 0.95
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a model.
+    """What was measured of a model: in the layout of `metrics.json`, and of what.
 
-    Attributes:
-        metrics: In the layout of `metrics.json`.
-        logits: Shape (n, num_labels).
-        labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
-        rule: Gives the calibrated scores and the thresholds.
+    Logits and labels have shape (n, num_labels); a label is 1, 0, or below 0 for unknown and uncertain entries.
     """
 
     metrics: dict[str, Any]
@@ -97,8 +93,8 @@ def measure(
         other = open_model(compare)
         differing = set(names) ^ set(other.label_names)
         if differing:
-            only = shortlist(differing)
-            raise HalflabelError(f"{saved.name} and {other.name} answer different labels, only one of them {only}")
+            which = shortlist(sorted(differing))
+            raise HalflabelError(f"{saved.name} and {other.name} answer different labels, only one of them {which}")
         order = [other.label_names.index(label) for label in names]
     chosen, split = choose_split(saved, images, split)
     logits = predict_logits(saved, chosen, batch_size, fast_decode)
@@ -126,7 +122,7 @@ def calibrate(
 
     The model is a folder, or what was opened from one. `split` is what to fit on, and not what the model is to be
     measured on. For `objective` see `thresholds.parse_objective`, for `calibration` `decision_fitting.fit_decisions`,
-    for the other arguments `evaluate`.
+    for the other arguments `evaluate`. `halflabel.calibrate` also renders the card again, see `share.card`.
 
     Returns:
         What `decide.report.describe_decisions` says of the new rule on the entries it was fitted on, and `split`.

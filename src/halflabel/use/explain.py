@@ -24,15 +24,10 @@ _ROUNDING = 1e-6  # evidence below this share of all that a label weighs is not 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What a model answers for one label, and where it saw it.
+    """What a model answers for one label (yes where the calibrated score reaches the threshold), and where it saw it.
 
-    Attributes:
-        label: Its name.
-        score: The calibrated score, 0..1.
-        threshold: The answer is yes from here on.
-        decision: Whether it is yes.
-        heat_map: float32 of shape (height, width) of the network's input, each in 0..1; the place that speaks most for
-            the label has about 1. All 0 where no place does.
+    The heat map has shape (height, width) of the network's input, in 0..1; the place that speaks most for the label has
+    about 1. All is 0 where no place does.
     """
 
     label: str
@@ -97,11 +92,9 @@ def explain(
 
 
 def _run(model: TimmMultiLabelForImageClassification, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits, the last map of positions, by which they can be derived, and what it is where it says nothing.
-
-    The map is as the backbone gives it, see `to_positions`.
-    """
-    backbone, head = model.backbone, model.head
+    """Return the logits, the last map of positions as the backbone gives it, and its values where it says nothing."""
+    backbone: Any = model.backbone
+    head = model.head
     kind, nothing = type(backbone).__name__, torch.zeros((), device=pixels.device, dtype=pixels.dtype)
     try:
         position_width(backbone)

@@ -3,9 +3,9 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from torch import nn
 from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
@@ -30,9 +29,7 @@ from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset, collate
 from ..metrics.entries import Floats
 from ..model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
-from ..model.heads import Head
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
-from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 
 log = logging.getLogger(__name__)
@@ -46,13 +43,7 @@ Name = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model with its image processor.
-
-    Attributes:
-        model: In evaluation mode.
-        processor: The model's.
-        name: The folder or the Hub name it was opened from, for messages.
-    """
+    """A model in evaluation mode, its image processor, and the folder or the Hub name that they were opened from."""
 
     model: TimmMultiLabelForImageClassification
     processor: TimmMultiLabelImageProcessor
@@ -72,18 +63,11 @@ class SavedModel:
 def open_model(
     model: Name | SavedModel,
     revision: str | None = None,
-    backbone: nn.Module | None = None,
-    head: type[Head] | None = None,
-    loss: Callable[..., torch.Tensor] | Loss | None = None,
+    *parts: Any,  # noqa: ANN401
 ) -> SavedModel:
     """Open a halflabel model and its image processor: from safetensors only, and no code that lies beside them is run.
 
-    Args:
-        model: A folder or a Hub name; or what is open already, which is returned as it is.
-        revision: A branch, a tag or a commit of the Hub's repository.
-        backbone: With head and loss: parts of a program's own that the model was trained with.
-        head: A class.
-        loss: A function or a record.
+    What is open already is returned as it is. Parts are backbone, head and loss as for `share.trained.load`.
 
     Raises:
         HalflabelError: If there is no such model, it is not one of halflabel, or its weights are not whole, do not fit
@@ -98,7 +82,7 @@ def open_model(
         if config.model_type != kind.config_class.model_type:
             raise HalflabelError(f"model {name!r} is a {config.model_type!r} model, not one of halflabel")
         network, found = kind.from_pretrained(
-            name, backbone, head, loss, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
+            name, *parts, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
         )
         processor = TimmMultiLabelImageProcessor.from_pretrained(name, revision=revision or "main")
     except HalflabelError:
@@ -108,40 +92,29 @@ def open_model(
         folder = f"there is no such folder{f' ({near})' if near else ''}, and from the Hub: "
         where = "" if Path(name).is_dir() else folder
         raise HalflabelError(f"model {name!r} cannot be loaded: {where}{hub_reason(error)}") from error
-    _check_weights(name, network, [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
-    return SavedModel(network.eval(), processor, name)
-
-
-def _check_weights(name: str, model: nn.Module, absent: Sequence[str]) -> None:
-    """Refuse a model that transformers would complete with random weights, or whose scores could be NaN."""
-    if absent:
+    # transformers completes a model with random weights, and takes those of which every score is NaN
+    if absent := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
         shown = shortlist(sorted(absent), 3)
         raise HalflabelError(f"model {name!r}: its weights do not fit its config.json, which asks for {shown}")
-    broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if broken:
+    if broken := [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
         raise HalflabelError(f"model {name!r}: {shortlist(broken, 3)} hold numbers that are not finite")
+    return SavedModel(network.eval(), processor, name)
 
 
 def hub_reason(error: BaseException) -> str:
     """Return in one line why a call to the Hub failed, and what to do about it.
 
-    Args:
-        error: What huggingface_hub or transformers raised; the errors that it was raised from are looked at too, the
-            innermost first, since transformers puts general advice around the one that knows.
+    The innermost of the errors that it was raised from is looked at first: transformers puts general advice around it.
     """
-    causes = list(_causes(error))
+    causes = [error]
+    while follows := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(follows)
     for cause in reversed(causes):
         if reason := _reason(cause):
             return reason
     if constants.HF_HUB_OFFLINE and any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
         return _reason(OfflineModeIsEnabled()) or ""
     return reason_of(error)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _reason(error: BaseException) -> str | None:
@@ -206,27 +179,14 @@ def choose_split(saved: SavedModel, images: AnnotatedImages, split: str | None) 
 def predict_logits(
     saved: SavedModel, images: AnnotatedImages, batch_size: int = 32, fast_decode: bool = True
 ) -> Floats:
-    """Return the logits of images as the model's processor prepares them, by the Trainer's own prediction loop.
-
-    Args:
-        saved: The model.
-        images: n pictures.
-        batch_size: Pictures at once.
-        fast_decode: Decode a JPEG no larger than the transform needs.
-
-    Returns:
-        Shape (n, num_labels).
-    """
+    """Return the logits of n images, shape (n, num_labels), by the Trainer's own prediction loop; see `evaluate`."""
     side = saved.processor.needed_side() if fast_decode else None
     dataset = PixelDataset(images, saved.processor.eval_transform(), shortest_side=side)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_eval_batch_size=batch_size,
-            report_to="none",
-            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
-            remove_unused_columns=False,
+            folder, per_device_eval_batch_size=batch_size, report_to="none", remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
-        )
+            use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
+        )  # fmt: skip
         trainer = Trainer(model=saved.model, args=arguments, data_collator=collate)
         return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.files import write_whole
+from ..data.files import whole_file, write_whole
 from ..model.errors import HalflabelError, nearest_file, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
@@ -33,10 +33,8 @@ log = logging.getLogger(__name__)
 YES = "answered_yes"
 """The column of a score table with the labels whose decision is yes."""
 
-OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
 PART_SIZE = 4096
-"""How many pictures a part holds."""
-
+_ENDINGS = (".csv", ".jsonl", ".parquet")
 _ABOUT = "_predict.json"  # readers of a folder of Parquet files pass over names that start with _
 _SKIPPED = b"halflabel.skipped"
 
@@ -58,13 +56,13 @@ def predict(
     Args:
         model: A folder, a Hub name, or what is open already.
         images: A folder, a glob, a file, several of these, or a frame with a column `file_name`.
-        output: A path that ends in .csv, .jsonl, .parquet, or in / for a folder of Parquet parts; None: nothing is
-            written.
+        output: A path that ends in .csv, .jsonl, .parquet, or in / for a folder of Parquet files, one a part; None:
+            nothing is written.
         image_folder: What the file names of a frame are relative to.
         labels: The labels to score, in this order; None: all.
         batch_size: The most pictures at once.
-        part_size: How many pictures are written at once.
-        resume: Go on with a run that was stopped.
+        part_size: How many pictures a part holds, which is written whole or not at all.
+        resume: Keep the parts that an earlier run of the same model over the same files has written.
         fast_decode: Decode a JPEG no larger than the transform needs.
 
     Returns:
@@ -73,10 +71,12 @@ def predict(
         is left out, logged, and told in `table.attrs["skipped"]`.
 
     Raises:
-        HalflabelError: If there is no such model or picture, or a label is not the model's; and as `score_to`.
+        HalflabelError: If there is no such model or picture, if a label is not the model's, on another ending of the
+            output; and as `score_to`.
     """
-    if output is not None:
-        check_output(str(output))
+    if output is not None and not str(output).endswith((*_ENDINGS, "/", os.sep)):
+        listed = ", ".join(_ENDINGS)
+        raise HalflabelError(f"output {str(output)!r} ends in none of {listed}, nor in / for a folder of Parquet files")
     if isinstance(images, pd.DataFrame):
         files = [os.path.join(image_folder or "", name) for name in images["file_name"]]  # noqa: PTH118
     else:
@@ -144,6 +144,8 @@ class Scorer:
         clash = set(self.labels) & {"file_name", YES}
         if clash:
             raise HalflabelError(f"label {min(clash)!r} is another column of score tables; name others by --labels")
+        columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
+        self.schema = pa.schema(columns + [(label, pa.float64()) for label in self.labels])
         self.transform = processor.eval_transform()
         self.side = processor.needed_side() if fast_decode else None
         torch.nn.Module.to(self.model, process_state().device)
@@ -154,29 +156,18 @@ class Scorer:
     def score(
         self, files: Sequence[str], advance: Callable[[int], Any] = lambda count: None
     ) -> tuple[pd.DataFrame, list[str]]:
-        """Score picture files.
+        """Return the table of picture files, see `predict`, and a line for each that cannot be read and was skipped.
 
-        Args:
-            files: Pictures; one that cannot be read is skipped and reported.
-            advance: Called after each batch with its number of files.
-
-        Returns:
-            The table, see `predict`, and a line for each file that was skipped.
+        After each batch `advance` is called with its number of files.
         """
         batches = [range(at, min(at + self.batch_size, len(files))) for at in range(0, len(files), self.batch_size)]
         logits, kept, skipped = [np.empty((0, len(self.space)))], [], []
-        try:
-            found = run_in_threads(lambda rows: (rows, *self._read_and_run(files, rows)), batches, self.model.device)
-            for rows, read, made, errors in found:
-                kept += read
-                skipped += errors
-                logits.append(made)
-                advance(len(rows))
-        except torch.OutOfMemoryError as error:
-            raise HalflabelError(
-                f"{self.batch_size} pictures at once do not fit into the memory of {self.model.device}: "
-                "give a smaller --batch_size"
-            ) from error
+        found = run_in_threads(lambda rows: (rows, *self._read_and_run(files, rows)), batches, self.model.device)
+        for rows, read, made, errors in found:
+            kept += read
+            skipped += errors
+            logits.append(made)
+            advance(len(rows))
         return self._table([files[row] for row in kept], np.concatenate(logits)), skipped
 
     def _read_and_run(self, files: Sequence[str], rows: Sequence[int]) -> tuple[list[int], Any, list[str]]:
@@ -200,12 +191,6 @@ class Scorer:
         table.insert(1, YES, pd.Series(answers, dtype=object))  # of none pandas would make a column of numbers
         return table
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns, which a part without a readable picture does not show."""
-        columns = [("file_name", pa.string()), (YES, pa.list_(pa.string()))]
-        return pa.schema(columns + [(label, pa.float64()) for label in self.labels])
-
     def describe(self, files: Sequence[str], part_size: int) -> dict[str, Any]:
         """Return all that the scores of files depend on."""
         listed = hashlib.sha256(b"".join(file.encode("utf-8", "surrogateescape") + b"\0" for file in files))
@@ -220,28 +205,13 @@ class Scorer:
         }
 
 
-def check_output(output: str) -> None:
-    """Refuse an output that is neither a folder (it ends in /) nor has one of `OUTPUT_ENDINGS`, before any work."""
-    if not output.endswith(("/", os.sep)) and Path(output).suffix not in OUTPUT_ENDINGS:
-        raise HalflabelError(
-            f"output {output!r} ends in none of {', '.join(OUTPUT_ENDINGS)}, nor in / for a folder of Parquet files"
-        )
-
-
 def score_to(
     scorer: Scorer, files: Sequence[str], output: str, resume: bool = False, part_size: int = PART_SIZE
 ) -> tuple[int, list[str]]:
-    """Score picture files into one file, or into a folder of Parquet files, one for each `part_size` pictures.
+    """Score picture files into one file, or into a folder of Parquet files; for the arguments see `predict`.
 
-    Parts are written whole or not at all. Of several processes each scores parts of its own; the main one joins them
-    to one file where that is asked for, from a folder beside it, which is then removed. The order is that of `files`.
-
-    Args:
-        scorer: The model.
-        files: Pictures.
-        output: A path that ends in .csv, .jsonl, .parquet, or in / for a folder.
-        resume: Keep the parts that an earlier run of the same model over the same files has written.
-        part_size: How many pictures a part holds, at least 1.
+    Of several processes each scores parts of its own; the main one joins them to one file where that is asked for, from
+    a folder beside it, which is then removed. The order is that of `files`.
 
     Returns:
         How many pictures were scored, and a line for each that was skipped, over all parts and processes.
@@ -250,7 +220,6 @@ def score_to(
         HalflabelError: If there are parts of an earlier run and `resume` does not say so, or they are those of another
             model or other files; and if a part cannot be written: the others are kept.
     """
-    check_output(output)
     state, whole = process_state(), not output.endswith(("/", os.sep))
     folder = Path(f"{output}.parts" if whole else output)
     parts = [range(at, min(at + part_size, len(files))) for at in range(0, len(files), part_size)]
@@ -310,33 +279,25 @@ def _score_parts(
 
 
 def _join(paths: Sequence[Path], output: Path, schema: pa.Schema) -> None:
-    """Write all parts as one file, a part in memory at a time, under another name until it is whole."""
+    r"""Write all parts as one file, a part in memory at a time.
+
+    In CSV the labels answered with yes are joined by |, which `str.get_dummies()` of pandas takes apart; a | within a
+    name is written \|. File names and labels are written as they are, also such as begin with = and would be formulas
+    in a spreadsheet: programs read them back, so in a spreadsheet import the columns as text.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft, tables = output.with_name(f"_{output.name}"), (pq.read_table(path) for path in paths)
-    try:
+    tables = (pq.read_table(path) for path in paths)
+    with whole_file(output) as draft:
         if output.suffix == ".parquet":
             with pq.ParquetWriter(draft, schema) as writer:
                 for table in tables:
                     writer.write_table(table.cast(schema))
-        else:
-            with draft.open("w", encoding="utf-8", newline="") as file:
-                for number, table in enumerate(tables):
-                    frame = table.to_pandas()
-                    if output.suffix == ".csv":
-                        _write_csv(frame, file, header=number == 0)
-                    else:
-                        frame.to_json(file, orient="records", lines=True, double_precision=15)
-        draft.replace(output)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _write_csv(frame: pd.DataFrame, file: Any, header: bool) -> None:  # noqa: ANN401 - what pandas writes to
-    r"""Write a table of scores as CSV: labels answered with yes are joined by |.
-
-    `frame["answered_yes"].str.get_dummies()` of pandas takes them apart; a | within a name is written \|. File names
-    and labels are written as they are, also such as begin with = and would be formulas in a spreadsheet: programs read
-    them back, so in a spreadsheet import the columns as text.
-    """
-    joined = frame[YES].map(lambda names: "|".join(name.replace("|", "\\|") for name in names))
-    frame.assign(**{YES: joined}).to_csv(file, index=False, header=header)
+            return
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            for number, table in enumerate(tables):
+                frame = table.to_pandas()
+                if output.suffix == ".csv":
+                    frame[YES] = frame[YES].map(lambda names: "|".join(name.replace("|", "\\|") for name in names))
+                    frame.to_csv(file, index=False, header=number == 0)
+                else:
+                    frame.to_json(file, orient="records", lines=True, double_precision=15)

@@ -1,5 +1,6 @@
 """Where a model and its annotations disagree, and which unknown entries it is surest and least sure about."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,19 +68,16 @@ def find_disagreements(
     """List likely annotation mistakes, and what to annotate next.
 
     Entries of all labels are ranked together, by how far the score is beyond the label's threshold (`margins`), which
-    is defined for a label without known answers too. On synthetic sets with 5 % of the known answers flipped this
-    found as many of them as the score itself where scores were calibrated, and more where each label's were shifted.
-    The distance from the middle of a label's mean scores for yes and for no, as in confident learning (Northcutt et al.
-    2021), found fewer in both: a rare label's means are of few, partly wrong answers.
+    is defined for a label without known answers too. On synthetic sets this found as many flipped answers as the score
+    itself or more, and more than distances from mean scores as in confident learning (Northcutt et al. 2021).
 
     Args:
-        scores: Shape (n, num_labels); probabilities in 0..1, also of unknown entries. The scores of images that the
-            model was trained on are optimistic, it may have learned their mistakes by heart.
+        scores: Shape (n, num_labels); probabilities in 0..1, also of unknown entries.
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         file_names: Of the n images.
         names: Of the labels, in order.
         thresholds: A number, or one per label; a score of at least this is a yes.
-        limit: The most entries of each kind, at least 1.
+        limit: The most entries of each kind.
 
     Returns:
         A row per entry, by kind (in the order of `KINDS`) and rank: `kind`, `rank` (from 1), `file_name`, `label`,
@@ -97,8 +95,6 @@ def find_disagreements(
         raise HalflabelError(
             f"{len(file_names)} file names and {len(names)} labels do not fit labels of {matrix.shape}"
         )
-    if limit < 1:
-        raise HalflabelError(f"limit is {limit!r}, expected at least 1")
     limits = check_thresholds(thresholds, len(names))
     margin = margins(values, limits)
     said_yes, unknown = margin >= 0, matrix < 0
@@ -146,18 +142,11 @@ def _largest(places: NDArray[np.intp], keys: Floats, limit: int) -> NDArray[np.i
 
 
 def _about_splits(splits: Sequence[str]) -> str:
-    """Name the splits that scores are of, and warn where the model may have been trained on them.
-
-    Args:
-        splits: Of each image: `"train"`, `"validation"`, `"test"`, or "" where none is given.
-    """
-    counts = pd.Series(list(splits), dtype="object").value_counts(sort=False)
+    """Name the splits that scores are of ("": none), and warn where the model may have been trained on them."""
+    counts = Counter(splits)
     parts = [f"{count:,} images of {f'split {split}' if split else 'no split'}" for split, count in counts.items()]
     named = ", ".join(parts) or "no images"
-    if "train" in counts.index:
-        return (
-            f"{named}. The model was trained on those of train: it may have learned their mistakes, and miss them here"
-        )
-    if "" in counts.index:
-        return f"{named}. If the model was trained on them, it may have learned their mistakes, and miss them here"
-    return named
+    if not {"train", ""} & counts.keys():
+        return named
+    known = "The model was trained on those of train:" if "train" in counts else "If the model was trained on them,"
+    return f"{named}. {known} it may have learned their mistakes, and miss them here"
