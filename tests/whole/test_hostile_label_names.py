@@ -133,7 +133,7 @@ def test_commands_that_measure_and_draw_take_them(model, data, tmp_path, capsys)
     source = [str(model), "--data", str(data)]
     assert main(["evaluate", *source, "--output", str(tmp_path / "m.json")]) == 0
     assert list(json.loads((tmp_path / "m.json").read_text())["labels"]) == NAMES
-    assert main(["errors", *source, "--output", str(tmp_path / "found")]) == 0
+    assert main(["review", *source, "--output", str(tmp_path / "found")]) == 0
     assert set(pd.read_csv(tmp_path / "found" / "errors.csv", keep_default_na=False, dtype=str)["label"]) <= set(NAMES)
     assert main(["calibrate", *source, "--split", "train"]) == 0
     picture = str(data.parent / "000.png")

@@ -10,9 +10,11 @@ from transfer_runs import broken_off
 
 import halflabel.training.run
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+from halflabel.model.errors import did_you_mean
 from halflabel.share.trained import train
 from halflabel.training.keys import shipped_recipes
 from halflabel.training.recipe import parse_recipe
+from halflabel_cli import parse
 
 QUICK = {"num_train_epochs": 1, "max_train_images": 16, "max_test_images": 8, "per_device_train_batch_size": 8,
          "use_cpu": "true", "disable_tqdm": "true", "report_to": "none"}  # fmt: skip
@@ -45,9 +47,9 @@ def test_a_recipe_has_its_result_its_hardware_and_its_command_on_top(name):
     assert lines[2].startswith(f"# Command: halflabel train {name}")
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120
-    command, recipe, *overrides = shlex.split(lines[2].removeprefix("# Command: halflabel "))
-    assert (command, recipe) == ("train", name)
-    assert parse_recipe(recipe, overrides).model.backbone
+    options = parse(shlex.split(lines[2].removeprefix("# Command: halflabel ")), did_you_mean)
+    assert (options.command, options.recipe) == ("train", name)
+    assert parse_recipe(name, options.overrides).model.backbone
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - WITHOUT_TABLE))

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoImageProcessor, Trainer, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
 from ..data.files import check_model_place
@@ -84,7 +84,7 @@ def open_model(
         network, found = kind.from_pretrained(
             name, *parts, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        processor = TimmMultiLabelImageProcessor.from_pretrained(name, revision=revision or "main")
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, revision=revision)
     except HalflabelError:
         raise
     except Exception as error:  # of a damaged file transformers, safetensors and torch raise many kinds
