@@ -199,9 +199,7 @@ def test_pictures_of_open_images_that_are_not_there_are_left_out_if_asked(tmp_pa
     path.write_text(f"{head}\n{elsewhere}{answers}000a,verification,/m/car,1\n")
     images = read_open(path, image_folder=str(tmp_path / "train") if given else None, missing_images="skip")
     assert f"{path}: 30 of 33 pictures are left out, as they are not in {tmp_path / 'train'}" in caplog.text
-    check(
-        images, names=NAMES, labels=OPEN_IMAGES, file_name=FILES
-    )  # without Unused
+    check(images, names=NAMES, labels=OPEN_IMAGES, file_name=FILES)  # without Unused
     assert "no image 'ff00.jpg'" in open_fault(path, image_folder=str(tmp_path / "train"))
     check(read_open(path, labels=("Unused", "Dog"), missing_images="skip"), labels=[[X, 0], [X, 1], [X, X]])
     (tmp_path / "far").mkdir()
