@@ -1,5 +1,6 @@
 """Files that a stranger, a broken disk or a hurried hand may leave behind, for test_bad_input.py."""
 
+import gzip
 import io
 import json
 import os
@@ -7,13 +8,11 @@ import pickle
 import shutil
 import struct
 import zlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from reading import write_files
 from safetensors.torch import load_file, save_file
 
 OUTSIDE = "secret.png"
@@ -111,7 +110,9 @@ def odd_pictures():
 
 def write_pictures(folder):
     """Write all of these, and things that only look like pictures."""
-    write_files(folder, bad_pictures())
+    folder.mkdir(parents=True)
+    for name, content in bad_pictures().items():
+        (folder / name).write_bytes(content)
     (folder / "folder.jpg").mkdir()
     (folder / "loop.jpg").symlink_to("loop2.jpg")
     (folder / "loop2.jpg").symlink_to("loop.jpg")
@@ -133,37 +134,65 @@ def tables():
         "long_name.csv": f"file_name,car\n{long},1\n",
         "long_header.csv": f"file_name,{long}\n{rows}",
         "long_line.jsonl": json.dumps({"file_name": "a.png", "car": long}),
+        "utf16.csv": f"file_name,car\n{rows}".encode("utf-16"),
+        "latin1.csv": "file_name,car\na.png,1\nü.png,1\n".encode("latin-1"),
         "latin1_header.csv": f"file_name,süß\n{rows}".encode("latin-1"),
         "mixed.csv": "file_name,Straße\na.png,".encode() + "größer\n".encode("latin-1"),
+        "twice.csv": "file_name,car,car\na.png,1,0\n",
+        "twice_blank.csv": "file_name,car, car \na.png,1,0\n",
+        "repeated.csv": f"file_name,car\n{rows}a.png,0\n",
+        "repeated_dot.csv": f"file_name,car\n{rows}./a.png,0\n",
+        "ragged.csv": f"file_name,car\n{rows}a.png\na.png,1,1\n",
+        "quote.csv": 'file_name,car\na.png,"1\nb.png,0\n',
         "newline_header.csv": f'file_name,"c\nar"\n{rows}',
+        "separator.csv": f"file_name;car\n{rows.replace(',', ';')}",
+        "empty.csv": "",
         "blank.csv": "\n\n \n",
+        "mark.csv": "\ufeff",
+        "header.csv": "file_name,car\n",
+        "no_labels.csv": "file_name,split\na.png,train\n",
+        "no_file.csv": "path,car\na.png,1\n",
+        "two.csv": "file_name,car\na.png,2\n",
+        "maybe.csv": "file_name,car\na.png,maybe\n",
         "inf.csv": "file_name,car\na.png,inf\n",
+        "half.csv": "file_name,car\na.png,0.5\n",
+        "split.csv": "file_name,car,split\na.png,1,tset\n",
         "climbs.csv": f"file_name,car\n../{OUTSIDE},1\n",
         "absolute.csv": "file_name,car\n/etc/hostname,1\n",
         "windows.csv": "file_name,car\nC:\\Windows\\a.png,1\n",
         "backslash.csv": f"file_name,car\n..\\{OUTSIDE},1\n",
+        "gone.csv": "file_name,car\ngone.png,1\n",
         "folder.csv": "file_name,car\nfolder.jpg,1\n",
         "loop.csv": "file_name,car\nloop.jpg,1\n",
         "long_path.csv": f"file_name,car\n{'d/' * 3000}a.png,1\n",
+        "twice.jsonl": '{"file_name": "a.png", "car": 1, "car": 0}\n',
+        "list.jsonl": '["a.png", 1]\n',
+        "deep.jsonl": '{"file_name": "a.png", "car": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+        "digits.jsonl": '{"file_name": "a.png", "car": ' + "9" * 5000 + "}\n",
+        "surrogate.jsonl": '{"file_name": "a.png", "car": "\\ud800"}\n',
         "infinity.jsonl": '{"file_name": "a.png", "car": Infinity}\n',
         "text.parquet": f"file_name,car\n{rows}",
         "cut.parquet": b"PAR1" + bytes(40),
+        "cut.csv.gz": gzip.compress(f"file_name,car\n{rows}".encode())[:-9],
         "plain.csv.gz": f"file_name,car\n{rows}",
         "twice.json": json.dumps({"images": [{"id": 1, "file_name": "a.png"}] * 2, "annotations": [],
                                   "categories": [{"id": 1, "name": "car"}]}),
         "list.json": "[1, 2]",
+        "number.json": json.dumps({"images": [1], "annotations": [], "categories": [{"id": 1, "name": "car"}]}),
         "table.xlsx": b"PK\x03\x04",
     }  # fmt: skip
 
 
 def write_tables(folder):
     """Write all of these, with the pictures that they name."""
-    write_files(folder, tables())
+    folder.mkdir(parents=True)
     for name in ("a.png", "b.png", f"../{OUTSIDE}"):
         gradient(40, 40).save(folder / name)
     (folder / "folder.jpg").mkdir()
     (folder / "loop.jpg").symlink_to("loop.jpg")
     (folder / "directory.csv").mkdir()
+    for name, content in tables().items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
 
 
@@ -173,7 +202,17 @@ def recipes(escape):
     bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     return {
         "tag.yaml": f"data: !!python/object/apply:os.mkdir ['{escape}']\nbackbone: test_resnet\n",
+        "tag_new.yaml": f"!!python/object/new:os.mkdir ['{escape}']\n",
         "bomb.yaml": "\n".join([*bomb, "data: *a11", "backbone: test_resnet"]),
+        "bomb_value.yaml": "\n".join(
+            [
+                "data:",
+                "- " + bomb[0][4:],
+                *("- " + line.partition(": ")[2] for line in bomb[1:]),
+                "backbone: test_resnet",
+            ]
+        ),
+        "itself.yaml": "data: &a [*a]\nbackbone: test_resnet\n",
         "no_anchor.yaml": "data: *nothing\nbackbone: test_resnet\n",
         "unknown.yaml": "data: x.csv\nbackbone: test_resnet\nlerning_rate: 1\n",
         "number_key.yaml": "data: x.csv\nbackbone: test_resnet\n7: 1\n",
@@ -186,30 +225,44 @@ def recipes(escape):
         "list.yaml": "- data\n- backbone\n",
         "text.yaml": "just words\n",
         "empty.yaml": "",
+        "twice.yaml": "data: x.csv\nbackbone: test_resnet\nbackbone: resnet18\n",
+        "two.yaml": "data: x.csv\n---\nbackbone: test_resnet\n",
         "tabs.yaml": "data:\n\tx.csv\n",
         "nul.yaml": b"data: x\0.csv\n",
+        "utf16.yaml": "data: x.csv\nbackbone: test_resnet\n".encode("utf-16"),
+        "deep.yaml": "data: " + "[" * 900 + "]" * 900 + "\n",
     }
 
 
-def _changed(name, **changes):
-    """Change keys of a JSON file; ... takes one out."""
+def write_recipes(folder, escape):
+    """Write all of these."""
+    folder.mkdir(parents=True)
+    for name, content in recipes(escape).items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
 
+
+def _configured(**changes):
     def change(folder, escape):
-        content = {**json.loads((folder / name).read_text()), **changes}
-        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
     return change
 
 
-_configured = partial(_changed, "config.json")
+def _without_keys(*names):
+    def change(folder, escape):
+        path = folder / "config.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in names}))
+
+    return change
 
 
 def _text(name, text):
-    return lambda folder, escape: write_files(folder, {name: text})
+    def change(folder, escape):
+        (folder / name).write_text(text)
 
-
-def _without(name):
-    return lambda folder, escape: (folder / name).unlink()
+    return change
 
 
 def _pickle_only(folder, escape):
@@ -222,6 +275,14 @@ def _cut(folder, escape):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def _weights(change):
+    def rewrite(folder, escape):
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+    return rewrite
+
+
 def _code(model_type):
     """Code beside the model that makes a folder when it is imported, named for every class by every file."""
 
@@ -231,41 +292,45 @@ def _code(model_type):
             ("config.json", ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor")),
             ("preprocessor_config.json", ("AutoImageProcessor", "AutoProcessor", "AutoFeatureExtractor")),
         ):
-            _changed(name, auto_map=dict.fromkeys(kinds, "evil.Evil"))(folder, escape)
-        pipelines = {"image-classification": {"impl": "evil.Evil", "pt": ["AutoModel"]}}
-        _configured(model_type=model_type, custom_pipelines=pipelines)(folder, escape)
+            content = json.loads((folder / name).read_text())
+            content["auto_map"] = dict.fromkeys(kinds, "evil.Evil")
+            if name == "config.json":
+                content["model_type"] = model_type
+                content["custom_pipelines"] = {"image-classification": {"impl": "evil.Evil", "pt": ["AutoModel"]}}
+            (folder / name).write_text(json.dumps(content))
 
     return change
 
 
-def _weights(change):
-    """Replace each tensor of a safetensors file by what is returned for its name and itself; None takes it out."""
+def _without_head(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
 
-    def rewrite(folder, escape):
-        path = folder / "model.safetensors"
-        changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
-        kept = {name: tensor.clone() for name, tensor in changed.items() if tensor is not None}
-        save_file(kept, path, metadata={"format": "pt"})
 
-    return rewrite
+def _nan(state):
+    return {name: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()}  # fmt: skip
 
 
 MODELS = {
     "pickle_only": _pickle_only,
     "cut_weights": _cut,
-    "empty_weights": _text("model.safetensors", ""),
+    "empty_weights": lambda folder, escape: (folder / "model.safetensors").write_bytes(b""),
     "text_weights": _text("model.safetensors", "x" * 100),
-    "huge_header": _text("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}"),
-    "no_head": _weights(lambda name, tensor: None if name.startswith("head.") else tensor),
-    "wrong_shape": _weights(lambda name, tensor: tensor[:1] if tensor.ndim == 2 else tensor),
-    "nan_weights": _weights(lambda name, tensor: tensor * torch.nan if tensor.is_floating_point() else tensor),
-    "no_config": _without("config.json"),
+    "huge_header": lambda folder, escape: (folder / "model.safetensors").write_bytes(
+        struct.pack("<Q", 1 << 60) + b"{}"
+    ),
+    "no_head": _weights(_without_head),
+    "wrong_shape": _weights(
+        lambda state: {name: tensor[:1].clone() if tensor.ndim == 2 else tensor for name, tensor in state.items()}
+    ),  # fmt: skip
+    "nan_weights": _weights(_nan),
+    "no_config": lambda folder, escape: (folder / "config.json").unlink(),
     "broken_config": _text("config.json", "{"),
     "list_config": _text("config.json", "[]"),
     "newer": _configured(halflabel_version="9.0.0"),
     "no_version": _configured(halflabel_version="new"),
     "other_type": _configured(model_type="bert"),
-    "no_type": _configured(model_type=...),
+    "no_type": _without_keys("model_type"),
     "other_labels": _configured(id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2}),
     "repeated_labels": _configured(id2label={"0": "a", "1": "a"}),
     "numbered_labels": _configured(id2label={"1": "a", "2": "b"}),
@@ -285,11 +350,15 @@ MODELS = {
     "loss": _configured(loss="os.system"),
     "decisions": _configured(decisions={"scale": [1.0]}),
     "relations": _configured(relations={"x": 1}),
-    "no_processor": _without("preprocessor_config.json"),
+    "no_processor": lambda folder, escape: (folder / "preprocessor_config.json").unlink(),
     "broken_processor": _text("preprocessor_config.json", "{"),
     "evil_processor": _text("preprocessor_config.json", '{"image_processor_type": "Evil", "auto_map": {}}'),
-    "huge_input": _changed("preprocessor_config.json", input_size=[3, 10**6, 10**6]),
-    "no_input": _changed("preprocessor_config.json", input_size=[3, 0, "x"]),
+    "huge_input": lambda folder, escape: (folder / "preprocessor_config.json").write_text(
+        json.dumps({**json.loads((folder / "preprocessor_config.json").read_text()), "input_size": [3, 10**6, 10**6]})
+    ),
+    "no_input": lambda folder, escape: (folder / "preprocessor_config.json").write_text(
+        json.dumps({**json.loads((folder / "preprocessor_config.json").read_text()), "input_size": [3, 0, "x"]})
+    ),
     "evil_code": _code("evil"),
     "evil_code_of_ours": _code("timm_multilabel"),
     "broken_card": _text("card.json", "{"),
@@ -302,15 +371,25 @@ MODELS = {
 }
 
 
+def write_model(good: Path, folder: Path, name: str, escape: Path) -> Path:
+    """Copy a model's folder and break it."""
+    shutil.copytree(good, folder, ignore=shutil.ignore_patterns("checkpoint-*", "*.png"))
+    MODELS[name](folder, escape)
+    return folder
+
+
 def _unpickled(name):
-    return lambda folder, escape: torch.save(Escapes(escape), folder / name)
+    def change(folder, escape):
+        torch.save(Escapes(escape), folder / name)
+
+    return change
 
 
 CHECKPOINTS = {
     "empty_folder": lambda folder, escape: [path.unlink() for path in folder.iterdir()],
     "half_model": _cut,
-    "no_model": _without("model.safetensors"),
-    "no_state": _without("trainer_state.json"),
+    "no_model": lambda folder, escape: (folder / "model.safetensors").unlink(),
+    "no_state": lambda folder, escape: (folder / "trainer_state.json").unlink(),
     "half_state": lambda folder, escape: os.truncate(folder / "trainer_state.json", 100),
     "half_optimizer": lambda folder, escape: os.truncate(folder / "optimizer.pt", 100),
     "evil_optimizer": _unpickled("optimizer.pt"),
@@ -318,14 +397,14 @@ CHECKPOINTS = {
     "evil_random": _unpickled("rng_state.pth"),
     "evil_arguments": _unpickled("training_args.bin"),
     "other_labels": _weights(
-        lambda name, tensor: tensor[:1] if name.startswith("head.") and tensor.ndim == 2 else tensor
-    ),
+        lambda state: {n: t[:1].clone() if n.startswith("head.") and t.ndim == 2 else t for n, t in state.items()}
+    ),  # fmt: skip
     "other_network": lambda folder, escape: save_file({"x": torch.zeros(1)}, folder / "model.safetensors"),
 }
 
 
-def write_broken(good: Path, folder: Path, change, escape: Path) -> Path:
-    """Copy the folder of a model or a checkpoint and break it by one of these changes."""
-    shutil.copytree(good, folder, ignore=shutil.ignore_patterns("checkpoint-*", "*.png"))
-    change(folder, escape)
+def write_checkpoint(good: Path, folder: Path, name: str, escape: Path) -> Path:
+    """Copy a checkpoint and break it."""
+    shutil.copytree(good, folder)
+    CHECKPOINTS[name](folder, escape)
     return folder

@@ -14,7 +14,6 @@ import torch
 import yaml
 from conftest import write_pictures
 from PIL import Image
-from reading import write_files
 
 from halflabel.model.image_processing_timm_multilabel import decode_image
 from halflabel_cli import main
@@ -53,29 +52,58 @@ TABLES = [
     ("long_name.csv", "row 2: a cell of more than 131072 characters"),
     ("long_header.csv", "row 1: a cell of more than 131072 characters"),
     ("long_line.jsonl", NO_LABEL),
+    ("utf16.csv", "row 1: the column names are not UTF-8"),
+    ("latin1.csv", r"row 3, column 'file_name': b'\xfc.png' is not UTF-8"),
     ("latin1_header.csv", "row 1: the column names are not UTF-8"),
     ("mixed.csv", r"row 2, column 'Straße': b'gr\xf6\xdfer' is not UTF-8"),
+    ("twice.csv", "column 'car' is given twice"),
+    ("twice_blank.csv", "column 'car' is given twice"),
+    ("repeated.csv", "row 4, column 'file_name': 'a.png' is already in row 2"),
+    ("repeated_dot.csv", "'./a.png' is already in row 2"),
+    ("ragged.csv", "row 4: 1 cells, expected 2; row 5: 3 cells, expected 2"),
+    ("quote.csv", "row 2: a quote is opened and never closed"),
+    ("separator.csv", "no column 'file_name'; its columns are file_name;car"),
+    ("empty.csv", "the table is empty"),
     ("blank.csv", "the table has no rows"),
+    ("mark.csv", "the table is empty"),
+    ("header.csv", "the table has no rows"),
+    ("no_labels.csv", "no label columns beside file_name, split"),
+    ("no_file.csv", "no column 'file_name'"),
+    ("two.csv", f"label value '2' {NO_LABEL}"),
+    ("maybe.csv", f"label value 'maybe' {NO_LABEL}"),
     ("inf.csv", f"label value 'inf' {NO_LABEL}"),
+    ("half.csv", f"label value '0.5' {NO_LABEL}"),
+    ("split.csv", "split 'tset' is none of train, validation, test; did you mean test?"),
     ("climbs.csv", "'../secret.png' leaves the image folder"),
     ("absolute.csv", "'/etc/hostname' leaves the image folder"),
     ("windows.csv", r"'C:\\Windows\\a.png' leaves the image folder"),
     ("backslash.csv", r"'..\\secret.png' leaves the image folder"),
+    ("gone.csv", "no image 'gone.png'"),
     ("folder.csv", "no image 'folder.jpg'"),
     ("loop.csv", "no image 'loop.jpg'"),
     ("long_path.csv", "no image 'd/d/"),
+    ("twice.jsonl", "row 1: the key 'car' is given twice"),
+    ("list.jsonl", "row 1: ['a.png', 1] is no object"),
+    ("deep.jsonl", "row 1: nested too deeply"),
+    ("digits.jsonl", "row 1: a number of too many digits"),
+    ("surrogate.jsonl", r"row 1: a \u escape is half a pair"),
     ("infinity.jsonl", f"label value 'Infinity' {NO_LABEL}"),
     ("text.parquet", "cannot be read as parquet"),
     ("cut.parquet", "cannot be read as parquet"),
+    ("cut.csv.gz", "cannot be read as csv.gz"),
     ("plain.csv.gz", "cannot be read as csv.gz"),
     ("twice.json", "image 2 (id 1): the id is already that of image 1"),
     ("list.json", "not of COCO or LVIS"),
+    ("number.json", "image 1: it is 1, expected an object"),
     ("table.xlsx", "no known format"),
     ("directory.csv", "no known format"),
 ]
 RECIPES = [
     ("tag.yaml", "cannot be read as YAML (could not determine a constructor for the tag"),
+    ("tag_new.yaml", "cannot be read as YAML (could not determine a constructor for the tag"),
     ("bomb.yaml", "it has an alias (*a0); write out what it stands for"),
+    ("bomb_value.yaml", "it has an alias (*a0); write out what it stands for"),
+    ("itself.yaml", "it has an alias (*a)"),
     ("no_anchor.yaml", "it has an alias (*nothing)"),
     ("unknown.yaml", "unknown key 'lerning_rate'; did you mean learning_rate"),
     ("number_key.yaml", "unknown key 7"),
@@ -88,8 +116,12 @@ RECIPES = [
     ("list.yaml", "a recipe is a flat mapping of keys to values"),
     ("text.yaml", "a recipe is a flat mapping of keys to values"),
     ("empty.yaml", "a recipe is a flat mapping of keys to values"),
+    ("twice.yaml", "the key 'backbone' is given twice"),
+    ("two.yaml", "expected a single document"),
     ("tabs.yaml", "cannot be read as YAML"),
     ("nul.yaml", "special characters are not allowed"),
+    ("utf16.yaml", "can't decode byte 0xff"),
+    ("deep.yaml", "cannot be read as YAML (maximum recursion depth"),
 ]
 MODELS = [
     ("pickle_only", "only pytorch_model.bin: a pickle can run any code when it is read, so none is"),
@@ -179,14 +211,14 @@ COMMANDS = [
     (f"{TRAIN} --max_train_images -1", "max_train_images is -1, expected a number of at least 1"),
     (f"{TRAIN} --max_test_images -5", "max_test_images is -5, expected a number of at least 1"),
     (f"{TRAIN} --labels nope", "unknown label 'nope'"),
-    (f"{TRAIN} --pos_weight '{{{{\"red\": -1}}}}'", "pos_weight holds -1.0, expected above 0"),
+    (f"{TRAIN} --pos_weight '{{{{\"red\": -1}}}}'", "pos_weight holds -1.0, expected a number above 0"),
     (f"{TRAIN} --unknown 2", "unknown: '2' is none of ignore, negative, positive"),
     (f"{TRAIN} --head_args '{{{{\"width\": 1'", "is not a mapping in JSON"),
     (f'{TRAIN} --backbone_args \'{{{{"checkpoint_path": "x"}}}}\'', "'checkpoint_path' would fetch other weights"),
     (f"{TRAIN} --weights evil.pth", "evil.pth holds no weights that fit 'test_resnet'"),
     (f"{TRAIN} --weights folder", "weights 'folder': no such file"),
     (f"{TRAIN} --data cut.csv", "image cut.jpg cannot be read"),
-    (f"{TRAIN} --data {{tables}}/inf.csv", f"label value 'inf' {NO_LABEL}"),
+    (f"{TRAIN} --data {{tables}}/two.csv", f"label value '2' {NO_LABEL}"),
     (f"{TRAIN} --feature_cache file", "features cannot be kept in file"),
     ("train {ok} --output_dir file", "File exists: 'file'"),
     ("train {ok} --output_dir /dev/null/out", "Not a directory: '/dev/null/out'"),
@@ -201,7 +233,7 @@ COMMANDS = [
     ("predict {model} {pictures}/folder.jpg --output x.csv", "no pictures at"),
     ("predict a/b/c/d {picture} --output x.csv", "model 'a/b/c/d' cannot be loaded"),
     ("evaluate {model} --data {data} --split tset", "split 'tset' is none of"),
-    ("evaluate {model} --data {tables}/inf.csv", f"label value 'inf' {NO_LABEL}"),
+    ("evaluate {model} --data {tables}/two.csv", f"label value '2' {NO_LABEL}"),
     ("evaluate {model} --data {data} --image_folder nowhere", "image_folder 'nowhere': no such folder"),
     (
         "calibrate {model} --data {data} --split test --objective precision>=nan",
@@ -251,15 +283,14 @@ def places(tmp_path_factory):
     assert main(["train", str(root / "ok.yaml"), "--save_total_limit", "1"]) == 0
     escape, model = root / "escaped", root / "model"
     (checkpoint,) = model.glob("checkpoint-*")
-    for name, change in bad_files.MODELS.items():
-        bad_files.write_broken(model, root / "models" / name, change, escape)
-    for name, change in bad_files.CHECKPOINTS.items():
-        bad_files.write_broken(checkpoint, root / "checkpoints" / name, change, escape)
+    for name in bad_files.MODELS:
+        bad_files.write_model(model, root / "models" / name, name, escape)
+    for name in bad_files.CHECKPOINTS:
+        bad_files.write_checkpoint(checkpoint, root / "checkpoints" / name, name, escape)
     return SimpleNamespace(
         root=root, ok=root / "ok.yaml", data=data, picture=root / "good" / "000.png", model=model, escape=escape,
         models=root / "models", checkpoints=root / "checkpoints", pictures=bad_files.write_pictures(root / "pictures"),
-        tables=bad_files.write_tables(root / "data" / "tables"),
-        recipes=write_files(root / "yaml", bad_files.recipes(escape)),
+        tables=bad_files.write_tables(root / "data" / "tables"), recipes=bad_files.write_recipes(root / "yaml", escape),
     )  # fmt: skip
 
 
@@ -388,7 +419,7 @@ def test_a_link_to_something_that_is_no_picture_is_not_copied_out(places, here, 
     assert not any(b"the key" in path.read_bytes() for path in (here / "shards").rglob("*") if path.is_file())
 
 
-def test_errors_draws_a_line_of_pixels(places, here):
+def test_review_draws_a_line_of_pixels(places, here):
     for name in ("a", "b"):
         Image.new("RGB", (50_000, 1)).save(here / f"{name}.png")
     (here / "t.csv").write_text("file_name,red,blue\na.png,1,0\nb.png,0,\n")
