@@ -29,7 +29,9 @@ def test_a_folder_that_holds_models_is_none_and_says_which_it_holds(saved_model,
     (tmp_path / "runs" / "probe").symlink_to(saved_model)
     with pytest.raises(HalflabelError, match=r"holds no config.json: .* finished run, like \S*runs/probe$"):
         open_model(str(tmp_path / "runs"))
-    with pytest.raises(HalflabelError, match=r"there is no such folder; did you mean \S*/runs/probe\?$"):
+    with pytest.raises(
+        HalflabelError, match=r"there is no such folder; did you mean \S*/runs/probe\?; a name on the Hub is"
+    ):
         open_model(str(tmp_path / "runs" / "prob"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
