@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -42,7 +42,7 @@ def find_fault(checkpoint: Path) -> str | None:
     """Say why a run cannot go on from a checkpoint; None: it is whole.
 
     Every file is opened as it is when a run goes on; of a pickle that is its tensors and plain values, and nothing that
-    could run.
+    could run. `training_args.bin` is not: no run reads it.
     """
     for name, patterns in _NEEDED.items():
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
@@ -55,7 +55,7 @@ def find_fault(checkpoint: Path) -> str | None:
                 TrainerState.load_from_json(str(path))
             elif path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix in (".pt", ".pth", ".bin"):
+            elif path.suffix in (".pt", ".pth", ".bin") and path.name != TRAINING_ARGS_NAME:
                 with safe_globals():
                     torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, EOFError):
