@@ -182,7 +182,7 @@ def test_logits_scores_and_decisions_are_the_models(case, tmp_path):
 
 def test_what_answers_otherwise_than_torch_is_not_left_behind(tmp_path, monkeypatch):
     saved(tmp_path / "model")
-    monkeypatch.setattr("halflabel.share.export.ONNX_TOLERANCE", -1.0)
+    monkeypatch.setattr("halflabel.share.export.ONNX_TOLERANCE", (-1.0, -1.0))
     with pytest.raises(
         HalflabelError, match="^onnxruntime, at batch size 1 of test_resnet, answers otherwise: scores differ by up to "
     ):

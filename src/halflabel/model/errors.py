@@ -27,9 +27,9 @@ def reason_of(error: BaseException, *, first_line: bool = False) -> str:
     return line if len(line) <= 400 else line[:399] + "…"
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str], most: int = 3) -> str:
     """Return `"; did you mean a, b or c?"` for the choices nearest to a misspelt word, or `""` where none is near."""
-    near = difflib.get_close_matches(str(word), [str(choice) for choice in choices], cutoff=0.5)
+    near = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=most, cutoff=0.5)
     if not near:
         return ""
     listed = near[0] if len(near) == 1 else ", ".join(near[:-1]) + " or " + near[-1]

@@ -27,6 +27,12 @@ from ..use.inference import Name, SavedModel, open_model
 DECISIONS = "decisions.json"
 ONNX_TOLERANCE, TIMM_TOLERANCE = (1e-4, 1e-4), (1e-5, 4e-5)
 """How far scores may be from the model's, and logits as a share of the largest or of 1."""
+BATCH_SIZES = (1, 3)
+_RULE = (
+    "score = 1 / (1 + exp(-(scale * logit + shift))); the answer is yes where score >= threshold, so that a threshold "
+    "of 2.0 means never. The same answers from scores without calibration, 1 / (1 + exp(-logit)): yes where they are "
+    ">= plain_threshold."
+)
 
 
 def export(model: Name | SavedModel, output: Name, format: str) -> str:  # noqa: A002 - the name of the option
@@ -162,8 +168,8 @@ def _compare(of: str, found: Sequence[Tensor], expected: Sequence[Tensor], most:
     logits /= max(1.0, float(expected[0].abs().max()))
     if not (logits <= most[1] and scores <= most[0]):
         raise HalflabelError(
-            f"{of} answers otherwise: scores differ by up to {scores:.1e} (allowed {most[0]:.0e}), logits by {logits:.1e} "
-            "of the largest; export it in the other format, or share the model as it is"
+            f"{of} answers otherwise: scores differ by up to {scores:.1e} (allowed {most[0]:.0e}), logits by "
+            f"{logits:.1e} of the largest; export it in the other format, or share the model as it is"
         )
     return scores
 
