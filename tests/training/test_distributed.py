@@ -48,7 +48,8 @@ def together(tmp_path_factory):
     size = (folder / "pictures" / "000.png").stat().st_size
     write_shards(load_images(table), folder / "shards", shard_bytes=5 * size, quiet=True)
     recipe = {
-        "data": str(table), "backbone": "test_resnet", "weights": "none", "ema_decay": 0.9, "save_total_limit": 1, "num_train_epochs": 2,
+        "data": str(table), "backbone": "test_resnet", "weights": "none", "ema_decay": 0.9, "num_train_epochs": 2,
+        "save_total_limit": 1,  # checkpoints stay
         "per_device_train_batch_size": 5, "output_dir": str(folder / "out"), "use_cpu": True, "disable_tqdm": True,
         "report_to": "none", "decide": "f1", "max_steps": 8, "eval_strategy": "steps", "eval_steps": 2,
         "save_strategy": "steps", "save_steps": 2,
