@@ -1,8 +1,10 @@
 """The front door: a function for each command, with its name and its arguments, imported when it is asked for."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -44,6 +46,8 @@ def test_its_names_are_shown_and_each_is_there():
     assert set(dir(halflabel)) >= {"load_images", "load", *(name for name in COMMANDS if name != "data")}
     for name in dir(halflabel):
         assert getattr(halflabel, name) is not None
+    stub = Path(halflabel.__file__).with_suffix(".pyi").read_text()
+    assert set(re.findall(r"import \w+ as (\w+)$", stub, flags=re.MULTILINE)) == set(halflabel.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         halflabel.trian  # noqa: B018
 

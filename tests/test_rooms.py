@@ -41,3 +41,14 @@ def test_what_travels_to_the_hub_reaches_only_its_siblings():
     for path in (SOURCE / "halflabel" / "model").glob("*.py"):
         assert all(name[0] == "model" for name in imports(path)), path
         assert "from .." not in path.read_text(), path
+
+
+def test_a_file_is_one_thought_and_a_room_is_seen_at_a_glance():
+    for folder in {path.parent for path in FILES}:
+        assert "evaluate_modules" in str(folder) or len([path for path in folder.iterdir() if path.is_file()]) <= 12, (
+            folder
+        )
+    for path, parts in FILES.items():
+        assert len(path.read_text().splitlines()) <= 450, path
+        modules = {name[:2] if name[:2] in {one[:2] for one in FILES.values()} else () for name in imports(path)}
+        assert len(modules) <= 15, (parts, modules)

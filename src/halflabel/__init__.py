@@ -7,7 +7,7 @@ for each command; they and what else is not needed to load a model are imported 
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -20,31 +20,6 @@ from .model.labels import IGNORE_INDEX, UNCERTAIN, LabelSpace, count_labels
 from .model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
 from .model.objective import masked_loss
 from .model.pipeline import TASK, MultiLabelImageClassificationPipeline
-
-if TYPE_CHECKING:
-    from .data.loading import load_images as load_images
-    from .data.splitting import hide_labels as hide_labels
-    from .decide.decision_fitting import fit_decisions as fit_decisions
-    from .metrics.ranking import average_precision as average_precision
-    from .metrics.ranking import roc_auc as roc_auc
-    from .metrics.report import evaluate_scores as evaluate_scores
-    from .metrics.trainer import trainer_metrics as trainer_metrics
-    from .share.card import calibrate as calibrate
-    from .share.card import card as card
-    from .share.demo import demo as demo
-    from .share.export import export as export
-    from .share.push import push as push
-    from .share.trained import Run as Run
-    from .share.trained import load as load
-    from .share.trained import train as train
-    from .studies.advice import advise as advise
-    from .studies.compare import compare as compare
-    from .training.features import keep_freed_memory as keep_freed_memory
-    from .training.trainer import MultiLabelTrainer as MultiLabelTrainer
-    from .use.evaluate import evaluate as evaluate
-    from .use.explain import explain as explain
-    from .use.predict import predict as predict
-    from .use.review import review as review
 
 __version__ = version("halflabel")
 _PLACES = {

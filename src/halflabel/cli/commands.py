@@ -27,7 +27,7 @@ def run_command(options: argparse.Namespace) -> int:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    from ..training.features import keep_freed_memory
+    from .. import keep_freed_memory
 
     keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -64,8 +64,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def run_train(options: argparse.Namespace) -> int:
     """Run a recipe, print its table, and say what was written and what comes next."""
+    from .. import train
     from ..decide.report import render_metrics
-    from ..share.trained import train
     from ..training.recipe import parse_recipe
 
     quiet = ["--disable_tqdm=true"] if options.quiet else []
@@ -87,8 +87,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_data(options: argparse.Namespace) -> int:
     """Report on sources, and draw or write what they hold."""
-    from ..data.images import write_shards, write_table
-    from ..data.loading import load_sources, parse_sources
+    from ..data import load_sources, parse_sources, write_shards, write_table
     from ..data.report import describe, render
     from ..model.labels import count_labels
     from ..share.plots import check_drawing, draw_coverage, save
@@ -161,8 +160,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 def run_review(options: argparse.Namespace) -> int:
     """Write a table and a contact sheet of what somebody should look at."""
+    from .. import review
     from ..share.image_plots import write_review
-    from ..use.review import review
 
     folder = Path(options.output)
     check_outputs(None, folder=folder)
@@ -180,9 +179,9 @@ def run_review(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Draw where a picture speaks for labels."""
+    from .. import explain
     from ..share.image_plots import draw_explanation
     from ..share.plots import save
-    from ..use.explain import explain
 
     check_outputs(options.output)
     explanation = explain(options.model, options.image, options.labels)
@@ -214,8 +213,8 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_advise(options: argparse.Namespace) -> int:
     """Say whether transfer and multi-task learning make sense for the data, on the terminal and as files."""
+    from .. import advise
     from ..share.page import render_advice, write_report
-    from ..studies.advice import advise
 
     stem = Path(options.output)
     check_outputs(stem)
@@ -247,7 +246,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def run_push(options: argparse.Namespace) -> int:
     """Upload a finished folder to the Hub."""
-    from ..share.push import push
+    from .. import push
 
     private = options.private or None
     url = push(options.folder, options.repository, private, revision=options.revision, message=options.message)
@@ -257,7 +256,7 @@ def run_push(options: argparse.Namespace) -> int:
 
 def run_card(options: argparse.Namespace) -> int:
     """Render a model's card again from what its folder holds."""
-    from ..share.card import card
+    from .. import card
 
     print(f"written: {card(options.folder, options.repository)}")
     return 0
@@ -265,7 +264,7 @@ def run_card(options: argparse.Namespace) -> int:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write a model in another format."""
-    from ..share.export import export
+    from .. import export
 
     print(export(options.model, options.output, options.format))
     print(f"written: {options.output}")
@@ -274,7 +273,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Show a model in the browser, or make a Space that does."""
-    from ..share.demo import demo
+    from .. import demo
 
     made = demo(options.model, options.host, options.port, options.space, options.output)
     if made is not None:
@@ -287,7 +286,7 @@ def _sources(options: argparse.Namespace) -> list[Any]:
 
 
 def _load(options: argparse.Namespace) -> Any:  # noqa: ANN401 - AnnotatedImages, which is heavy to import
-    from ..data.loading import load_images
+    from .. import load_images
 
     return load_images(
         _sources(options),
@@ -299,7 +298,7 @@ def _load(options: argparse.Namespace) -> Any:  # noqa: ANN401 - AnnotatedImages
 
 
 def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
-    from ..data.files import write_whole
+    from ..data import write_whole
 
     if path is not None:
         write_whole(Path(path), json.dumps(content, indent=1) + "\n")
@@ -307,7 +306,7 @@ def _write_json(path: str | None, content: Mapping[str, Any]) -> None:
 
 def _is_main() -> bool:
     """Tell whether this process is the one that prints and writes."""
-    from ..training.features import process_state
+    from ..data import process_state
 
     return bool(process_state().is_main_process)
 

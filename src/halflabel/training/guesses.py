@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..model.errors import HalflabelError, did_you_mean, number
+from ..model.heads import raise_features
 from ..model.labels import IGNORE_INDEX
 from .evidence import (
     FeatureBasis,
@@ -71,6 +73,15 @@ _COUNT = number(1, whole=True)
 _RANGES = {
     "neighbours": _COUNT, "confidence": number(0.5, 1, below=True), "rounds": _COUNT, "folds": number(2, whole=True),
 }  # fmt: skip
+
+
+def pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 - a tensor, or rows on disk
+    """Return one vector per row: the mean over positions where the head consumes these."""
+    if isinstance(features, torch.Tensor) and features.ndim == 2:
+        pooled = features.float()
+    else:
+        pooled = torch.stack([features[row].float().mean(dim=0) for row in range(len(features))])
+    return np.asarray(raise_features(pooled, power))
 
 
 def make_pseudo_labels(

@@ -20,14 +20,12 @@ from ..data.pixels import FeatureDataset
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
 from ..metrics.report import json_ready
-from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError, shortlist
-from ..model.heads import raise_features
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
-from .guesses import PseudoLabelOptions, make_pseudo_labels
+from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
@@ -123,8 +121,8 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.training.lora_rank is not None:
         merge_lora(model)
-    _fit_rule(trainer, model.config, datasets, recipe)
-    metrics, logits = _test(trainer, model.config, datasets, recipe)
+    _fit_rule(trainer, model, datasets, recipe)
+    metrics, logits = _test(trainer, model, datasets, recipe)
     if recipe.training.pseudo_labels is not None:
         metrics["pseudo_labels"] = datasets["train"].pseudo_labels
     if recipe.data.bad_images == "skip":
@@ -197,7 +195,7 @@ def _kept_epoch(trainer: Trainer) -> tuple[float, float] | None:
     return None if best is None or not state.best_model_checkpoint else (best["epoch"], round(state.epoch or 0, 2))
 
 
-def _fit_rule(trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], recipe: Recipe) -> None:
+def _fit_rule(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> None:
     """Fit calibration and thresholds on the validation split, and store them in the model's configuration."""
     keys = recipe.decisions
     if keys.decide is None:
@@ -207,23 +205,21 @@ def _fit_rule(trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str
         return
     logits = np.asarray(trainer.predict(datasets["validation"]).predictions)
     rule = fit_decisions(logits, datasets["validation"].labels, keys.decide, keys.calibration)
-    config.decisions = rule.to_dict()
+    model.config.decisions = rule.to_dict()
     if trainer.is_world_process_zero():
-        for note in decision_notes(rule, config.label_space.names):
+        for note in decision_notes(rule, model.config.label_space.names):
             log.warning("%s", note)
 
 
-def _test(
-    trainer: Trainer, config: TimmMultiLabelConfig, datasets: dict[str, Any], recipe: Recipe
-) -> tuple[dict[str, Any], Any]:
+def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], Any]:
     """Touch the test split, once, at the end; return its measures and its logits."""
     if "test" not in datasets:
         log.warning("there is no test split: metrics.json holds no result")
         return {"split": None}, None
-    logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), config.decision_rule
+    logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), model.config.decision_rule
     main = trainer.is_world_process_zero()  # resampling takes its time; one process is enough
     ci = recipe.decisions.ci if main else None
-    labels, names = datasets["test"].labels, config.label_space.names
+    labels, names = datasets["test"].labels, model.config.label_space.names
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
@@ -325,22 +321,13 @@ def _add_pseudo_labels(
         features, views = train.features, train.views
     else:
         features, views = training_features(recipe, model, processor, data), 1
-    pooled, options = _pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
+    pooled, options = pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
     targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
     _tell_guesses(report)
     guessed = (labels == IGNORE_INDEX) & (targets >= 0)
     if guessed.any():
         train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
     return report
-
-
-def _pool(features: Any, power: float) -> NDArray[np.float32]:  # noqa: ANN401 - a tensor, or rows on disk
-    """Return one vector per row: the mean over positions where the head consumes these."""
-    if isinstance(features, torch.Tensor) and features.ndim == 2:
-        pooled = features.float()
-    else:
-        pooled = torch.stack([features[row].float().mean(dim=0) for row in range(len(features))])
-    return np.asarray(raise_features(pooled, power))
 
 
 def _tell_guesses(report: dict[str, Any]) -> None:
