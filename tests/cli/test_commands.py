@@ -12,7 +12,12 @@ import yaml
 from PIL import Image
 
 from halflabel.cli.commands import COMMANDS
-from halflabel.training.keys import DEFAULTS
+from halflabel.cli.light import WORDS
+from halflabel.data.images import SPLITS
+from halflabel.data.merging import CONTRADICTIONS
+from halflabel.decide.decision_fitting import CALIBRATIONS
+from halflabel.share.export import FORMATS
+from halflabel.training.keys import DEFAULTS, choices
 from halflabel.training.recipe import parse_recipe
 from halflabel_cli import build_parser, main
 
@@ -223,6 +228,13 @@ def test_words_paths_and_recipes_are_answered_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_words_that_are_checked_early_are_those_that_the_rooms_take():
+    assert {
+        "split": SPLITS, "calibration": tuple(CALIBRATIONS), "contradictions": CONTRADICTIONS,
+        "bad_images": choices("bad_images"), "format": tuple(FORMATS),
+    } == WORDS  # fmt: skip
 
 
 def test_the_commands_are_these():
