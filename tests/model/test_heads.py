@@ -16,11 +16,12 @@ SMALL = {"width": 16, "feed_forward": 32, "heads": 2}
 CASES = {
     "linear": ("linear", {}),
     "mlp": ("mlp", {"width": 16, "dropout": 0.2}),
-    "mlp_deep": ("mlp", {"width": 16, "layers": 3}),
+    "mlp_deep": ("mlp", {"width": 16, "layers": 3, "norm": "batch", "activation": "relu"}),
+    "mlp_bare": ("mlp", {"width": 16, "layers": 2, "norm": "none", "activation": "silu"}),
     "csra": ("csra", {}),
     "csra_many": ("csra", {"temperatures": [1, 2.5, "max"], "lam": 0.5}),
     "ml_decoder": ("ml_decoder", {**SMALL, "queries": 2}),
-    "ml_decoder_alone": ("ml_decoder", SMALL),
+    "ml_decoder_learned": ("ml_decoder", {**SMALL, "learn_queries": True}),
 }
 
 
@@ -179,8 +180,14 @@ def test_another_kind_of_head_takes_only_the_standardisation():
         new = make(case)
         assert not take_labels(new, old, [0, 1, 2, 3, 4])
         assert torch.equal(new.feature_scale, old.feature_scale) is taken
-    deeper = make("mlp_deep")
+    deeper = make("mlp_bare")
     assert not take_labels(deeper, make("mlp"), [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("name", "args"), CASES.values(), ids=CASES)
+def test_right_arguments_pass(name, args):
+    find_head(name).check_arguments(args, name)
+    find_head(name).check_arguments(None, name)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,9 @@ def test_another_kind_of_head_takes_only_the_standardisation():
         ("mlp", {"width": "512"}, "width is '512', expected a whole number of at least 1"),
         ("mlp", {"dropout": 1.0}, "head 'mlp': dropout is 1.0, expected a number of at least 0 and below 1"),
         ("mlp", {"dropout": float("nan")}, "dropout is nan, expected a number"),
+        ("mlp", {"norm": "layr"}, "norm is 'layr', expected layer, batch or none; did you mean layer"),
+        ("mlp", {"norm": None}, "norm is None, expected layer, batch or none"),
+        ("mlp", {"activation": "gelo"}, "activation is 'gelo', expected gelu, relu or silu; did you mean gelu"),
         ("csra", {"lambda": 1}, "takes no argument 'lambda'; it takes temperatures, lam"),
         ("csra", {"lam": -0.1}, "head 'csra': lam is -0.1, expected a number of at least 0"),
         ("csra", {"lam": float("inf")}, "lam is inf"),
@@ -203,6 +213,7 @@ def test_another_kind_of_head_takes_only_the_standardisation():
         ("csra", {"temperatures": [1, 0]}, "temperatures is \\[1, 0\\]"),
         ("csra", {"temperatures": "max"}, "temperatures is 'max'"),
         ("ml_decoder", {"queries": 0}, "head 'ml_decoder': queries is 0, expected a whole number of at least 1"),
+        ("ml_decoder", {"learn_queries": 1}, "learn_queries is 1, expected true or false"),
         ("ml_decoder", {"heads": 7, "width": 700, "feed_forward": 0}, "feed_forward is 0"),
         ("ml_decoder", {"in_features": 3}, "takes no argument 'in_features'"),
         ("mlp", [1], "head_args is \\[1\\], expected a mapping"),
@@ -235,6 +246,14 @@ def test_standardised_features_have_mean_zero_and_sd_one(pooled):
     torch.testing.assert_close(standardised.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(standardised.std(0, correction=0)[:2], torch.ones(2), atol=1e-4, rtol=0)
     assert pooled.feature_scale[2] == 1  # a constant feature is not divided by 0
+
+
+def test_positions_count_like_images(positions):
+    features = torch.randn(20, 7, 3) * torch.tensor([1.0, 20.0, 3.0]) + 4
+    positions.standardize_(features)
+    rows = features.double().reshape(-1, 3).numpy()
+    np.testing.assert_allclose(positions.feature_mean, rows.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(positions.feature_scale, rows.std(axis=0), rtol=1e-6)
 
 
 def test_many_chunks_give_the_numbers_of_one(pooled):
@@ -310,14 +329,21 @@ def test_a_head_of_another_power_takes_over_nothing():
     assert all(torch.equal(value, before[key]) for key, value in new.state_dict().items())
 
 
+def test_the_bias_starts_at_the_known_log_odds():
+    head = LinearHead(4, 3)
+    head.set_prior_(torch.tensor([9, 0, 0]), torch.tensor([18, 8, 0]))
+    expected = torch.tensor([10 / 20, 1 / 10, 1 / 2]).logit()
+    torch.testing.assert_close(head.linear.bias.detach(), expected)
+
+
 def test_mlp_is_layers_of_linear_norm_activation():
-    head = MlpHead(4, 3, layers=2, width=6, dropout=0.5).eval()
+    head = MlpHead(4, 3, layers=2, width=6, dropout=0.5, norm="layer", activation="relu").eval()
     x = torch.randn(8, 4)
     state = [head.get_parameter(name) for name, _ in head.named_parameters()]
     assert len(state) == 2 * 4 + 2  # weight and bias of each layer and of its norm; the last layer
     w1, b1, g1, s1, w2, b2, g2, s2, w3, b3 = state
-    h = F.gelu(F.layer_norm(x @ w1.T + b1, (6,), g1, s1))
-    h = F.gelu(F.layer_norm(h @ w2.T + b2, (6,), g2, s2))
+    h = F.relu(F.layer_norm(x @ w1.T + b1, (6,), g1, s1))
+    h = F.relu(F.layer_norm(h @ w2.T + b2, (6,), g2, s2))
     torch.testing.assert_close(head(x), h @ w3.T + b3)
 
 
@@ -327,6 +353,17 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(head(x), head(x))
     head.eval()
     assert torch.equal(head(x), head(x))
+
+
+def test_batch_norm_of_one_image_uses_the_running_statistics():
+    """The last batch of an epoch may hold one image, which has no spread of its own."""
+    head = MlpHead(4, 3, width=8, dropout=0.0, norm="batch")
+    for _ in range(50):
+        head(torch.randn(16, 4) * 3 + 1)
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    one = torch.randn(1, 4)
+    assert torch.equal(head(one), head.eval()(one))
+    assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
 
 def randomised(head):
@@ -368,6 +405,19 @@ def test_csra_is_the_formula_of_the_paper(temperatures):
     np.testing.assert_allclose(array(head(x)), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_csra_without_attention_is_linear_on_the_mean_position():
+    head = randomised(CsraHead(5, 3, lam=0))
+    x = torch.randn(4, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(head(x), x.mean(1) @ head.weight[0].T + head.bias)
+
+
+def test_csra_high_temperature_tends_to_the_maximum():
+    sharp, highest = CsraHead(5, 3, temperatures=[1e4]), CsraHead(5, 3, temperatures=["max"])
+    highest.load_state_dict(randomised(sharp).state_dict())
+    x = torch.randn(4, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(sharp(x), highest.double()(x), rtol=0, atol=1e-4)
+
+
 def layer_norm(v, norm):
     return (v - v.mean()) / math.sqrt(v.var() + norm.eps) * array(norm.weight) + array(norm.bias)
 
@@ -398,12 +448,20 @@ def ml_decoder_by_hand(head, x, heads, group_size):
 
 
 @pytest.mark.parametrize(("labels", "queries", "used"), [(3, 100, 3), (7, 3, 3), (9, 4, 3), (6, 3, 3), (5, 1, 1)])
-def test_ml_decoder_is_the_formula_of_the_paper(labels, queries, used):
-    head = randomised(MlDecoderHead(5, labels, queries=queries, width=8, feed_forward=6, heads=2))
+@pytest.mark.parametrize("learn", [False, True])
+def test_ml_decoder_is_the_formula_of_the_paper(labels, queries, used, learn):
+    head = randomised(MlDecoderHead(5, labels, queries=queries, width=8, feed_forward=6, heads=2, learn_queries=learn))
     assert head.queries.shape == (used, 8)  # no query without labels
     x = torch.randn(2, 4, 5, dtype=torch.float64)
     expected = [ml_decoder_by_hand(head, array(image), 2, math.ceil(labels / used)) for image in x]
     np.testing.assert_allclose(array(head(x)), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_ml_decoder_queries_are_fixed_or_learned():
+    for learn in (False, True):
+        head = MlDecoderHead(5, 3, width=8, feed_forward=6, heads=2, learn_queries=learn)
+        assert ("queries" in dict(head.named_parameters())) is learn
+        assert "queries" in head.state_dict()
 
 
 def test_ml_decoder_labels_appended_to_a_group_keep_the_others():

@@ -12,13 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
-from .errors import HalflabelError, Kind, check_arguments, did_you_mean, is_own, list_of, missing_part, number
+from .errors import (
+    FLAG,
+    HalflabelError,
+    Kind,
+    check_arguments,
+    did_you_mean,
+    is_own,
+    list_of,
+    missing_part,
+    number,
+    one_of,
+)
 
 CHUNK = 1 << 21
 """How many numbers `Head.standardize_` holds at once in float64: 16 MiB."""
 
 SMALL, START = 0.01, 0.1  # standard deviations of a last layer's first weights, and of the scores of a drawn vector
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _COUNT, _DROPOUT = number(1, whole=True), number(0, 1, below=True)
 _POWER = number(0, 1, above=True)
 _TEMPERATURE = Kind("", lambda value: value == "max" or number(0, above=True).fits(value))
@@ -183,9 +195,12 @@ class LinearHead(Head):
 
 
 class MlpHead(LinearHead):
-    """Several new layers, then a linear one: h <- dropout(gelu(layer_norm(W h + c))), logit_i = w_i . h + b_i."""
+    """Several new layers, then a linear one: h <- dropout(activation(norm(W h + c))), logit_i = w_i . h + b_i."""
 
-    arguments: ClassVar = {"layers": _COUNT, "width": _COUNT, "dropout": _DROPOUT, "power": _POWER}
+    arguments: ClassVar = {
+        "layers": _COUNT, "width": _COUNT, "dropout": _DROPOUT, "norm": one_of("layer", "batch", "none"),
+        "activation": one_of(*ACTIVATIONS), "power": _POWER,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -194,6 +209,8 @@ class MlpHead(LinearHead):
         layers: int = 1,
         width: int = 512,
         dropout: float = 0.1,
+        norm: str = "layer",
+        activation: str = "gelu",
         power: float = 1.0,
     ) -> None:
         """Build the head.
@@ -202,14 +219,19 @@ class MlpHead(LinearHead):
             layers: Hidden layers, at least 1.
             width: Of each hidden layer, at least 1.
             dropout: Share of hidden values set to 0 in training, in [0, 1).
+            norm: `"layer"`, `"batch"` or `"none"`.
+            activation: A key of `ACTIVATIONS`.
             power: See `LinearHead`.
         """
         Head.__init__(self, in_features, num_labels)
         self.power = power
         self.hidden = nn.Sequential()
         for i in range(layers):
-            layer = nn.Linear(width if i else in_features, width)
-            self.hidden.extend([layer, nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)])
+            # BatchNorm subtracts any bias that stands before it
+            self.hidden.append(nn.Linear(width if i else in_features, width, bias=norm != "batch"))
+            if norm != "none":
+                self.hidden.append(nn.LayerNorm(width) if norm == "layer" else _BatchNorm(width))
+            self.hidden.extend([ACTIVATIONS[activation](), nn.Dropout(dropout)])
         self.linear = nn.Linear(width, num_labels)
         self.reset_parameters()
 
@@ -217,6 +239,9 @@ class MlpHead(LinearHead):
         """Draw new weights: hidden ones as He et al. 2015, those of the last layer normal, sd 0.01; biases are 0."""
         super().reset_parameters()
         _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
+        for layer in self.hidden:
+            if isinstance(layer, _BatchNorm):
+                layer.reset_running_stats()
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""
@@ -226,10 +251,19 @@ class MlpHead(LinearHead):
 def _reset_layers(layers: Iterable[nn.Module], draw: Callable[[Tensor], Tensor]) -> None:
     """Draw the weights of linear layers, and set those of norms to 1 and all biases to 0."""
     for layer in layers:
-        if isinstance(layer, nn.Linear | nn.LayerNorm):
+        if isinstance(layer, nn.Linear | nn.LayerNorm | _BatchNorm):
             (draw if isinstance(layer, nn.Linear) else nn.init.ones_)(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """BatchNorm that also takes a single image in training, which has no spread: by the running statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
 
 
 class PositionsHead(Head):
@@ -301,12 +335,12 @@ class MlDecoderHead(PositionsHead):
 
         logit_i = w_i . a_(i div g) + b_i
 
-    So 10,000 labels cost 100 queries. K is at most `queries`, and no query is made that would have no label. Queries
-    stay as drawn; the layer that reads them is trained.
+    So 10,000 labels cost 100 queries. K is at most `queries`, and no query is made that would have no label.
     """
 
     arguments: ClassVar = {
-        **dict.fromkeys(("queries", "width", "feed_forward", "heads"), _COUNT), "dropout": _DROPOUT
+        **dict.fromkeys(("queries", "width", "feed_forward", "heads"), _COUNT), "dropout": _DROPOUT,
+        "learn_queries": FLAG,
     }  # fmt: skip
     per_label: ClassVar = {"weight": 0, "bias": 0, "queries": 0}
     queries: Tensor
@@ -320,6 +354,7 @@ class MlDecoderHead(PositionsHead):
         feed_forward: int = 2048,
         heads: int = 8,
         dropout: float = 0.1,
+        learn_queries: bool = False,
     ) -> None:
         """Build the head; the defaults are those of the authors' code.
 
@@ -329,12 +364,17 @@ class MlDecoderHead(PositionsHead):
             feed_forward: Width of the feed-forward layer, at least 1.
             heads: Of the attention, at least 1.
             dropout: Share of values set to 0 in training, in [0, 1).
+            learn_queries: Train the queries; else they stay as drawn, and the layer that reads them is trained.
         """
         super().__init__(in_features, num_labels)
         if width % heads:
             raise HalflabelError(f"ml_decoder: width is {width}, expected a multiple of heads, which is {heads}")
         self.group_size = -(-num_labels // min(queries, num_labels))
-        self.register_buffer("queries", torch.empty(-(-num_labels // self.group_size), width))
+        drawn = torch.empty(-(-num_labels // self.group_size), width)
+        if learn_queries:
+            self.queries = nn.Parameter(drawn)
+        else:
+            self.register_buffer("queries", drawn)
         self.heads = heads
         self.embed = nn.Linear(in_features, width)
         self.query = nn.Linear(width, width)
