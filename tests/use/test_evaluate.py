@@ -79,6 +79,18 @@ def test_a_model_with_its_labels_in_another_order_is_no_different(saved, colour_
     assert found["sentence"].startswith("no clear difference")
 
 
+def test_a_label_that_the_data_lack_is_undefined_and_named_and_the_others_are_measured(saved, colour_images, caplog):
+    whole = evaluate(saved[1], colour_images)
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        found = evaluate(saved[1], colour_images.with_only(["red"]))
+    assert found["labels"]["red"] == whole["labels"]["red"]
+    assert (found["mAP"], found["undefined_labels"]) == (whole["labels"]["red"]["AP"], ["blue"])
+    assert (found["labels"]["blue"]["known"], found["labels"]["blue"]["AP"]) == (0, None)
+    assert "the data have no label 'blue', which" in caplog.text
+    with pytest.raises(HalflabelError, match="the data have no label 'blue'"):
+        calibrate(saved[1], colour_images.with_only(["red"]), split="train")
+
+
 def test_models_for_different_labels_are_not_compared(saved, colour_images, tmp_path):
     model, folder = saved
     model.replace_head(["red"])

@@ -197,8 +197,11 @@ def test_models_that_may_not_be_loaded_are_one_line(hub, client, folder, tmp_pat
 
 
 def test_a_model_of_other_labels_than_the_data_is_one_line(client, pushed, folder, colour_table):
+    colour_table.write_text(colour_table.read_text().replace("red,blue", "rot,blau"))
     for command in (["evaluate"], ["calibrate"], ["review", "--output", folder.parent / "errors"]):
         code, _, err = client.halflabel(command[0], folder, "--data", colour_table, "--split", "test", *command[1:])
         assert code == 2
         line = err.splitlines()[-1]
-        assert line.startswith(f"halflabel: error: the data have no label 'green', which {folder} answers")
+        assert line.startswith(
+            f"halflabel: error: the data have no label 'red', 'blue', 'green', which {folder} answers"
+        )

@@ -89,6 +89,12 @@ class AnnotatedImages:
         columns = [self.label_space.index(name) for name in names]
         return replace(self, label_space=LabelSpace(names), labels=self.labels[:, columns])
 
+    def with_unknown(self, names: Sequence[str]) -> "AnnotatedImages":
+        """Return the same images with more labels, which are unknown for all of them."""
+        unknown = np.full((len(self), len(names)), IGNORE_INDEX, dtype=np.int8)
+        space = LabelSpace([*self.label_space.names, *names])
+        return replace(self, label_space=space, labels=np.hstack([self.labels, unknown]))
+
     def of_split(self, split: str) -> "AnnotatedImages":
         """Return the images of one split."""
         return self.select(np.flatnonzero(self.column("split") == split))

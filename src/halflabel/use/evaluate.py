@@ -63,10 +63,11 @@ def evaluate(
         source: Other arguments of `load_images`; with `bad_images="skip"` the result counts `skipped_images`.
 
     Returns:
-        What `decide.report.measure_rule` says, `split`, and in `data` where the pictures came from.
+        What `decide.report.measure_rule` says, `split`, and in `data` where the pictures came from. A label of the
+        model that the data lack is unknown there: its measures are undefined, and `undefined_labels` names it.
 
     Raises:
-        HalflabelError: If the split is empty, or the data and the models have different labels.
+        HalflabelError: If the split is empty, the data have none of the labels, or the models have different ones.
     """
     images = load_images(data, **source)
     measured = measure(model, images, split, batch_size, fast_decode, ci, compare)
@@ -128,7 +129,8 @@ def calibrate(
         What `decide.report.describe_decisions` says of the new rule on the entries it was fitted on, and `split`.
 
     Raises:
-        HalflabelError: As `evaluate` and `fit_decisions`, and if the model is not in a folder.
+        HalflabelError: As `evaluate` and `fit_decisions`, if the data lack a label, whose thresholds would be lost, and
+            if the model is not in a folder.
     """
     check_fitting(objective, calibration)
     name = model.name if isinstance(model, SavedModel) else str(model)
@@ -144,7 +146,7 @@ def calibrate(
             "or train with decide, which uses those that training keeps for validation"
         )
     saved = open_model(model)
-    chosen, taken = choose_split(saved, images, split)
+    chosen, taken = choose_split(saved, images, split, every_label=True)
     logits = predict_logits(saved, chosen, batch_size, fast_decode)
     rule = fit_decisions(logits, chosen.labels, objective, calibration)
     if process_state().is_main_process:

@@ -150,19 +150,26 @@ def _status_reason(error: HfHubHTTPError) -> str:
     return f"the Hub answers {status} ({said})" + ("; try again later" if status >= 500 else "")
 
 
-def choose_split(saved: SavedModel, images: AnnotatedImages, split: str | None) -> tuple[AnnotatedImages, str]:
+def choose_split(
+    saved: SavedModel, images: AnnotatedImages, split: str | None, every_label: bool = False
+) -> tuple[AnnotatedImages, str]:
     """Return the images of a split with the model's labels, in its order, and which they are: the split, or `ALL`.
 
-    All are taken for None, and, with a warning, where the data name no splits.
+    All are taken for None, and, with a warning, where the data name no splits. A label that the data do not have is
+    unknown for every image, and a warning names it.
 
     Raises:
-        HalflabelError: If there is none, or a label is missing.
+        HalflabelError: If there is no image, or none of the labels; with `every_label` if one is missing.
     """
-    missing = [label for label in saved.label_names if label not in images.label_space.names]
+    present = images.label_space.names
+    missing = [label for label in saved.label_names if label not in present]
     if missing:
-        nearest = did_you_mean(missing[0], images.label_space.names)
-        raise HalflabelError(f"the data have no label {missing[0]!r}, which {saved.name} answers{nearest}")
-    chosen = images.with_only(saved.label_names)
+        nearest = did_you_mean(missing[0], present)
+        told = f"the data have no label {shortlist(map(repr, missing))}, which {saved.name} answers{nearest}"
+        if every_label or len(missing) == len(saved.label_names):
+            raise HalflabelError(told)
+        log.warning("%s; it is unknown for every picture, and the other labels are measured", told)
+    chosen = images.with_unknown(missing).with_only(saved.label_names)
     if split and not (chosen.column("split") != "").any():
         log.warning(
             "the data name no splits: all %d images are taken, also any that the model was trained on; for others give "
