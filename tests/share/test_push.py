@@ -38,22 +38,26 @@ def saved(tmp_path, request):
 def test_a_push_is_one_commit_of_what_a_run_wrote_and_of_nothing_else(hub, client, saved):
     (saved / "checkpoint-3").mkdir()
     (saved / "checkpoint-3" / "model.safetensors").write_bytes(b"x")
-    for name in ("training_args.bin", "optimizer.pt", ".env", "notes.txt"):
-        (saved / name).write_bytes(b"secret")
     (saved / "plots").mkdir()
-    (saved / "plots" / "ap.png").write_bytes(b"picture")
+    for name in ("training_args.bin", "optimizer.pt", ".env", "notes.txt", "passport.png", "keys.json", "plots/me.png"):
+        (saved / name).write_bytes(b"secret")
+    (saved / "plots" / "coverage.png").write_bytes(b"picture")
+    for link, target in (("leak.json", "/etc/passwd"), ("metrics.json", "/etc/passwd"), ("examples.png", ".env")):
+        (saved / link).symlink_to(target)
     before = snapshot(saved)
     code, out, err = client.halflabel("push", saved, "alice/plain", "--message", "The first one")
-    assert (code, err) == (0, "")
+    told = [
+        f"{saved / name} is no file of its own (a link?) and is not pushed" for name in ("examples.png", "metrics.json")
+    ]
+    assert (code, sorted(err.splitlines())) == (0, told)
     assert out == f"pushed to {hub.url}/alice/plain\n"
     assert hub.commits("alice/plain") == ["The first one", "initial commit"]
     files = hub.files("alice/plain")
-    assert "notes.txt" not in files
     assert files.pop(".gitattributes")
-    shared = [path for path in before if path.suffix in (".json", ".safetensors", ".py", ".png")]
-    assert files == {str(path): before[path] for path in shared if "checkpoint-3" not in path.parts}
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_timm_multilabel.py",
-            "plots/ap.png"} <= set(files)  # fmt: skip
+    code_files = [path.name for path in saved.glob("*.py")]
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "plots/coverage.png", *code_files}
+    assert len(code_files) > 5
+    assert files == {name: before[Path(name)] for name in names}
     assert snapshot(saved) == before
 
 

@@ -34,6 +34,13 @@ from ..use.evaluate import calibrate as fit_rule
 from ..use.inference import Name, SavedModel
 
 CARD, CARD_DATA, EXAMPLES = "README.md", "card.json", "examples.png"
+PICTURES = (
+    EXAMPLES,
+    *(f"{PLOTS}/{name}.png"
+      for name in ("average_precision", "coverage", "learning_curve", "precision_recall", "reliability")),
+)  # fmt: skip
+"""The pictures that a run may draw, and a card shows."""
+
 MOST_LABELS = 100
 """So many labels are told one by one; all are in `metrics.json`."""
 
@@ -184,7 +191,6 @@ def _read(folder: Path, repository: str | None) -> RunRecord:
             raise HalflabelError(f"{folder}: {file} tells of other labels than {CONFIG_NAME}, so no card can be made")
     rows = data["training"]["labels"].values()
     positive, negative, uncertain = (np.array([row[answer] for row in rows], dtype=np.int64) for answer in _ANSWERS)
-    plots = sorted(f"{PLOTS}/{path.name}" for path in (folder / PLOTS).glob("*.png"))
     return RunRecord(
         name=data["name"],
         recipe={**recipe, **{key: value for key, value in DEFAULTS.items() if key not in recipe}},
@@ -193,7 +199,7 @@ def _read(folder: Path, repository: str | None) -> RunRecord:
         label_names=names,
         rule=config.decision_rule,
         datasets=data["datasets"],
-        pictures=[*([EXAMPLES] if (folder / EXAMPLES).is_file() else []), *plots],
+        pictures=[name for name in PICTURES if (folder / name).is_file()],
         repository=repository or data["repository"],
     )
 

@@ -1,24 +1,32 @@
 """Push a finished model's folder to the Hub; whatever fails, the folder is left whole and the error says what to do."""
 
 import json
+import logging
+import os
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.errors import HalflabelError
+from ..training.run import METRICS, RECIPE, TRAINING_LOG
 from ..use.inference import Name, SavedModel, hub_reason
-from .card import card, is_rendered
+from .card import CARD, CARD_DATA, PICTURES, card, is_rendered
 
-SHARED_FILES = ["*.json", "*.md", "*.onnx", "*.png", "*.py", "*.safetensors", "*.yaml"]
-"""What is pushed of a folder; so no pickle, and no file that happens to lie there."""
+log = logging.getLogger(__name__)
 
-KEPT_BACK = ["checkpoint-*", "probe/*", "unknown_as_negative/*", ".*", "*/.*"]
-"""Of that, what is not: what training goes on from, and hidden files."""
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_FILES = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME,
+          CARD, CARD_DATA, METRICS, RECIPE, TRAINING_LOG, *PICTURES)  # fmt: skip
+"""What a run writes to be shared, beside shards of weights and the code that the model needs."""
 
 
 def push(
@@ -29,7 +37,7 @@ def push(
     message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload what `halflabel train` left in its output folder, as one commit.
+    """Upload what `halflabel train` wrote into its output folder, as one commit; see `shared_files`.
 
     The card, unless somebody rewrote it, is first rendered for the repository, so that its examples load from there.
 
@@ -48,7 +56,7 @@ def push(
         HalflabelError: If the folder holds no finished model, or the push fails; the folder is left whole.
     """
     place = Path(folder.name if isinstance(folder, SavedModel) else folder)
-    _check_finished(place)
+    files = _check_finished(place)
     flags = ["--private"] * bool(private) + (["--revision", revision] if revision else [])
     again = shlex.join(["halflabel", "push", str(place), repository, *flags])
     try:
@@ -58,10 +66,8 @@ def push(
         api = HfApi(token=token)
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)
-        api.upload_folder(
-            repo_id=name, folder_path=place, revision=revision, commit_message=message or f"Upload {name}",
-            allow_patterns=SHARED_FILES, ignore_patterns=KEPT_BACK,
-        )  # fmt: skip
+        added = [CommitOperationAdd(file, place / file) for file in files]
+        api.create_commit(name, added, revision=revision, commit_message=message or f"Upload {name}")
     except HalflabelError as error:
         raise HalflabelError(f"{error}; {place} is whole, go on with: {again}") from error
     except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:  # RuntimeError: an upload that broke off
@@ -89,14 +95,46 @@ def prepare_repository(repository: str, private: bool | None = None, token: str 
     return url.repo_id, str(url)
 
 
-def _check_finished(folder: Path) -> None:
+def shared_files(folder: Path) -> list[str]:
+    """Return which files of a model's folder are pushed: those that a run writes, and nothing that only lies there.
+
+    A link is none of them, wherever it leads, and neither is what lies in a folder that is one; a warning names both.
+    """
+    root = folder.resolve()
+    present = sorted({name for name in (*_FILES, *_named_in(root)) if os.path.lexists(root / name)})
+    files = [name for name in present if (root / name).is_file() and (root / name).resolve() == root / name]
+    for name in set(present).difference(files):
+        log.warning("%s is no file of its own (a link?) and is not pushed", folder / name)
+    return files
+
+
+def _named_in(folder: Path) -> Iterator[str]:
+    """Give the shards that the index of the weights names, and the code that the configurations name."""
+    shards = map(str, _read(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {}).values())
+    yield from filter(_SHARD.fullmatch, shards)
+    for file in (CONFIG_NAME, IMAGE_PROCESSOR_NAME):
+        for place in _read(folder / file).get("auto_map", {}).values():
+            module = folder / f"{str(place).partition('.')[0]}.py"
+            if module.is_file():
+                yield from (Path(path).name for path in (module, *get_relative_import_files(module)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, an empty one where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def _check_finished(folder: Path) -> list[str]:
+    """Return what is to be pushed of a folder with a whole model."""
     if not folder.is_dir():
         raise HalflabelError(f"no folder {str(folder)!r}")
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict) or config.get("model_type") != TimmMultiLabelConfig.model_type:
+    files = shared_files(folder)
+    if CONFIG_NAME not in files or _read(folder / CONFIG_NAME).get("model_type") != TimmMultiLabelConfig.model_type:
         raise HalflabelError(f"{folder} holds no {CONFIG_NAME} of a halflabel model: push what a finished run wrote")
-    if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+    if not {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME}.intersection(files):
         raise HalflabelError(f"{folder} holds no {SAFE_WEIGHTS_NAME}: other files of weights are not pushed")
+    return files
