@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from killed_runs import halflabel
 from reading import check, draw, error_of
 
 from halflabel import HalflabelError
@@ -17,6 +18,7 @@ from halflabel.data.images import (
 )
 from halflabel.data.loading import load_images
 from halflabel.model.labels import LabelSpace
+from halflabel_cli import main
 
 
 def test_labels_can_be_replaced_and_selected(colour_images):
@@ -124,6 +126,22 @@ def test_shards_hold_pictures_and_every_answer(images, tmp_path):
           split=["train", "test", "train", "validation", "train"])  # fmt: skip
     for old, new in zip(images.dataset["image"], again.dataset["image"], strict=True):
         assert new["bytes"] == Path(old["path"]).read_bytes()
+
+
+@pytest.mark.parametrize("kill_at", [(r"validation-00000", 1), (r"-00000\.parquet\.part", 2, "os.rename")])
+def test_shards_whose_writing_was_killed_are_never_taken_for_whole(images, tmp_path, capsys, kill_at):
+    table, shards = tmp_path / "t.parquet", tmp_path / "s"
+    write_table(images, table)
+    command = ["data", str(table), "--image_folder", str(tmp_path / "p"), "--quiet", "--output", f"{shards}/"]
+    assert halflabel(command, tmp_path / "output.txt", kill_at=kill_at) == -9
+    assert 0 < len(list(shards.glob("*.part"))) < 3
+    assert main(["data", str(shards)]) == 2
+    assert "the writing of these shards was stopped: remove them, and write them again" in capsys.readouterr().err
+    if "os.rename" in kill_at:  # some have their names: nobody's files are removed unasked
+        assert "holds Parquet files already" in error_of(write_shards, images, shards, quiet=True)
+        return
+    assert write_shards(images, shards, quiet=True) == len(list(shards.iterdir())) == 3
+    assert len(load_images(str(shards))) == 5
 
 
 def test_what_cannot_be_written(images, tmp_path):

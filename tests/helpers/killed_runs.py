@@ -17,7 +17,8 @@ def halflabel(arguments, output, kill_at=None, largest_file=None):
     Args:
         arguments: Of the command.
         output: A file that gets all it prints.
-        kill_at: (pattern, count): SIGKILL when it opens a file whose path the pattern finds, for the count-th time.
+        kill_at: (pattern, count): SIGKILL when it opens a file whose path the pattern finds, for the count-th time; a
+            third element names another audit event than `open`, like `os.rename`.
         largest_file: Bytes; what would grow further fails as on a full disk.
 
     Returns:
@@ -37,12 +38,12 @@ def _run(arguments, kill_at, largest_file):
     return main(arguments)
 
 
-def _killer(pattern, count):
+def _killer(pattern, count, awaited="open"):
     left = count
 
     def watch(event, arguments):
         nonlocal left
-        if event == "open" and re.search(pattern, str(arguments[0])):
+        if event == awaited and re.search(pattern, str(arguments[0])):
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,29 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(UNFINISHED.replace("*", uuid.uuid4().hex))
     try:
         yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the name without the content
         if path.exists():
             shutil.copymode(path, unfinished)
-        unfinished.replace(path)
+        put_in_place({unfinished: path})
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def put_in_place(files: Mapping[Path, Path]) -> None:
+    """Give files their names, when the disk holds all of them: after a power cut no name stands for half a file.
+
+    Args:
+        files: From where each lies to its name, in the same folder, where another file may be.
+    """
+    for unfinished in files:
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+    for unfinished, path in files.items():
+        unfinished.replace(path)
+    for folder in {path.parent for path in files.values()}:
+        with contextlib.suppress(OSError):  # of systems that open no folder
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.image_processing_timm_multilabel import check_format
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelSpace, check_matrix
+from .files import put_in_place, whole_file
 
 SPLITS = ("train", "validation", "test")
 TEXT_COLUMNS = ("file_name", "split", "group", "source")
@@ -31,6 +32,7 @@ FEATURES = datasets.Features(
 ANSWER_COLUMNS = {"positive": 1, "negative": 0, "uncertain": UNCERTAIN}
 """The columns of shards that halflabel writes: per image the labels with each answer; what is in none is unknown."""
 SHARD_BYTES = 300_000_000
+_UNFINISHED = "*-[0-9][0-9][0-9][0-9][0-9].parquet.part"  # a shard that has not got its name yet
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def write_table(images: AnnotatedImages, path: Path) -> Path:
         columns[name] = pa.array(codes, mask=codes == IGNORE_INDEX)
     columns.update({name: list(images.column(name)) for name in ("split", "group", "source")})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pa.parquet.write_table(pa.table(columns), path)
+    with whole_file(path) as unfinished:
+        pa.parquet.write_table(pa.table(columns), unfinished)
     return root
 
 
@@ -200,7 +203,8 @@ def write_shards(images: AnnotatedImages, folder: Path, shard_bytes: int = SHARD
     """Write Parquet shards that hold the encoded pictures and every answer, for the Hub and for streaming.
 
     Each image has the lists `positive`, `negative` and `uncertain` of its labels; what is in none is unknown. Files are
-    named `SPLIT-00000-of-00003.parquet`, as the Hub expects; images without a split go to train.
+    named `SPLIT-00000-of-00003.parquet`, as the Hub expects; images without a split go to train. They get these names
+    together, when all are written; what a killed writing leaves is not read, see `writing_was_stopped`.
 
     Args:
         images: What to write.
@@ -218,17 +222,27 @@ def write_shards(images: AnnotatedImages, folder: Path, shard_bytes: int = SHARD
     if any(folder.glob("*.parquet")):
         raise HalflabelError(f"{folder}: it holds Parquet files already; choose an empty folder")
     splits = np.where(images.column("split") == "", "train", images.column("split"))
-    files = 0
-    for split in dict.fromkeys(splits):
-        part = images.select(np.flatnonzero(splits == split))
-        waiting: list[Path] = []
-        for number, rows in enumerate(_shard_rows(part, shard_bytes)):
-            waiting.append(folder / f"{split}-{number:05d}.parquet.part")
-            _write_shard(part.select(rows), waiting[-1], quiet)
-        for number, place in enumerate(waiting):
-            place.rename(folder / f"{split}-{number:05d}-of-{len(waiting):05d}.parquet")
-        files += len(waiting)
-    return files
+    for left in folder.glob(_UNFINISHED):
+        left.unlink()
+    names: dict[Path, Path] = {}
+    try:
+        for split in dict.fromkeys(splits):
+            part = images.select(np.flatnonzero(splits == split))
+            shards = list(_shard_rows(part, shard_bytes))
+            for number, rows in enumerate(shards):
+                unfinished = folder / f"{split}-{number:05d}.parquet.part"
+                names[unfinished] = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+                _write_shard(part.select(rows), unfinished, quiet)
+        put_in_place(names)
+    finally:
+        for unfinished in names:
+            unfinished.unlink(missing_ok=True)
+    return len(names)
+
+
+def writing_was_stopped(folder: Path) -> bool:
+    """Tell whether `write_shards` was killed in a folder, so that shards may lack there."""
+    return any(folder.glob(_UNFINISHED))
 
 
 @contextlib.contextmanager

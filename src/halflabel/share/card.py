@@ -32,15 +32,10 @@ from ..training.keys import DEFAULTS, INFORMATION, REMOVED, TRAINING_DEFAULTS
 from ..training.run import METRICS, PLOTS, RECIPE
 from ..use.evaluate import calibrate as fit_rule
 from ..use.inference import Name, SavedModel
+from .plots import FIGURES
 
 CARD, CARD_DATA, EXAMPLES = "README.md", "card.json", "examples.png"
-PICTURES = (
-    EXAMPLES,
-    *(f"{PLOTS}/{name}.png"
-      for name in ("average_precision", "coverage", "learning_curve", "precision_recall", "reliability")),
-)  # fmt: skip
-"""The pictures that a run may draw, and a card shows."""
-
+PICTURES = (EXAMPLES, *(f"{PLOTS}/{name}.png" for name in FIGURES))
 MOST_LABELS = 100
 """So many labels are told one by one; all are in `metrics.json`."""
 
@@ -61,7 +56,7 @@ class RunRecord:
     Attributes:
         name: The recipe's name.
         datasets: Which sources of the recipe are data sets of the Hub.
-        pictures: The pictures beside the card, like `plots/coverage.png`.
+        pictures: Those of `PICTURES` that lie beside the card.
         repository: The Hub repository that usage blocks load from; None: the recipe's output folder.
     """
 

@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ...model.errors import HalflabelError, did_you_mean, reason_of, shortlist
 from ...model.labels import LabelSpace
-from ..images import FEATURES, TEXT_COLUMNS, AnnotatedImages, add_texts, check_split
+from ..images import FEATURES, TEXT_COLUMNS, AnnotatedImages, add_texts, check_split, writing_was_stopped
 from ..merging import stack
 from ..source import Faults, Source, show
 from .hub_labels import ClassNames, find_labels
@@ -82,7 +82,7 @@ def looks_like_datasets(source: Source) -> bool:
     path = Path(source.path)
     if not os.path.isdir(path):  # noqa: PTH112 - which knows what to do with a name that is too long
         return False
-    saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json")) or writing_was_stopped(path)
     shards = (file for pattern in ("*.parquet", "*/*.parquet") for file in path.glob(pattern))
     return saved or any(file.name not in METADATA for file in shards)
 
@@ -150,8 +150,12 @@ def open_parts(source: Source, streaming: bool = False, columns: Sequence[str] |
         The parts by their split; by "" where the data set has none.
 
     Raises:
-        HalflabelError: If there is no such data set, or the Hub cannot be reached.
+        HalflabelError: If there is no such data set, its shards are not all there, or the Hub cannot be reached.
     """
+    if writing_was_stopped(Path(source.path)):
+        raise HalflabelError(
+            f"{source.path}: the writing of these shards was stopped: remove them, and write them again"
+        )
     with _told(source):
         loaded = _open(source, streaming, columns)
         parts = loaded if isinstance(loaded, dict) else {"": loaded}
