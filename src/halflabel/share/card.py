@@ -29,10 +29,9 @@ from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TAGS
 from ..training.features import process_state
 from ..training.keys import DEFAULTS, INFORMATION, REMOVED, TRAINING_DEFAULTS
-from ..training.run import METRICS, PLOTS, RECIPE
+from ..training.run import FIGURES, METRICS, PLOTS, RECIPE
 from ..use.evaluate import calibrate as fit_rule
 from ..use.inference import Name, SavedModel
-from .plots import FIGURES
 
 CARD, CARD_DATA, EXAMPLES = "README.md", "card.json", "examples.png"
 PICTURES = (EXAMPLES, *(f"{PLOTS}/{name}.png" for name in FIGURES))

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURES = ("average_precision", "coverage", "learning_curve", "precision_recall", "reliability")
-"""The names of what `draw_measured` and `draw_training` write."""
-
 MOST_PANELS, MOST_ROWS = 24, 60
 YES, NO, BASE, PALE, QUIET, INK = "#0072b2", "#d55e00", "#009e73", "#d7dae0", "#6b717c", "#22262e"
 # Looked for beside DejaVu Sans, which holds Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Asian ones.

@@ -47,6 +47,9 @@ METRICS, RECIPE, TRAINING_LOG, PLOTS = "metrics.json", "recipe.yaml", "training_
 """What lies in the output folder: what was measured, the resolved recipe, what the Trainer logged (losses, rates, and
 the measures on validation), and the folder of pictures."""
 
+FIGURES = ("average_precision", "coverage", "learning_curve", "precision_recall", "reliability")
+"""The names of the pictures in that folder."""
+
 PROBE = "probe"
 """The folder in the output folder in which the head is fitted; a run that is killed goes on from it."""
 
