@@ -408,3 +408,10 @@ def write_checkpoint(good: Path, folder: Path, name: str, escape: Path) -> Path:
     shutil.copytree(good, folder)
     CHECKPOINTS[name](folder, escape)
     return folder
+
+
+def change_in_secret(path):
+    """Change a file so that neither its size nor the time of its content tell."""
+    found, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-40] + content[-40:][::-1])
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))

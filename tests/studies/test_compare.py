@@ -5,6 +5,7 @@ import tempfile
 import numpy as np
 import pytest
 import yaml
+from bad_files import change_in_secret
 from scipy import stats
 
 from halflabel import HalflabelError
@@ -151,6 +152,9 @@ def test_a_comparison_goes_on_where_it_was_stopped(probe, colour_table, tmp_path
     assert rows[names[1]] | {"test_minus_first": 0} == first[names[1]] | {"test_minus_first": 0}
     capsys.readouterr()
     assert compare(colour_table, tmp_path, "--recipes", probe) == 2
+    assert "holds runs on other data or of other recipes" in capsys.readouterr().err
+    change_in_secret(colour_table.parent / "003.png")
+    assert compare(colour_table, tmp_path, *arguments) == 2
     assert "holds runs on other data or of other recipes" in capsys.readouterr().err
 
 

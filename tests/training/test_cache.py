@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bad_files import change_in_secret
 from safetensors.torch import load_file
 
 from halflabel import TimmMultiLabelForImageClassification, TimmMultiLabelImageProcessor
@@ -211,6 +212,12 @@ def test_a_changed_picture_has_another_key(pixels, colour_table):
     (colour_table.parent / "003.png").write_bytes((colour_table.parent / "004.png").read_bytes())
     after = keys(pixels)
     assert [i for i in range(48) if before[i] != after[i]] == [3]
+
+
+def test_a_picture_that_was_changed_in_secret_has_another_key(pixels, colour_table):
+    before = keys(pixels)
+    change_in_secret(colour_table.parent / "003.png")
+    assert [i for i, (old, new) in enumerate(zip(before, keys(pixels), strict=True)) if old != new] == [3]
 
 
 def test_embedded_pictures_are_known_by_their_bytes(processor, colour_table):

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bad_files import change_in_secret
 from killed_runs import halflabel
 from PIL import Image
 
@@ -175,6 +176,9 @@ def test_parts_of_something_else_are_refused(saved_model, ten, tmp_path, capsys)
     ):
         assert run(saved_model, options[0], output, *options[1:]) == 2
         assert told in capsys.readouterr().err
+    change_in_secret(Path(ten[0]))
+    assert run(saved_model, ten, output, "--resume") == 2
+    assert "a run of other files" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert run(saved_model, ten, f"{tmp_path}/mine/") == 2

@@ -16,13 +16,14 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import xxhash
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.image_processing_timm_multilabel import check_format
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelSpace, check_matrix
-from .files import put_in_place, whole_file
+from .files import file_identity, put_in_place, whole_file
 
 SPLITS = ("train", "validation", "test")
 TEXT_COLUMNS = ("file_name", "split", "group", "source")
@@ -145,6 +146,30 @@ def from_records(records: Iterable[Mapping[str, Any]], label_names: Sequence[str
     dataset = datasets.Dataset.from_dict({"image": [row["image"] for row in rows], **columns}, features=FEATURES)
     labels = np.array([row["labels"] for row in rows], dtype=np.int8).reshape(len(rows), len(label_names))
     return AnnotatedImages(dataset, LabelSpace(label_names), labels)
+
+
+def picture_identities(dataset: datasets.Dataset) -> Iterator[tuple[str, str, str]]:
+    """Yield each picture's name, its full path, and what tells it from another one of that path.
+
+    That is `files.file_identity`; of a picture that lies in the data, which has no path, a hash of its bytes.
+
+    Raises:
+        HalflabelError: If a picture's file is not there.
+    """
+    columns = dataset.select_columns(["image", "file_name"]).with_format("arrow")
+    for table in columns.iter(batch_size=256):  # with embedded pictures a few dozen megabytes
+        pictures = table["image"].combine_chunks()
+        names, paths = table["file_name"].to_pylist(), pictures.field("path").to_pylist()
+        for name, content, path in zip(names, pictures.field("bytes"), paths, strict=True):
+            if content.is_valid:
+                yield name, "", xxhash.xxh3_128_hexdigest(content.as_buffer())  # the bytes where they lie, not a copy
+                continue
+            try:
+                if path is None:
+                    raise ValueError("there are neither bytes nor a path")
+                yield name, os.path.abspath(path), file_identity(path)  # noqa: PTH100 - many
+            except (OSError, ValueError) as error:
+                raise HalflabelError(f"image {name or path} cannot be read: {error}") from error
 
 
 def number_groups(groups: NDArray[np.object_]) -> NDArray[np.intp]:

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, set_seed
 
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages, number_groups, picture_identities
 from ..data.splitting import assign_splits
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_over_labels, resample_ranking
@@ -176,7 +176,7 @@ def describe_comparison(entrants: Sequence[Entrant], images: AnnotatedImages) ->
             for one in entrants
         },
         "labels": list(images.label_space.names),
-        "images": [str(name) for name in images.column("file_name")],
+        "images": [(name, identity) for name, _, identity in picture_identities(images.dataset)],
         "splits": [str(split) for split in images.column("split")],
         "codes": hashlib.sha256(np.ascontiguousarray(images.labels).tobytes()).hexdigest(),
         "folds": FOLDS,

@@ -8,7 +8,6 @@ import contextlib
 import inspect
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..data.files import UNFINISHED, write_whole
+from ..data.images import picture_identities
 from ..data.pixels import PixelDataset, draw_seed
 from ..model import backbones, image_processing_timm_multilabel
 from ..model.errors import HalflabelError
@@ -278,8 +278,8 @@ def hash_parts(parts: Mapping[str, Any]) -> str:
 def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -> Iterator[list[bytes]]:
     """Yield for each image the keys of its views, `KEY_BYTES` each.
 
-    A picture in a file is known by path, size and time of change, an embedded one by its bytes. The order of the
-    images, their labels and their splits do not matter.
+    A picture is known by path, size and times of change, an embedded one by its bytes. The order of the images, their
+    labels and their splits do not matter.
 
     Args:
         pixels: The pictures, with the transform of these views.
@@ -290,28 +290,9 @@ def row_keys(pixels: PixelDataset, views: Sequence[int] = (0,), seed: int = 0) -
         HalflabelError: If a picture's file is not there.
     """
     what = hash_parts(pixel_parts(pixels))
-    for name, identity in _identities(pixels.dataset):
+    for name, path, identity in picture_identities(pixels.dataset):
         drawn = (f"{draw_seed(seed, view, name)}" if view else "" for view in views)
-        yield [xxhash.xxh3_128_digest(f"{what}|{draw}|{identity}".encode()) for draw in drawn]
-
-
-def _identities(dataset: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a data set of `datasets`
-    """Yield each picture's name, and what tells it from any other picture."""
-    columns = dataset.select_columns(["image", "file_name"]).with_format("arrow")
-    for table in columns.iter(batch_size=256):  # with embedded pictures a few dozen megabytes
-        pictures = table["image"].combine_chunks()
-        names, paths = table["file_name"].to_pylist(), pictures.field("path").to_pylist()
-        for name, content, path in zip(names, pictures.field("bytes"), paths, strict=True):
-            if content.is_valid:
-                yield name, xxhash.xxh3_128_hexdigest(content.as_buffer())  # the bytes where they lie, not a copy
-                continue
-            try:
-                if path is None:
-                    raise ValueError("there are neither bytes nor a path")
-                found = os.stat(path)
-            except (OSError, ValueError) as error:
-                raise HalflabelError(f"image {name or path} cannot be read: {error}") from error
-            yield name, f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"
+        yield [xxhash.xxh3_128_digest(f"{what}|{draw}|{path}|{identity}".encode()) for draw in drawn]
 
 
 def _digest(text: str) -> str:

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.files import whole_file, write_whole
+from ..data.files import file_identity, whole_file, write_whole
 from ..model.errors import HalflabelError, nearest_file, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
@@ -62,7 +62,8 @@ def predict(
         labels: The labels to score, in this order; None: all.
         batch_size: The most pictures at once.
         part_size: How many pictures a part holds, which is written whole or not at all.
-        resume: Keep the parts that an earlier run of the same model over the same files has written.
+        resume: Keep the parts that an earlier run of the same model over the same files has written, which have not
+            changed since.
         fast_decode: Decode a JPEG no larger than the transform needs.
 
     Returns:
@@ -193,7 +194,9 @@ class Scorer:
 
     def describe(self, files: Sequence[str], part_size: int) -> dict[str, Any]:
         """Return all that the scores of files depend on."""
-        listed = hashlib.sha256(b"".join(file.encode("utf-8", "surrogateescape") + b"\0" for file in files))
+        listed = hashlib.sha256()
+        for file in files:
+            listed.update(f"{file}\0{_identity(file)}\0".encode("utf-8", "surrogateescape"))
         config = {key: str(value) for key, value in self.model.config.to_dict().items() if key != "_name_or_path"}
         return {
             "model": hash_parts({"weights": hash_weights(self.model), "config": config}),
@@ -203,6 +206,14 @@ class Scorer:
             "part_size": part_size,
             "decoded_for": self.side,
         }
+
+
+def _identity(file: str) -> str:
+    """Return what tells a picture from what is called so later; "" where it cannot be read, and will be skipped."""
+    try:
+        return file_identity(file)
+    except (OSError, ValueError):
+        return ""
 
 
 def score_to(
