@@ -82,6 +82,11 @@ class Source:
         """What the source is called in reports."""
         return self.name or self.path
 
+    @property
+    def named_labels(self) -> frozenset[str]:
+        """What the user calls a label; so may be a column like `source` that else says something of the picture."""
+        return frozenset({*(self.labels or ()), *(self.label_map or ()), self.label_column or ""})
+
 
 def check_word(path: str, key: str, value: str | None, words: Sequence[str]) -> None:
     """Refuse a value of a source's key that is none of the words for it."""

@@ -10,7 +10,7 @@ import pytest
 import reading
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reading import check, draw, write_files
+from reading import check, draw, error_of, write_files
 
 from halflabel.data.images import write_table
 from halflabel.data.loading import load_images
@@ -44,6 +44,22 @@ def write(folder, ending, rows=ROWS):
         text = frame.to_csv(index=False, sep="\t" if "tsv" in ending else ",").encode()
         path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
     return path
+
+
+@pytest.mark.parametrize("name", ["source", "group"])
+@pytest.mark.parametrize("imagefolder", [False, True])
+def test_a_label_that_is_called_like_another_column_does_not_disappear(folder, name, imagefolder):
+    path = folder / "metadata.csv"
+    path.write_text(f"file_name,car,{name}\na.jpg,1,1\nb.jpg,1,0\nc.jpg,0,\n")
+    source = folder if imagefolder else path
+    told = error_of(load_images, source)
+    assert f"column '{name}': it holds answers, and says of a picture what belongs together" in told
+    assert "if it is a label, name the label columns by labels" in told
+    named = load_images({"path": source, "labels": ["car", name]})
+    check(named, names=("car", name), labels=[[1, 1], [1, 0], [0, -100]], group=[""] * 3, source=[str(source)] * 3)
+    check(load_images({"path": source, "label_map": {name: "dog"}}), names=("car", "dog"), labels=named.labels.tolist())
+    path.write_text(path.read_text().replace(",1\n", ",x\n"))  # a word: it was meant so
+    check(load_images(source), names=("car",), **{name: ["x", "0", str(source) if name == "source" else ""]})
 
 
 FAULTY = [

@@ -109,7 +109,7 @@ def _read(source: Source) -> AnnotatedImages:
     table = others.with_format("arrow")[:] if others.column_names else pa.table({"split": [""] * len(whole)})
     columns, classes = Columns(Path(source.title), table, Faults(source.title)), dict(class_names(others.features))
     matrix, names = find_labels(source, columns, classes)
-    texts = _read_texts(columns, classes)
+    texts = _read_texts(source, columns, classes)
     pictures = whole.cast_column(image, datasets.Image(decode=False)).select_columns([image])
     paths = _check_pictures(source, pictures, image, columns)
     columns.faults.raise_any()
@@ -239,14 +239,14 @@ def _element(feature: Any) -> Any:  # noqa: ANN401 - a feature type
     return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
 
 
-def _read_texts(columns: Columns, classes: ClassNames) -> dict[str, list[str]]:
+def _read_texts(source: Source, columns: Columns, classes: ClassNames) -> dict[str, list[str]]:
     """Return the text columns, "" for what is not there; a class by its name."""
     table = columns.table
     for name in set(TEXT_COLUMNS) & set(classes):
         words = pa.array(classes[name]).take(pc.if_else(pc.less(table.column(name), 0), None, table.column(name)))
         table = table.set_column(table.column_names.index(name), name, words)
     named = Columns(columns.path, table, columns.faults)
-    return {name: named.splits() if name == "split" else named.texts(name) for name in TEXT_COLUMNS}
+    return {name: named.splits() if name == "split" else named.origins(name, source) for name in TEXT_COLUMNS}
 
 
 def _check_pictures(source: Source, pictures: datasets.Dataset, image: str, columns: Columns) -> list[str]:

@@ -48,18 +48,17 @@ def find_labels(source: Source, columns: Columns, classes: ClassNames) -> tuple[
     lists = _find_lists(columns.table.schema, classes)
     if source.label_column is None and {"positive", "negative"} <= set(lists):
         return _read_answers(columns, classes, [name for name in ANSWER_COLUMNS if name in lists])
-    singles = [
-        field.name
-        for field in columns.table.schema
-        if field.name not in TEXT_COLUMNS and not pa.types.is_nested(field.type)
-    ]
+    others = {*TEXT_COLUMNS} - source.named_labels
+    fields = columns.table.schema
+    singles = [field.name for field in fields if field.name not in others and not pa.types.is_nested(field.type)]
     chosen = _choose(source, columns, classes, lists, singles)
     names = list(source.labels or singles)
     read = names if chosen is None else [_parts(columns, chosen)[0]]
-    ignored = [name for name in columns.names if name not in (*TEXT_COLUMNS, *read)]
+    ignored = [name for name in columns.names if name not in (*others, *read)]
     if ignored:
         log.info("%s: not read: %s", source.title, shortlist(ignored))
     if chosen is None:
+        columns.check_origins(source)
         return _read_columns(source, columns, classes, names)
     if chosen in lists:
         return _read_list(source, columns, chosen, classes.get(chosen))

@@ -43,7 +43,8 @@ def read_wide(source: Source) -> AnnotatedImages:
     """
     columns = open_table(source)
     columns.need("file_name")
-    names = list(source.labels) if source.labels else [name for name in columns.names if name not in TEXT_COLUMNS]
+    others = {*TEXT_COLUMNS} - source.named_labels
+    names = list(source.labels) if source.labels else [name for name in columns.names if name not in others]
     have = set(columns.names)
     missing = next((name for name in names if name not in have), None)
     if missing is not None:
@@ -54,6 +55,7 @@ def read_wide(source: Source) -> AnnotatedImages:
         raise HalflabelError(f"{columns.path}: column {place} has no name; {advice}")
     if not names:
         raise HalflabelError(f"{columns.path}: no label columns beside {', '.join(columns.names)}")
+    columns.check_origins(source)
     return attach_images(source, columns, _codes(columns, names, uncertain_codes(source.uncertain_values)), names)
 
 
@@ -77,7 +79,7 @@ def attach_images(source: Source, columns: Columns, matrix: IntMatrix, names: Se
     Raises:
         HalflabelError: As for `read_wide`, with the faults that `columns` holds already.
     """
-    splits, groups, sources = columns.splits(), columns.texts("group"), columns.texts("source")
+    splits, groups, sources = columns.splits(), columns.origins("group", source), columns.origins("source", source)
     files = columns.texts("file_name")
     _check_unique(columns, files, "file_name", splits)
     folder = image_folder(columns.path, files, source.image_folder)

@@ -23,7 +23,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from ...model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
-from ...model.labels import IGNORE_INDEX, IntMatrix, encode_value
+from ...model.labels import IGNORE_INDEX, IntMatrix, encode_value, uncertain_codes
 from ..images import check_split
 from ..source import Faults, Source, show
 
@@ -129,6 +129,19 @@ class Columns:
         words = ["" if value is None or value != value else str(value).strip() for value in uniques]  # NaN is empty
         texts: list[str] = np.array([*words, ""], dtype=object)[places].tolist()
         return texts
+
+    def origins(self, name: str, source: Source) -> list[str]:
+        """Return the column `group` or `source` as `texts` does, all "" where the user calls it a label."""
+        return [""] * len(self) if name in source.named_labels else self.texts(name)
+
+    def check_origins(self, source: Source) -> None:
+        """Note a column `group` or `source` that holds nothing but answers: taken for texts, a label would be lost."""
+        uncertain = uncertain_codes(source.uncertain_values)
+        for name in {"group", "source"}.intersection(self.names) - source.named_labels:
+            with contextlib.suppress(HalflabelError):  # a word that is no answer
+                if {0, 1} & {encode_value(text, uncertain) for text in set(self.texts(name))}:
+                    text = "it holds answers, and says of a picture what belongs together or where it is from"
+                    self.faults.add(f"column {name!r}", f"{text}; if it is a label, {name_labels(self.path)}")
 
     def codes(self, name: str, uncertain: Collection[str] = ()) -> IntMatrix:
         """Return a label column as codes, int8 of shape (rows,), each distinct cell being looked at once.
