@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = parse(given, light.did_you_mean)
             code: int | None = light.answer(options)
         except (UsageError, light.HalflabelError, OSError) as error:
-            print(f"halflabel: error: {error}", file=sys.stderr)
+            print(f"halflabel: error: {light.printable(error)}", file=sys.stderr)
             return USER_ERROR
     if code is not None:
         return code

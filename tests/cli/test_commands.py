@@ -1,6 +1,7 @@
 import json
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from killed_runs import small_disk
 from PIL import Image
 
 from halflabel.cli.commands import COMMANDS
@@ -61,6 +63,26 @@ def test_train_evaluate_predict(trained, colour_table, tmp_path, capsys):
     assert "scored 48 of 49 pictures" in captured.out
     assert "skipped: image" in captured.err
     assert len(pd.read_csv(scores)) == 48
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(saved_model, colour_table, tmp_path, capsys):
+    out, table = tmp_path / "out", str(colour_table)
+    for command in (
+        ["review", saved_model, table, "--output", str(out / "review")],
+        ["evaluate", saved_model, table, "--output", str(out / "m.json")],
+        ["data", table, "--labels_only", "--output", str(out / "t.parquet")],
+        ["data", table, "--labels_only", "--output", f"{out}/shards/"],
+        ["data", table, "--labels_only", "--plot", str(out / "p.png")],
+        ["explain", saved_model, str(colour_table.parent / "000.png"), "--output", str(out / "e.png")],
+        ["export", saved_model, "--format", "timm", "--output", str(out / "plain")],
+    ):
+        out.mkdir()
+        with small_disk(5000 if command[0] == "export" else 200):  # the weights fail, or the first file
+            assert main(command) == 2, command
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("halflabel: error: ")]
+        assert "File too large" in line
+        assert not [path for path in out.rglob("*") if path.is_file()], command
+        shutil.rmtree(out)
 
 
 def test_calibrate_then_evaluate_by_its_thresholds(trained, colour_table, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """`halflabel` commands in processes of their own that are killed at a file they open, or whose files cannot grow."""
 
+import contextlib
 import os
 import re
 import resource
@@ -30,12 +31,22 @@ def halflabel(arguments, output, kill_at=None, largest_file=None):
 
 
 def _run(arguments, kill_at, largest_file):
-    if largest_file is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     if kill_at is not None:
         sys.addaudithook(_killer(*kill_at))
-    return main(arguments)
+    with small_disk(resource.RLIM_INFINITY if largest_file is None else largest_file):
+        return main(arguments)
+
+
+@contextlib.contextmanager
+def small_disk(largest_file):
+    """Have files that grow beyond so many bytes fail as on a full disk."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1][1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
 
 
 def _killer(pattern, count, awaited="open"):

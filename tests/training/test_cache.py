@@ -155,7 +155,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(filled,
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("halflabel.training.cache.os.fsync", full)
+    monkeypatch.setattr("halflabel.data.files.os.fsync", full)
     with pytest.raises(HalflabelError, match=r"kept in .*net-\w+ \(No space left on device\): set feature_cache"):
         filled.write(keys_of(8, 4), rows_of(8, 4, 3))
     assert not list(filled.path.glob(".*.part"))

@@ -39,6 +39,29 @@ def test_scores_are_the_models_own_in_the_order_of_the_files(saved_model, pictur
     np.testing.assert_allclose(frame[["red", "blue"]].to_numpy(), scores.numpy(), rtol=1e-4)
 
 
+def test_a_name_that_is_not_utf_8_is_skipped_and_no_name_moves_the_cursor(saved_model, pictures, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"a.png", b"b\xff.png", b"c\x1b[2J.png"):
+        (folder / os.fsdecode(name)).write_bytes(Path(pictures[0]).read_bytes())
+    (folder / "d\x1b[2J\u202e\n.png").write_bytes(b"no picture")
+    assert main(["predict", saved_model, str(folder), "--output", str(tmp_path / "s.csv")]) == 3
+    shown = capsys.readouterr()
+    assert "scored 2 of 4 pictures" in shown.out
+    lines = [line for line in shown.err.splitlines() if line.startswith("skipped: ")]
+    assert lines == [
+        rf"skipped: image {folder}/b\xff.png cannot be read: its name is not UTF-8",
+        rf"skipped: image {folder}/d\x1b[2J\u202e\n.png cannot be read: it is not a picture of a known format",
+    ]
+    assert pd.read_csv(tmp_path / "s.csv")["file_name"].tolist() == [f"{folder}/a.png", f"{folder}/c\x1b[2J.png"]
+
+
+def test_a_picture_that_became_a_pipe_is_skipped(saved_model, pictures, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    table, skipped = Scorer(saved_model).score([pictures[0], str(tmp_path / "pipe.png")])
+    assert (len(table), skipped) == (1, [f"image {tmp_path}/pipe.png cannot be read: it is no file"])
+
+
 def test_a_subset_of_labels(saved_model, pictures):
     frame = predict(saved_model, pictures[:2], labels=["blue"])
     assert list(frame.columns) == ["file_name", "answered_yes", "blue"]
@@ -162,6 +185,29 @@ def test_what_is_written_is_not_made_again(saved_model, ten, expected, tmp_path,
     assert "004.png cannot be read" in shown.err  # also told of by a run that did not meet it
     assert kept.stat().st_ino == before
     check(pd.read_parquet(folder), expected)
+
+
+def test_damaged_parts_are_made_again_and_a_damaged_description_is_one_line(
+    saved_model, ten, expected, tmp_path, capsys, caplog
+):
+    folder = tmp_path / "parts"
+    run(saved_model, ten, f"{folder}/")
+    cut, flipped, whole, _ = sorted(folder.glob("part-*"))
+    before, content = whole.stat().st_ino, flipped.read_bytes()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    at = content.index(np.float64(pq.read_table(flipped)["red"][0].as_py()).tobytes())
+    flipped.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with caplog.at_level("WARNING", "halflabel"):
+        assert run(saved_model, ten, f"{folder}/", "--resume") == 3
+    assert [line.split(" is ")[0] for line in caplog.messages if "made again" in line] == [str(cut), str(flipped)]
+    assert whole.stat().st_ino == before
+    check(pd.read_parquet(folder), expected)
+    (folder / "_predict.json").write_text("{")
+    capsys.readouterr()
+    assert run(saved_model, ten, f"{folder}/", "--resume") == 2
+    assert (
+        f"_predict.json is damaged, so nobody knows what the parts are of: remove {folder}" in capsys.readouterr().err
+    )
 
 
 def test_parts_of_something_else_are_refused(saved_model, ten, tmp_path, capsys):

@@ -9,17 +9,29 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from halflabel_cli import SKIPPED_FILES, USER_ERROR
 
-from ..model.errors import HalflabelError
+from ..model.errors import HalflabelError, printable
 from .light import check_outputs, read_source
 
 _OUT_OF_MEMORY = (
     "out of memory: give smaller batches, in training --per_device_train_batch_size (the update stays the same with "
     "more --gradient_accumulation_steps) and --per_device_eval_batch_size, else --batch_size"
 )
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Print lines in which every name is harmless, see `printable`."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=stream)
+
+
+class _Harmless(logging.Formatter):
+    """Log lines in which every name is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -30,7 +42,9 @@ def run_command(options: argparse.Namespace) -> int:
     from .. import keep_freed_memory
 
     keep_freed_memory()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    lines = logging.StreamHandler()
+    lines.setFormatter(_Harmless("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     logging.getLogger("halflabel").setLevel(logging.WARNING if options.quiet else logging.INFO)
     # Said of checkpoints that were written within a second, as those of a probe are.
     logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
@@ -40,15 +54,15 @@ def run_command(options: argparse.Namespace) -> int:
         return COMMANDS[options.command](options)
     except HalflabelError as error:
         # An error that crossed from a decoding process carries that process's traceback; its last line is ours.
-        print(f"halflabel: error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        say(f"halflabel: error: {str(error).strip().splitlines()[-1]}", sys.stderr)
         return USER_ERROR
     except OSError as error:  # a full disk, a folder without permission
-        print(f"halflabel: error: {error}", file=sys.stderr)
+        say(f"halflabel: error: {error}", sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"halflabel: error: {_OUT_OF_MEMORY}", file=sys.stderr)
+        say(f"halflabel: error: {_OUT_OF_MEMORY}", sys.stderr)
         return USER_ERROR
 
 
@@ -72,16 +86,16 @@ def run_train(options: argparse.Namespace) -> int:
     recipe = parse_recipe(options.recipe, [*options.overrides, *quiet])
     run = train(recipe)
     if recipe.arguments.process_index == 0:
-        print(render_metrics(run.metrics))
+        say(render_metrics(run.metrics))
         if run.kept is not None:
-            print(f"\nkept epoch {run.kept[0]:g} of {run.kept[1]:g}, the best on validation")
+            say(f"\nkept epoch {run.kept[0]:g} of {run.kept[1]:g}, the best on validation")
         names = sorted(
             path.name for path in run.folder.glob("[!.]*") if path.name != "README.md" and path.suffix != ".py"
         )
-        print(
+        say(
             f"\nwritten to {run.folder}: README.md (read this first), {', '.join(names)}, and code that loads the model"
         )
-        print(f"next: halflabel predict {run.folder} PHOTOS --output scores.csv")
+        say(f"next: halflabel predict {run.folder} PHOTOS --output scores.csv")
     return 0
 
 
@@ -102,16 +116,16 @@ def run_data(options: argparse.Namespace) -> int:
     policy = options.contradictions or ("error" if output else "unknown")
     images, merged = load_sources(sources, contradictions=policy)
     report = describe(images, merged, pictures=not options.labels_only)
-    print(render(report))
+    say(render(report))
     _write_json(options.report, report)
     if options.plot:
         save(draw_coverage(count_labels(images.labels), images.label_space.names, "the data"), Path(options.plot))
-        print(f"drawn: {options.plot}")
+        say(f"drawn: {options.plot}")
     if output and output.endswith(".parquet"):
         root = write_table(images, Path(output))
-        print(f"written: {output}; its file names are relative to image_folder {root}")
+        say(f"written: {output}; its file names are relative to image_folder {root}")
     elif output:
-        print(f"written: {write_shards(images, Path(output))} files in {output}")
+        say(f"written: {write_shards(images, Path(output))} files in {output}")
     return SKIPPED_FILES if report.get("unreadable") else 0
 
 
@@ -130,11 +144,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
         options.model, images, options.split, options.batch_size, options.fast_decode, options.ci, options.compare
     )
     if _is_main():
-        print(render_metrics(measured.metrics))
+        say(render_metrics(measured.metrics))
         _write_json(options.output, {"data": _sources(options), **measured.metrics})
         if plots:
             draw_measured(plots, measured)
-            print(f"drawn: {plots}")
+            say(f"drawn: {plots}")
     return SKIPPED_FILES if images.skipped else 0
 
 
@@ -150,10 +164,10 @@ def run_calibrate(options: argparse.Namespace) -> int:
         batch_size=options.batch_size, fast_decode=options.fast_decode,
     )  # fmt: skip
     if _is_main():
-        print(render_decisions(report))
+        say(render_decisions(report))
         earlier = "whose README.md, if there is one, may tell of earlier ones"  # as somebody wrote it
         told = "and told in its README.md" if is_rendered(options.model) else earlier
-        print(f"stored in {options.model}, {told}")
+        say(f"stored in {options.model}, {told}")
         _write_json(options.output, report)
     return SKIPPED_FILES if images.skipped else 0
 
@@ -172,8 +186,8 @@ def run_review(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if _is_main():
         write_review(found, folder)
-        print(found.about)
-        print(f"written: {folder / 'errors.csv'} and {folder / 'errors.png'}")
+        say(found.about)
+        say(f"written: {folder / 'errors.csv'} and {folder / 'errors.png'}")
     return SKIPPED_FILES if images.skipped else 0
 
 
@@ -187,8 +201,8 @@ def run_explain(options: argparse.Namespace) -> int:
     explanation = explain(options.model, options.image, options.labels)
     save(draw_explanation(explanation), Path(options.output))
     for found in explanation.labels:
-        print(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
-    print(f"drawn: {options.output}")
+        say(f"{found.label}: {'yes' if found.decision else 'no'} (score {found.score:.3f})")
+    say(f"drawn: {options.output}")
     return 0
 
 
@@ -199,15 +213,15 @@ def run_predict(options: argparse.Namespace) -> int:
     output = Path(options.output)
     check_outputs(*((None, output) if options.output.endswith("/") else (output,)))
     if options.resume and output.is_file() and not Path(f"{output}.parts").is_dir():
-        print(f"{output} is there already: nothing to go on with")
+        say(f"{output} is there already: nothing to go on with")
         return 0
     files = find_images(options.images)
     scorer = Scorer(options.model, options.labels, options.batch_size, options.fast_decode)
     scored, skipped = score_to(scorer, files, options.output, options.resume, options.part_size)
     if _is_main():
-        print(f"scored {scored} of {len(files)} pictures into {output}")
+        say(f"scored {scored} of {len(files)} pictures into {output}")
         for line in skipped:
-            print(f"skipped: {line}", file=sys.stderr)
+            say(f"skipped: {printable(line)}", sys.stderr)
     return SKIPPED_FILES if skipped else 0
 
 
@@ -220,8 +234,8 @@ def run_advise(options: argparse.Namespace) -> int:
     check_outputs(stem)
     images = _load(options)
     advice = advise(images, backbone=options.backbone, weights=options.weights, budget=options.budget)
-    print(render_advice(advice))
-    print("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
+    say(render_advice(advice))
+    say("written: " + ", ".join(str(path) for path in write_report(advice, stem)))
     failures = advice["transfer"]["failures"]
     if failures and not advice["transfer"]["backbones"]:
         raise HalflabelError(f"nothing was measured, as no backbone could be loaded: {failures[0]['reason']}")
@@ -239,8 +253,8 @@ def run_compare(options: argparse.Namespace) -> int:
         options.recipes, _load(options), backbone=options.backbone, weights=options.weights, seeds=options.seeds,
         output=options.output,
     )  # fmt: skip
-    print(render_comparison(report))
-    print(f"saved to {options.output}")
+    say(render_comparison(report))
+    say(f"saved to {options.output}")
     return 0
 
 
@@ -250,7 +264,7 @@ def run_push(options: argparse.Namespace) -> int:
 
     private = options.private or None
     url = push(options.folder, options.repository, private, revision=options.revision, message=options.message)
-    print(f"pushed to {url}")
+    say(f"pushed to {url}")
     return 0
 
 
@@ -258,7 +272,7 @@ def run_card(options: argparse.Namespace) -> int:
     """Render a model's card again from what its folder holds."""
     from .. import card
 
-    print(f"written: {card(options.folder, options.repository)}")
+    say(f"written: {card(options.folder, options.repository)}")
     return 0
 
 
@@ -266,8 +280,8 @@ def run_export(options: argparse.Namespace) -> int:
     """Write a model in another format."""
     from .. import export
 
-    print(export(options.model, options.output, options.format))
-    print(f"written: {options.output}")
+    say(export(options.model, options.output, options.format))
+    say(f"written: {options.output}")
     return 0
 
 
@@ -277,7 +291,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
     made = demo(options.model, options.host, options.port, options.space, options.output)
     if made is not None:
-        print(f"pushed to {made}" if options.output is None else f"written: {made}")
+        say(f"pushed to {made}" if options.output is None else f"written: {made}")
     return 0
 
 

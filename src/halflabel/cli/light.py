@@ -14,6 +14,7 @@ from typing import Any
 
 from ..data.files import check_data_place, check_model_place
 from ..model.errors import HalflabelError, did_you_mean, nearest_file
+from ..model.errors import printable as printable
 from ..training.keys import (
     GROUPS,
     LIBRARIES,

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,7 @@ def put_in_place(files: Mapping[Path, Path]) -> None:
     Args:
         files: From where each lies to its name, in the same folder, where another file may be.
     """
-    for unfinished in files:
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
+    sync_files(files)
     for unfinished, path in files.items():
         unfinished.replace(path)
     for folder in {path.parent for path in files.values()}:
@@ -58,6 +56,13 @@ def put_in_place(files: Mapping[Path, Path]) -> None:
             descriptor = os.open(folder, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
+
+
+def sync_files(files: Iterable[Path]) -> None:
+    """Wait until the disk holds the content of files."""
+    for path in files:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -6,6 +6,7 @@ The files are one wide Parquet table, or Parquet shards that hold the pictures t
 import contextlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..model.errors import HalflabelError, did_you_mean
+from ..model.errors import HalflabelError, did_you_mean, printable
 from ..model.image_processing_timm_multilabel import check_format
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, LabelSpace, check_matrix
 from .files import file_identity, put_in_place, whole_file
@@ -127,13 +128,17 @@ def build_images(
         splits: A standard name or "" per image; None: none is given.
         groups: A group or "" per image; None: none is given.
         sources: Where an image came from before, or "" per image; None: nothing is known.
+
+    Raises:
+        HalflabelError: If a file's name is not UTF-8; it is named.
     """
-    pictures = pa.StructArray.from_arrays(
-        [pa.nulls(len(names), pa.binary()), pa.array(list(paths), pa.string())], ["bytes", "path"]
-    )
     empty = [""] * len(names)
-    texts = (names, splits or empty, groups or empty, sources or empty)  # in the order of TEXT_COLUMNS
-    columns = [pa.array(list(column), pa.string()) for column in texts]
+    texts = (paths, names, splits or empty, groups or empty, sources or empty)  # in the order of TEXT_COLUMNS
+    try:
+        places, *columns = (pa.array(list(column), pa.string()) for column in texts)
+    except UnicodeEncodeError as error:
+        raise HalflabelError(f"image {printable(error.object)}: the file name is not UTF-8; give it another") from error
+    pictures = pa.StructArray.from_arrays([pa.nulls(len(names), pa.binary()), places], ["bytes", "path"])
     table = pa.table([pictures, *columns], ["image", *TEXT_COLUMNS])
     dataset = datasets.Dataset(table, info=datasets.DatasetInfo(features=FEATURES))
     return AnnotatedImages(dataset, LabelSpace(label_names), np.asarray(labels, dtype=np.int8))
@@ -278,12 +283,19 @@ def _readable(name: str) -> Iterator[None]:
         raise HalflabelError(f"image {name} cannot be read: {error.strerror}") from error
 
 
+def _size(path: str, name: str) -> int:
+    with _readable(name):
+        found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without an end
+        raise HalflabelError(f"image {name} cannot be read: it is no file")
+    return found.st_size
+
+
 def _shard_rows(images: AnnotatedImages, shard_bytes: int) -> Iterator[range]:
     start = held = 0
     pictures = zip(images.dataset["image"][:], images.column("file_name"), strict=True)
     for row, (record, name) in enumerate(pictures):
-        with _readable(name):
-            held += len(record["bytes"]) if record["bytes"] is not None else os.stat(record["path"]).st_size
+        held += len(record["bytes"]) if record["bytes"] is not None else _size(record["path"], name)
         if held >= shard_bytes:
             yield range(start, row + 1)
             start, held = row + 1, 0

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,18 @@ def reason_of(error: BaseException, *, first_line: bool = False) -> str:
     text = str(error).strip() or type(error).__name__
     line = " ".join((text.splitlines()[0] if first_line else text).split())
     return line if len(line) <= 400 else line[:399] + "…"
+
+
+_MOVING = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    r"""Return a text in one line as it may go to a terminal or a page, where a stranger's name must move nothing else.
+
+    Control characters, marks that turn the direction of reading, and the bytes of a file name that is not UTF-8 become
+    codes like \x1b and \u202e; everything else stays.
+    """
+    return _MOVING.sub(lambda found: found[0].encode("unicode_escape").decode().replace(r"\udc", r"\x"), str(text))
 
 
 def did_you_mean(word: str, choices: Iterable[str], most: int = 3) -> str:

@@ -20,7 +20,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
 
-from .errors import HalflabelError, Kind, did_you_mean, list_of, number, one_of, reason_of
+from .errors import HalflabelError, Kind, did_you_mean, list_of, number, one_of, printable, reason_of
 
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as phones and stereo cameras write them
 _END_OF_JPEG = b"\xff\xd9"
@@ -205,6 +205,8 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
         source = path if content is None else io.BytesIO(content)
         if source is None:
             raise ValueError("there are neither bytes nor a path")
+        if source is path and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise ValueError("it is no file")  # a pipe would be waited for without an end
         with Image.open(source) as picture:
             if picture.format == "EPS":
                 raise ValueError("it is PostScript, a program, which is not run")
@@ -216,7 +218,7 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
             return as_rgb(picture)
     except Exception as error:  # on damaged bytes Pillow's decoders also raise RuntimeError, NotImplementedError, ...
         reason = _reason(error, content, path)
-        raise HalflabelError(f"image {name or path or 'given as bytes'} cannot be read: {reason}") from error
+        raise HalflabelError(f"image {printable(name or path or 'given as bytes')} cannot be read: {reason}") from error
 
 
 def check_format(content: bytes, name: str) -> None:
@@ -229,7 +231,7 @@ def check_format(content: bytes, name: str) -> None:
         with Image.open(io.BytesIO(content)):
             pass
     except Exception as error:  # as in decode_image
-        raise HalflabelError(f"image {name} cannot be read: {_reason(error, content, None)}") from error
+        raise HalflabelError(f"image {printable(name)} cannot be read: {_reason(error, content, None)}") from error
 
 
 def needed_side(data_config: dict[str, Any], smallest_area: float = 1.0) -> int:

@@ -3,7 +3,6 @@
 import copy
 import importlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,10 +12,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from transformers import TimmWrapperForImageClassification
 
+from ..data.files import put_in_place
 from ..model.decisions import NEVER, DecisionRule, sigmoid
 from ..model.errors import HalflabelError, did_you_mean, reason_of
 from ..model.heads import LinearHead
@@ -59,13 +60,15 @@ def export(model: Name | SavedModel, output: Name, format: str) -> str:  # noqa:
     saved = open_model(model)
     network = nn.Module.float(nn.Module.cpu(copy.deepcopy(saved.model)))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-        checked = write(network, saved.processor, Path(place))
-        decisions = describe_decisions(network, saved.processor)
-        (Path(place) / DECISIONS).write_text(json.dumps(decisions, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        folder.mkdir(exist_ok=True)
-        for file in (*files, DECISIONS):
-            os.replace(Path(place) / file, folder / file)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+            checked = write(network, saved.processor, Path(place))
+            decisions = describe_decisions(network, saved.processor)
+            (Path(place) / DECISIONS).write_text(json.dumps(decisions, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            folder.mkdir(exist_ok=True)
+            put_in_place({Path(place) / file: folder / file for file in (*files, DECISIONS)})
+    except (OSError, SafetensorError) as error:
+        raise HalflabelError(f"{folder} cannot be written ({reason_of(error)}); is the disk full?") from error
     return checked
 
 
@@ -140,6 +143,8 @@ def write_onnx(
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
+    except OSError:
+        raise
     except Exception as error:  # whatever a step of the exporter makes of a layer it does not know
         raise HalflabelError(
             f"{model.config.backbone} cannot be exported to ONNX: {reason_of(error.__cause__ or error)}"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
+from ..data.files import whole_file
 from ..data.images import AnnotatedImages
 from ..model.decisions import say_threshold
 from ..model.errors import HalflabelError
@@ -73,7 +74,8 @@ def draw_examples(
             draw.rectangle((bar, y + 5, end, y + 14), fill="#e8eaee")
             draw.rectangle((bar, y + 5, bar + round((end - bar) * score), y + 14), fill=INK)
             draw.text((end + 6, y), f"{score:.2f}", fill=INK, font=small)
-    sheet.save(path)
+    with whole_file(path) as unfinished:
+        sheet.save(unfinished, "PNG")
 
 
 def _choose(labels: np.ndarray, count: int) -> list[int]:
@@ -110,13 +112,15 @@ def draw_contact_sheet(table: pd.DataFrame, images: AnnotatedImages, path: Path,
             _write(draw, left, below + _THUMB + 4, entry)
         top += height
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with whole_file(path) as unfinished:
+        sheet.save(unfinished, "PNG")
 
 
 def write_review(found: Review, folder: Path) -> None:
     """Write what somebody should look at as `errors.csv`, and a contact sheet as `errors.png`."""
     folder.mkdir(parents=True, exist_ok=True)
-    found.table.drop(columns="row").to_csv(folder / "errors.csv", index=False)
+    with whole_file(folder / "errors.csv") as unfinished:
+        found.table.drop(columns="row").to_csv(unfinished, index=False)
     draw_contact_sheet(found.table, found.images, folder / "errors.png", found.about)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import ImageFont
 from sklearn.metrics import precision_recall_curve
 
+from ..data.files import whole_file
 from ..metrics.answers import check_thresholds, precision, recall
 from ..metrics.calibration import BINS, calibration_error
 from ..metrics.entries import Floats, check_pair, mean_defined, ratio
@@ -95,7 +96,8 @@ def save(figure: "Figure", path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # one a letter
-        figure.savefig(path, dpi=110, format="png")
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=110, format="png")
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.files import write_whole
 from ..data.loading import load_images
 from ..decide.report import number
 from ..metrics.entries import Floats, mean_defined
@@ -82,8 +83,8 @@ def compare(
         found = run_all(entrants, images, seeds, runs)
     sources = sorted(set(images.column("source").tolist()))
     report = {"data": sources, **report_comparison(found, entrants, images.label_space.names)}
-    (folder / "compare.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "compare.md").write_text(render_comparison(report, markdown=True) + "\n", encoding="utf-8")
+    write_whole(folder / "compare.json", json.dumps(report, indent=1) + "\n")
+    write_whole(folder / "compare.md", render_comparison(report, markdown=True) + "\n")
     return report
 
 

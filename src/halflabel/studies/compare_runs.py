@@ -17,6 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, set_seed
 
+from ..data.files import write_whole
 from ..data.images import AnnotatedImages, number_groups, picture_identities
 from ..data.splitting import assign_splits
 from ..metrics.entries import Floats, mean_defined
@@ -149,14 +150,18 @@ class RunLog:
         self.path = path
         self.runs: dict[tuple[int, str], Run] = {}
         head = json.dumps({"of": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()})
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []  # the last may be cut off
-        if lines and lines[0] != head:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else [head]
+        if lines[:1] != [head]:
             raise HalflabelError(
                 f"{path} holds runs on other data or of other recipes: give another --output, or remove it"
             )
-        for line in lines[1:]:
-            self._keep(Run(**json.loads(line)))
-        path.write_text("".join(f"{line}\n" for line in lines or [head]), encoding="utf-8")
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                self._keep(Run(**json.loads(line)))
+            except (ValueError, TypeError):  # cut off where it was stopped, or damaged since
+                log.warning("%s, line %d is no whole run: it is made again", path, number)
+        whole = [json.dumps(asdict(run)) for run in self.runs.values()]
+        write_whole(path, "".join(f"{line}\n" for line in (head, *whole)))
 
     def _keep(self, run: Run) -> None:
         self.runs[run.seed, run.recipe] = run

@@ -24,7 +24,7 @@ from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
-from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
+from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint, write_in_order
 from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
@@ -232,10 +232,11 @@ def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
     resolved = {**recipe.plain(), INFORMATION: {name: version(name) for name in LIBRARIES}}
-    (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    history = json.dumps(json_ready(trainer.state.log_history), indent=1)
-    (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
+    history = json.dumps(json_ready(trainer.state.log_history), indent=1) + "\n"
+    measured = json.dumps(metrics, indent=1) + "\n"  # last: it is done
+    write_in_order(
+        folder, {RECIPE: yaml.safe_dump(resolved, sort_keys=False), TRAINING_LOG: history, METRICS: measured}
+    )
 
 
 def prepare_training(

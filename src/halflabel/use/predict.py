@@ -20,8 +20,8 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.files import file_identity, whole_file, write_whole
-from ..model.errors import HalflabelError, nearest_file, shortlist
+from ..data.files import UNFINISHED, file_identity, whole_file, write_whole
+from ..model.errors import HalflabelError, nearest_file, printable, reason_of, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
 from ..training.cache import hash_parts, hash_weights
@@ -176,6 +176,7 @@ class Scorer:
         pixels, kept, errors = [], [], []
         for row in rows:
             try:
+                _check_name(files[row])
                 pixels.append(self.transform(decode_image({"path": files[row]}, shortest_side=self.side)))
                 kept.append(row)
             except HalflabelError as error:
@@ -208,6 +209,14 @@ class Scorer:
         }
 
 
+def _check_name(file: str) -> None:
+    """Refuse the name of a picture that no table can hold."""
+    try:
+        file.encode()
+    except UnicodeEncodeError as error:
+        raise HalflabelError(f"image {printable(file)} cannot be read: its name is not UTF-8") from error
+
+
 def _identity(file: str) -> str:
     """Return what tells a picture from what is called so later; "" where it cannot be read, and will be skipped."""
     try:
@@ -238,6 +247,7 @@ def score_to(
     try:
         if state.is_main_process:
             _prepare_folder(folder, scorer.describe(files, part_size), resume)
+            _remove_damaged([path for path in paths if path.is_file()])
         state.wait_for_everyone()
         _score_parts(scorer, files, list(zip(paths, parts, strict=True)), state)
         state.wait_for_everyone()
@@ -256,10 +266,17 @@ def score_to(
 def _prepare_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
     """Make the folder of parts, or see that those in it belong to this run."""
     path = folder / _ABOUT
+    for left in folder.glob(UNFINISHED):  # of a run that was killed
+        left.unlink()
     if path.is_file():
         if not resume:
             raise HalflabelError(f"{folder} holds an earlier run: add --resume to go on with it, or remove it")
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise HalflabelError(
+                f"{path} is damaged, so nobody knows what the parts are of: remove {folder}"
+            ) from error
         differing = [key for key, value in about.items() if before.get(key) != value]
         if differing:
             raise HalflabelError(f"{folder} holds a run of other {shortlist(differing)}: remove it, or change --output")
@@ -270,11 +287,22 @@ def _prepare_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
         write_whole(path, json.dumps(about, indent=1) + "\n")
 
 
+def _remove_damaged(parts: Sequence[Path]) -> None:
+    """Remove parts that an earlier run has written and that are not whole any more: they are made again."""
+    for path in parts:
+        try:
+            json.loads(pq.read_table(path, page_checksum_verification=True).schema.metadata[_SKIPPED])
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+            log.warning("%s is damaged and made again: %s", path, reason_of(error, first_line=True))
+            path.unlink()
+
+
 def _score_parts(
     scorer: Scorer, files: Sequence[str], parts: Sequence[tuple[Path, range]], state: PartialState
 ) -> None:
     """Score this process's share of what is not there yet."""
     missing = [(path, rows) for path, rows in parts if not path.is_file()]
+    state.wait_for_everyone()  # or one that looks later would find parts that another has just written
     mine = missing[state.process_index :: state.num_processes]
     if len(missing) < len(parts) and state.is_main_process:
         log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
@@ -285,7 +313,7 @@ def _score_parts(
             table = pa.Table.from_pandas(frame, scorer.schema, preserve_index=False)
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), _SKIPPED: json.dumps(skipped)})
             part = io.BytesIO()
-            pq.write_table(table, part)
+            pq.write_table(table, part, write_page_checksum=True)
             write_whole(path, part.getvalue())
 
 
