@@ -18,12 +18,12 @@ from .model.labels import count_labels as count_labels
 from .model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as TimmMultiLabelForImageClassification
 from .model.objective import masked_loss as masked_loss
 from .model.pipeline import MultiLabelImageClassificationPipeline as MultiLabelImageClassificationPipeline
-from .share.card import calibrate as calibrate
 from .share.card import card as card
 from .share.demo import demo as demo
 from .share.export import export as export
 from .share.push import push as push
 from .share.trained import Run as Run
+from .share.trained import calibrate as calibrate
 from .share.trained import load as load
 from .share.trained import train as train
 from .studies.advice import advise as advise

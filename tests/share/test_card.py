@@ -26,7 +26,6 @@ from halflabel.share import card as cards
 from halflabel.share.card import (
     MOST_LABELS,
     RunRecord,
-    calibrate,
     escape,
     is_rendered,
     public,
@@ -34,7 +33,7 @@ from halflabel.share.card import (
     render_folder,
     save_card_data,
 )
-from halflabel.share.trained import load, train
+from halflabel.share.trained import calibrate, load, train
 from halflabel.training.keys import DEFAULTS, shipped_recipes
 from halflabel.training.recipe import parse_recipe
 from halflabel_cli import main
@@ -340,6 +339,28 @@ def test_the_folder_stands_where_there_is_no_repository_yet():
 def test_pictures_that_are_there_are_shown():
     assert "](plots/average_precision.png)" in render_card(RECORD)
     assert "## Pictures" not in render_card(replace(RECORD, pictures=()))
+
+
+def test_no_field_of_a_strangers_folder_becomes_markup():
+    evil = "x`</code><img src=x onerror=alert(1)>``\n```\n\n# big\n\n[a](javascript:b) | y\x1b[2J\u202e"
+    recipe = {
+        **RECIPE, "data": [evil], "backbone": evil, "weights": "none", "head": evil, "loss": f"own:{evil}",
+        "hide_protocol": evil, "seed": evil, "versions": {"torch": evil}, "output_dir": evil, "unknown": evil,
+        "license": evil, "normalizer": evil,
+    }  # fmt: skip
+    metrics = {**METRICS, "split": evil, "bootstrap": {"ci": 0.95, "samples": evil}, "skipped_images": evil}
+    rule = replace(RULE, objective=evil, calibration=evil)
+    for name in ("name", evil):
+        card = render_card(replace(RECORD, name=name, recipe=recipe, metrics=metrics, rule=rule, repository=None))
+        text = ModelCard(card).text
+        assert not {"\x1b", "\u202e"} & set(text)
+        body = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+        parts = [part for token in body for part in (token, *(token.children or ()))]
+        assert not [part.content for part in parts if part.type.startswith("html")]
+        assert {part.attrs.get("href") for part in parts if part.type == "link_open"} == set()
+        headings = [body[i + 1].content for i, token in enumerate(body) if token.type == "heading_open"]
+        assert not [one for one in headings if one == "big"]
+        assert len(table(card)[0]) == len(table(render_card(RECORD))[0])
 
 
 def test_escaped_text_is_one_line():

@@ -19,6 +19,7 @@ import pytest
 import timm
 import torch
 import yaml
+from gradio_client import Client, handle_file
 from hub_server import HubServer
 from packaging.requirements import Requirement
 from PIL import Image
@@ -163,6 +164,24 @@ def test_what_cannot_be_shown_is_said_on_the_page(folder, tmp_path):
     assert "&lt;cut&gt;.jpg" in page_of.answer(saved.model, saved.processor, str(cut))[0]
     assert "&lt;cut&gt;.jpg" in show_heat_map(saved, str(cut), "red")[1]
     assert "unknown label" in show_heat_map(saved, picture, "green")[1]
+
+
+def test_a_large_upload_is_refused_and_an_unreadable_picture_gets_its_reason(folder, tmp_path, monkeypatch):
+    saved = open_model(folder / "model")
+    page = page_of.build_page(saved.model, saved.processor, "model")
+    monkeypatch.setattr(page, "block_thread", lambda: None)
+    page_of.launch(page)
+    try:
+        client = Client(page.local_url, verbose=False)
+        (tmp_path / "cut.png").write_bytes(b"no picture")
+        answer, _ = client.predict(handle_file(str(tmp_path / "cut.png")), api_name="/lambda")
+        assert "image cut.png cannot be read: it is not a picture of a known format" in answer
+        with (tmp_path / "large.png").open("wb") as file:
+            file.truncate(51 << 20)
+        with pytest.raises(ValueError, match="exceeds the maximum file size"):
+            client.predict(handle_file(str(tmp_path / "large.png")), api_name="/lambda")
+    finally:
+        page.close()
 
 
 def test_mistakes_end_in_one_line(folder, tmp_path, capsys, monkeypatch):

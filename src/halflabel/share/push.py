@@ -116,7 +116,7 @@ def _named_in(folder: Path) -> Iterator[str]:
         for place in _read(folder / file).get("auto_map", {}).values():
             module = folder / f"{str(place).partition('.')[0]}.py"
             if module.is_file():
-                yield from (Path(path).name for path in (module, *get_relative_import_files(module)))
+                yield from (Path(path).name for path in (str(module), *get_relative_import_files(module)))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ taken from the modules that it came in.
 import sys
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ import torch
 MODEL = ""
 """The Hub name; written in when a Space is made."""
 
-_UPLOADS_STAY = 3600  # seconds
+_UPLOADS_STAY, _LARGEST_UPLOAD = 3600, "50mb"  # seconds
 _CSS = """
 .gradio-container {max-width: 1100px !important; margin: auto !important}
 .hl-title {font-size: 1.4em; font-weight: 600}
@@ -54,7 +55,7 @@ def answer(model: Any, processor: Any, path: str | None) -> tuple[str, Any]:  # 
     decode_image = sys.modules[type(processor).__module__].decode_image
     say_threshold = sys.modules[type(rule).__module__].say_threshold
     try:
-        picture = decode_image({"path": path}, shortest_side=processor.needed_side())
+        picture = decode_image({"path": path}, Path(path).name, processor.needed_side())
     except ValueError as error:
         return quiet(str(error)), nothing
     with torch.inference_mode():
@@ -92,10 +93,12 @@ def build_page(
         gr.HTML(f'<div class="hl-title">{escape(title)}</div>{quiet(about)}')
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(
+                picture: Any = gr.Image(
                     type="filepath", image_mode=None, sources=["upload", "clipboard"], label="picture", buttons=[],
                     height=330, elem_id="picture",
                 )  # fmt: skip
+                opened = picture.preprocess  # which fails, without a reason, where `answer` gives one
+                picture.preprocess = lambda given: given.path if given and given.path else opened(given)
                 label = gr.Dropdown([], label="heat map of", elem_id="label", visible=show is not None)
                 heat_map = gr.Image(
                     label="where the picture speaks for it", visible=False, format="png", buttons=[], height=330,
@@ -117,7 +120,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
     theme = gr.themes.Base(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("monospace",))
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[],
-        prevent_thread_lock=True, theme=theme, css=_CSS,
+        prevent_thread_lock=True, theme=theme, css=_CSS, max_file_size=_LARGEST_UPLOAD,
     )  # fmt: skip
     print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
     page.block_thread()

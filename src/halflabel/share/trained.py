@@ -1,5 +1,6 @@
 """A model at hand, trained by a recipe or loaded, with all that it is good for and all that is shown of it."""
 
+import functools
 import json
 import logging
 import os
@@ -11,23 +12,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data.files import write_whole
+from ..data import process_state, write_whole
 from ..model.errors import HalflabelError
 from ..model.heads import Head
 from ..model.losses import Loss
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import METRICS, PLOTS, UNKNOWN_AS_NEGATIVE, Trained, run_recipe
 from ..use.evaluate import Measured, evaluate
+from ..use.evaluate import calibrate as fit_rule
 from ..use.explain import explain
 from ..use.inference import Name, SavedModel, open_model
 from ..use.predict import predict
 from ..use.review import review
-from .card import EXAMPLES, calibrate, card, save_card_data
+from .card import EXAMPLES, card, is_rendered, save_card_data
 from .image_plots import draw_examples
 from .plots import check_drawing, draw_measured, draw_training
 from .push import prepare_repository, push
 
 log = logging.getLogger(__name__)
+
+
+@functools.wraps(fit_rule)
+def calibrate(model: Name | SavedModel, data: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Do what `use.evaluate.calibrate` does, and render the card again, unless somebody wrote or changed it."""
+    folder = model.name if isinstance(model, SavedModel) else model
+    rendered = is_rendered(folder)
+    report = fit_rule(model, data, **options)
+    if rendered and process_state().is_main_process:
+        card(folder)
+    return report
 
 
 class Loaded(SavedModel):

@@ -123,7 +123,7 @@ def calibrate(
 
     The model is a folder, or what was opened from one. `split` is what to fit on, and not what the model is to be
     measured on. For `objective` see `thresholds.parse_objective`, for `calibration` `decision_fitting.fit_decisions`,
-    for the other arguments `evaluate`. `halflabel.calibrate` also renders the card again, see `share.card`.
+    for the other arguments `evaluate`. `halflabel.calibrate` also renders the card again, see `share.trained`.
 
     Returns:
         What `decide.report.describe_decisions` says of the new rule on the entries it was fitted on, and `split`.
