@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
@@ -28,7 +29,7 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.modeling_timm_multilabel import short_card
-from ..model.objective import count_items
+from ..model.objective import count_items, label_scale
 from .checkpoints import (
     TRAINING_WEIGHTS,
     UNFINISHED,
@@ -89,6 +90,10 @@ class MultiLabelTrainer(Trainer):
     and asl. This one counts what `losses.count_items` counts, adds it up over accumulated batches and devices, and
     leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices.
 
+    The loss of an evaluation or a prediction (`eval_loss`, `test_loss`) is the model's over the known entries of all
+    images at once, whatever the batches and processes, also of a model that learns from unknown ones; it is NaN where
+    nothing is known, and not there with a `compute_loss_func`, of which only means of batches are known.
+
     A checkpoint is there as a whole or not at all, whenever the run is killed, and the last one stays when training is
     over, for what follows may be killed too.
 
@@ -103,6 +108,7 @@ class MultiLabelTrainer(Trainer):
     def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
+        self._evaluated: list[Tensor] = []
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
@@ -187,20 +193,68 @@ class MultiLabelTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
-    def log(self, logs: dict[str, float], *args: Any) -> None:  # noqa: ANN401 - transformers' own contract
-        """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
-        known = "eval_known_loss" in logs
-        super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Have the loss of an evaluation or a prediction divided once, by what all batches hold, not batch by batch."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        metrics, key = output.metrics or {}, f"{metric_key_prefix}_loss"
+        if "loss" in self.args.include_for_metrics:  # else the stock one was told of no loss
+            metrics.pop(key, None)
+        if self._evaluated:
+            metrics.setdefault(key, self._evaluated_loss())
+        return output._replace(metrics=metrics)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Put aside what the loss of the known entries is made of, where the loss is the model's own."""
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if loss is not None and self.compute_loss_func is None and isinstance(logits, Tensor):
+            batch = self._without_repeats({"labels": labels})
+            batch["labels"] = batch["labels"].masked_fill(batch["labels"] < 0, self._no_part)
+            sums = self._network.sum_losses(logits, batch["labels"])
+            self._evaluated.append(torch.cat([sums, self._count(batch)]))
+        loss = loss if "loss" in self.args.include_for_metrics else None
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _evaluated_loss(self) -> float:
+        """Return the model's loss over the known entries of all batches and processes; NaN where nothing is known."""
+        totals = torch.stack(self._evaluated).cpu().double().sum(dim=0)  # not every device has doubles
+        if self.args.world_size > 1:
+            totals = self.accelerator.gather(totals[None].to(self.args.device)).sum(dim=0).cpu()
+        sums, counts = totals.split([len(totals) // 2, len(totals) // 2 + 1])
+        scale = label_scale(counts, self._loss, self._network.config.normalizer, len(sums))
+        return float((sums * scale).sum()) if counts[:-1].any() else math.nan
 
     @property
     def _keeping(self) -> list[KeepTrainingWeights]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]
 
     @property
-    def _loss(self) -> Loss:
+    def _network(self) -> Model:
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, Model)
-        return model.loss
+        return model
+
+    @property
+    def _loss(self) -> Loss:
+        return self._network.loss
+
+    @property
+    def _no_part(self) -> int:
+        """What a label is where the entry takes no part in the loss."""
+        return UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -220,8 +274,7 @@ class MultiLabelTrainer(Trainer):
             return batch
         first = self.args.process_index * len(labels)
         repeated = torch.arange(first, first + len(labels), device=labels.device) >= state.remainder
-        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
-        return {**batch, "labels": labels.masked_fill(repeated[:, None], code), _REPEATED: repeated}
+        return {**batch, "labels": labels.masked_fill(repeated[:, None], self._no_part), _REPEATED: repeated}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
