@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
@@ -35,6 +35,7 @@ from .checkpoints import (
     UNFINISHED,
     AverageWeights,
     KeepTrainingWeights,
+    SaveAndStop,
     disk_faults_told,
     move_to_its_place,
 )
@@ -109,6 +110,7 @@ class MultiLabelTrainer(Trainer):
         """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
         self._evaluated: list[Tensor] = []
+        self._first_step = 0
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
@@ -157,6 +159,7 @@ class MultiLabelTrainer(Trainer):
             HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
         """
         found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        self._first_step = self.state.global_step
         for callback in self._keeping:
             callback.checkpoint = checkpoint and Path(checkpoint)
         if checkpoint is not None:
@@ -236,6 +239,11 @@ class MultiLabelTrainer(Trainer):
         sums, counts = totals.split([len(totals) // 2, len(totals) // 2 + 1])
         scale = label_scale(counts, self._loss, self._network.config.normalizer, len(sums))
         return float((sums * scale).sum()) if counts[:-1].any() else math.nan
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer step is done since training started or went on."""
+        return self.state.global_step > self._first_step
 
     @property
     def _keeping(self) -> list[KeepTrainingWeights]:
@@ -391,12 +399,22 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         validated = bool(((counts.positive > 0) & (counts.negative > 0)).any())
     if "validation" in datasets and not validated:
         log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
+    scheduler, strategies = arguments.lr_scheduler_type, (arguments.eval_strategy, arguments.save_strategy)
     if not validated:
+        for name, asked in {
+            "early_stopping_patience": keys.early_stopping_patience is not None,
+            "save_strategy best": arguments.save_strategy == "best",
+            f"lr_scheduler_type {SchedulerType(scheduler).value}": scheduler in ("reduce_lr_on_plateau", "greedy"),
+        }.items():
+            if asked:
+                raise HalflabelError(f"{name} needs a validation split: set validation_share above 0")
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
-    elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
-        arguments.load_best_model_at_end = True
-    callbacks: list[TrainerCallback] = []  # what happens to the weights
+    elif not (arguments.load_best_model_at_end or "load_best_model_at_end" in recipe.said or "no" in strategies):
+        log.warning(
+            "eval_strategy %s, save_strategy %s: they differ, so the last model is kept, not the best", *strategies
+        )
+    callbacks: list[TrainerCallback] = [SaveAndStop()]  # and what happens to the weights
     if keys.ema_decay is not None:
         callbacks.append(AverageWeights(keys.ema_decay))
     elif keys.lora_rank is not None:
@@ -407,20 +425,19 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
             config.dispatch_batches = False  # each reads its own shards
         arguments.accelerator_config = config
     if keys.early_stopping_patience is not None:
-        if not validated:
-            raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=keys.early_stopping_patience))
-    trainer = MultiLabelTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=train,
-        eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
-        callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
-        images_in_stream=None if data.stream is None else data.counts.images,
-    )
+    with recipe.argument_faults_told():
+        trainer = MultiLabelTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=datasets["validation"] if validated else None,
+            compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
+            images_in_stream=None if data.stream is None else data.counts.images,
+        )
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(default)
     trainer.add_callback(Progress(keys.log_epochs))
