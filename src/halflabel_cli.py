@@ -4,15 +4,17 @@ import argparse
 import importlib
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import takewhile
 from types import ModuleType
 from typing import Any, NoReturn
 
-SKIPPED_FILES, USER_ERROR = 3, 2
+SKIPPED_FILES, USER_ERROR, STOPPED = 3, 2, 130
 
 _SOURCE = (
     "files, folders, data sets of the Hub, or street_scenes; one with options as JSON: "
@@ -307,11 +309,60 @@ def _light() -> Iterator[Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, check, then import the package and run; a user's mistake ends in one line and exit code 2."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Parse, check, then import the package and run; a user's mistake ends in one line and exit code 2.
+
+    Ctrl-C and SIGTERM end in a line that says what is kept and what goes on with it, and exit code 130. As a process of
+    its own, without arguments, the command ends at once, whatever it does: whole files alone have their names.
+    """
+    stop = _Stop(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has it for what runs in the background
+                signal.signal(number, stop)
+    try:
+        return _run(stop)
+    except KeyboardInterrupt:
+        if arguments is None:
+            stop.end()
+        stop.tell()
+        return STOPPED
+
+
+class _Stop:
+    """What happens at Ctrl-C and at SIGTERM, in any moment of a command."""
+
+    def __init__(self, given: list[str]) -> None:
+        """Keep the words behind `halflabel`; what the command leaves is known when they are read."""
+        self.given, self.process = given, os.getpid()
+        self.describe: Callable[[Sequence[str]], str] = lambda words: "nothing was begun"
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take the signal: a training that gets SIGTERM ends by itself, when it has written a checkpoint."""
+        checkpoints: Any = sys.modules.get("halflabel.training.checkpoints")
+        if number == signal.SIGTERM and checkpoints is not None and checkpoints.SaveAndStop.ask():
+            return
+        self.end()
+
+    def tell(self) -> None:
+        """Print the line, below a progress bar; past Python's own streams, which may be in the middle of a write."""
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"\nhalflabel: stopped: {self.describe(self.given)}\n".encode())
+
+    def end(self) -> NoReturn:
+        """Print the line and leave, without waiting for threads; loading processes end with this one."""
+        if os.getpid() == self.process:
+            self.tell()
+            multiprocessing: Any = sys.modules.get("multiprocessing")
+            for child in multiprocessing.active_children() if multiprocessing else ():
+                child.kill()
+        os._exit(STOPPED)
+
+
+def _run(stop: _Stop) -> int:
     with _light() as light:
         try:
-            options = parse(given, light.did_you_mean)
+            options = parse(stop.given, light.did_you_mean)
+            stop.describe = partial(light.what_is_kept, options)
             code: int | None = light.answer(options)
         except (UsageError, light.HalflabelError, OSError) as error:
             print(f"halflabel: error: {light.printable(error)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""One optimizer step on 20 rows of features through the real Trainer, for every loss and normalizer.
+"""One optimizer step on 20 rows of features through the real Trainer, for every loss and normalizer; and evaluations.
 
 Run by test_trainer.py, in its process and in two.
 """
@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import FeatureDataset, collate
+from halflabel.metrics.trainer import trainer_metrics
 
 ELEMENTWISE = {"bce": {"label_smoothing": 0.1}, "focal": {}, "asl": {}, "splc": {}, "em": {}, "wan": {}}
 NORMALIZERS = ("labels", "images", "tasks")
@@ -67,3 +68,41 @@ def write_updates(folder, splits):
     updates = {split: all_updates(folder / "run", *split) for split in splits}
     if os.environ["RANK"] == "0":
         torch.save(updates, folder / "updates.pt")
+
+
+EVALUATED = (("bce", "labels"), ("bce", "images"), ("focal", "tasks"), ("wan", "labels"), ("ll_r", "labels"))
+
+
+def head_model(loss, normalizer):
+    """A model of which the head is trained on rows of features, these features, and their labels."""
+    torch.manual_seed(0)
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        "test_resnet", [f"label {i}" for i in range(LABELS)], weights=None, loss=loss, normalizer=normalizer,
+        pos_weight=[1.0, 2.0, 0.5, 1.0, 3.0], label_weight=[1.0, 1.0, 2.0, 0.5, 1.0],
+    )  # fmt: skip
+    model.head.linear.weight.data.normal_()
+    features, labels = rows()
+    return model, features.repeat(1, 1 + model.head.in_features // 16)[:, : model.head.in_features], labels
+
+
+def evaluation_losses(folder, size):
+    """Return `eval_loss` of each of `EVALUATED`, which is also that of `predict`, and needs no `compute_metrics`."""
+    found = {}
+    for loss, normalizer in EVALUATED:
+        model, features, labels = head_model(loss, normalizer)
+        arguments = TrainingArguments(
+            output_dir=folder, per_device_eval_batch_size=size, report_to="none", use_cpu=True, disable_tqdm=True,
+            remove_unused_columns=False, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = MultiLabelTrainer(model, arguments, collate, eval_dataset=FeatureDataset(features, labels))
+        found[loss, normalizer] = trainer.evaluate()["eval_loss"]
+        assert trainer.predict(trainer.eval_dataset).metrics["test_loss"] == found[loss, normalizer]
+        trainer.compute_metrics = trainer_metrics
+        assert trainer.evaluate()["eval_loss"] == found[loss, normalizer]
+    return found
+
+
+def write_evaluation_losses(folder, sizes):
+    """In one of several processes."""
+    found = {size: evaluation_losses(folder / "run", size) for size in sizes}
+    torch.save(found, folder / f"losses.{os.environ['RANK']}")

@@ -1,4 +1,4 @@
-"""`halflabel` commands in processes of their own that are killed at a file they open, or whose files cannot grow."""
+"""`halflabel` commands in processes of their own that get a signal at a file they open, or whose files cannot grow."""
 
 import contextlib
 import os
@@ -12,29 +12,33 @@ import forked
 from halflabel_cli import main
 
 
-def halflabel(arguments, output, kill_at=None, largest_file=None):
+def halflabel(arguments, output, kill_at=None, largest_file=None, number=signal.SIGKILL):
     """Run a command.
 
     Args:
         arguments: Of the command.
         output: A file that gets all it prints.
-        kill_at: (pattern, count): SIGKILL when it opens a file whose path the pattern finds, for the count-th time; a
+        kill_at: (pattern, count): a signal when it opens a file whose path the pattern finds, for the count-th time; a
             third element names another audit event than `open`, like `os.rename`.
         largest_file: Bytes; what would grow further fails as on a full disk.
+        number: Which signal.
 
     Returns:
         Its exit code, -9 where it was killed.
     """
-    process = forked.start(_run, list(map(str, arguments)), kill_at, largest_file, output=output)
+    process = forked.start(_run, list(map(str, arguments)), kill_at, largest_file, number, output=output)
     process.join()
     return process.exitcode
 
 
-def _run(arguments, kill_at, largest_file):
+def _run(arguments, kill_at, largest_file, number):
+    for one in (signal.SIGINT, signal.SIGTERM):  # as a terminal starts it
+        signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
     if kill_at is not None:
-        sys.addaudithook(_killer(*kill_at))
+        sys.addaudithook(_killer(number, *kill_at))
+    sys.argv = ["halflabel", *arguments]
     with small_disk(resource.RLIM_INFINITY if largest_file is None else largest_file):
-        return main(arguments)
+        return main()
 
 
 @contextlib.contextmanager
@@ -49,7 +53,7 @@ def small_disk(largest_file):
         signal.signal(signal.SIGXFSZ, before[0])
 
 
-def _killer(pattern, count, awaited="open"):
+def _killer(number, pattern, count, awaited="open"):
     left = count
 
     def watch(event, arguments):
@@ -57,6 +61,6 @@ def _killer(pattern, count, awaited="open"):
         if event == awaited and re.search(pattern, str(arguments[0])):
             left -= 1
             if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return watch

@@ -107,3 +107,34 @@ def test_a_key_that_is_gone_is_passed_over_where_it_said_nothing_and_refused_whe
     assert parse_recipe(write(tmp_path, teacher_weight=None, teacher_ramp=0.3)).model.backbone == "test_resnet"
     with pytest.raises(HalflabelError, match=r"my.yaml: teacher_weight is gone since version 0\.2: .* leave it out$"):
         parse_recipe(write(tmp_path, teacher_weight=1.0))
+
+
+def test_fields_of_the_trainer_are_checked_where_a_recipe_is_changed(tmp_path):
+    recipe = parse_recipe(write(tmp_path))
+    for keys, message in (
+        ({"optim": "adam"}, "optim adam: adam is not a valid OptimizerNames"),
+        ({"learning_rat": 1}, "unexpected keyword argument 'learning_rat'"),
+        ({"eval_steps": 1.5, "eval_strategy": "steps"}, "must be an integer if bigger than 1"),
+        ({"fp16": True}, "fp16 needs a GPU"),
+    ):
+        with pytest.raises(HalflabelError, match=message):
+            recipe.change(**keys)
+    changed = recipe.change(report_to="wandb,tensorboard", save_strategy="no")
+    assert changed.arguments.report_to == ["wandb", "tensorboard"]
+    assert (recipe.arguments.load_best_model_at_end, changed.arguments.load_best_model_at_end) == (True, False)
+    with pytest.raises(HalflabelError, match="wandb is not installed"):
+        changed.check_installed()
+
+
+@pytest.mark.parametrize("measure", ["known_loss", "eval_loss"])
+def test_of_a_loss_the_least_is_the_best(tmp_path, measure):
+    recipe = parse_recipe(write(tmp_path))
+    assert recipe.arguments.greater_is_better
+    assert not parse_recipe(write(tmp_path), ["--metric_for_best_model", measure]).arguments.greater_is_better
+    assert not recipe.change(metric_for_best_model=measure).arguments.greater_is_better
+
+
+def test_a_bare_no_of_yaml_is_the_word_of_a_strategy(tmp_path):
+    (tmp_path / "my.yaml").write_text("data: a.csv\nbackbone: test_resnet\neval_strategy: no\nsave_strategy: no\n")
+    arguments = parse_recipe(str(tmp_path / "my.yaml")).arguments
+    assert (arguments.eval_strategy, arguments.save_strategy) == ("no", "no")

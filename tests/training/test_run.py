@@ -129,7 +129,18 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     probabilities = 1 / (1 + np.exp(-logs[0].predictions[known].astype(float)))
     assert 0 < known.sum() < known.size
     assert entry["eval_known_loss"] == pytest.approx(log_loss(logs[0].label_ids[known], probabilities), rel=1e-5)
-    assert not any("eval_loss" in row for row in states[0].log_history)
+    assert entry["eval_loss"] == pytest.approx(entry["eval_known_loss"], rel=1e-5)
+
+
+def test_the_last_model_is_kept_where_the_best_is_not_asked_for_or_cannot_be_known(colour_table, tmp_path, caplog):
+    best = {"metric_for_best_model": "undefined_labels", "greater_is_better": False}  # the first of equals is the best
+    assert train(recipe(colour_table, tmp_path, num_train_epochs=2, **best)).kept == (1, 2)
+    asked = ["--load_best_model_at_end=false"]
+    assert train(recipe(colour_table, tmp_path, asked, num_train_epochs=2, **best)).kept is None
+    assert "they differ" not in caplog.text
+    differ = ["--eval_strategy=steps", "--eval_steps=2"]
+    assert train(recipe(colour_table, tmp_path, differ, num_train_epochs=2, **best)).kept is None
+    assert "eval_strategy steps, save_strategy epoch: they differ, so the last model is kept" in caplog.text
 
 
 def test_an_undefined_metric_is_nan_and_counted():

@@ -1,4 +1,5 @@
 import logging
+import math
 
 import exactness
 import numpy as np
@@ -9,8 +10,9 @@ from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
 from transformers import Trainer, TrainerState
 
-from halflabel import HalflabelError, TimmMultiLabelForImageClassification
+from halflabel import IGNORE_INDEX, HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import FeatureDataset
+from halflabel.metrics.trainer import trainer_metrics
 from halflabel.training.trainer import TellEpoch, describe_log
 from halflabel_cli import main
 
@@ -56,6 +58,63 @@ def test_the_stock_trainer_is_exact_for_known_entries_and_refused_for_other_coun
             exactness.update(tmp_path, loss, {}, normalizer, 4, 6, trainer_class=Trainer)
     with pytest.raises(HalflabelError, match="depends on the epoch"):
         exactness.update(tmp_path, "splc", {}, "labels", 4, 6, trainer_class=Trainer)
+
+
+def loss_by_hand(loss, normalizer):
+    """The model's loss over all known entries at once, with loops, in float64."""
+    model, features, labels = exactness.head_model(loss, normalizer)
+    with torch.no_grad():
+        logits = model.double()(features=features.double()).logits.tolist()
+    config, losses = model.config, {}
+    for i, j in np.argwhere(labels >= 0):
+        z, y, w = logits[i][j], labels[i, j], config.pos_weight[j]
+        p = 1 / (1 + math.exp(-z))
+        focus = ((1 - p) ** 2, p**2) if loss == "focal" else (1, 1)
+        losses[i, j] = -config.label_weight[j] * (y * w * focus[0] * math.log(p) + (1 - y) * focus[1] * math.log(1 - p))
+    if normalizer != "tasks":
+        return sum(losses.values()) / (len(losses) if normalizer == "labels" else len(labels))
+    by_label = [[value for (_, j), value in losses.items() if j == label] for label in range(exactness.LABELS)]
+    return sum(sum(one) / len(one) for one in by_label) / exactness.LABELS
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """The losses of evaluations in batches of several sizes, in one process, and in each of two."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    in_two_processes(exactness.write_evaluation_losses, folder, (1, 3, 8, 64), folder=folder)
+    alone = {size: exactness.evaluation_losses(folder / "run", size) for size in (1, 3, 8, 64)}
+    return [alone, *(torch.load(folder / f"losses.{rank}", weights_only=True) for rank in (0, 1))]
+
+
+@pytest.mark.parametrize(("loss", "normalizer"), exactness.EVALUATED)
+def test_the_loss_of_an_evaluation_is_over_known_entries_whatever_the_batches_and_processes(
+    evaluated, loss, normalizer
+):
+    """Of 20 images eight know nothing, and others only some; a mean of batch means tells the size of the batches."""
+    expected = loss_by_hand(loss, normalizer)
+    for losses in evaluated:
+        for size, found in losses.items():
+            assert found[loss, normalizer] == pytest.approx(expected, rel=2e-6), size
+
+
+def test_the_best_checkpoint_by_loss_is_that_of_the_least_loss_over_known_entries(tmp_path):
+    """`loss` is what transformers takes where no measure is named."""
+    trainer = make_trainer(
+        make_model(), tmp_path, num_train_epochs=3, save_strategy="epoch", eval_strategy="epoch",
+        load_best_model_at_end=True, per_device_eval_batch_size=3,
+    )  # fmt: skip
+    trainer.compute_metrics = trainer_metrics
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    for entry in evaluations:
+        assert entry["eval_loss"] == pytest.approx(entry["eval_known_loss"], rel=1e-5)
+    assert trainer.state.best_metric == min(entry["eval_loss"] for entry in evaluations)
+
+
+def test_an_evaluation_that_knows_nothing_has_no_loss_of_0(tmp_path):
+    trainer = make_trainer(make_model(), tmp_path)
+    trainer.eval_dataset.labels[:] = IGNORE_INDEX
+    assert math.isnan(trainer.evaluate()["eval_loss"])
 
 
 @pytest.mark.parametrize(("epoch", "done"), [(0, 0), (0.5, 0), (1.0, 1), (2.9999999999, 3), (None, 0)])

@@ -255,6 +255,55 @@ COMMANDS = [
     ("export {model} --format timm --output file", "file is a file; a folder is needed there"),
     ("push nowhere me/x", "no folder 'nowhere'"),
 ]
+ARGUMENTS = [
+    ("--report_to wandb", "report_to: wandb is not installed"),
+    ("--report_to tensorbord", "'tensorbord' is none of azure_ml, comet_ml"),
+    ("--optim adamw_bnb_8bit", "optim adamw_bnb_8bit: You need to install `bitsandbytes`"),
+    (
+        "--optim galore_adamw --optim_target_modules all-linear",
+        "optim galore_adamw: You need to install `galore_torch`",
+    ),
+    ("--optim sgd --optim_args momentum=x", "optim sgd with optim_args 'momentum=x'"),
+    ("--early_stopping_patience 2 --eval_strategy no", "early_stopping_patience counts evaluations"),
+    ("--early_stopping_patience 2 --validation_share 0", "early_stopping_patience needs a validation split"),
+    ("--save_strategy best --validation_share 0", "save_strategy best needs a validation split"),
+    ("--save_strategy best --eval_strategy no", "save_strategy best needs evaluations"),
+    ("--lr_scheduler_type reduce_lr_on_plateau --validation_share 0", "reduce_lr_on_plateau needs a validation split"),
+    ("--lr_scheduler_type sinus", "invalid choice: 'sinus'"),
+    ("--lr_scheduler_type cosine_with_min_lr", "lr_scheduler_type cosine_with_min_lr: One of min_lr or min_lr_rate"),
+    ("--lr_scheduler_kwargs '{{\"power\": 1}}'", "unexpected keyword argument 'power'"),
+    ("--metric_for_best_model f1", "metric_for_best_model is 'f1', expected mAP, mAUROC, known_loss"),
+    (
+        "--eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 3",
+        "save_steps 3 is no multiple of eval_steps 2",
+    ),
+    ("--save_strategy steps --load_best_model_at_end true", "requires the save and eval strategy to match"),
+    ("--save_strategy steps --save_steps 0", "save_steps is 0.0, expected a number above 0"),
+    ("--eval_strategy steps --eval_steps -1", "eval_steps is -1.0, expected a number above 0"),
+    ("--eval_accumulation_steps 0", "eval_accumulation_steps is 0, expected a whole number of at least 1"),
+    ("--eval_do_concat_batches false", "eval_do_concat_batches is False, and a run works with True alone"),
+    ("--prediction_loss_only true", "prediction_loss_only is True, and a run works with False alone"),
+    ("--include_for_metrics inputs", "include_for_metrics is ['inputs'], and a run works with [] alone"),
+    ("--label_names red", "label_names is ['red'], and a run works with ['labels'] alone"),
+    ("--label_smoothing_factor 0.1", "label_smoothing_factor is 0.1, and a run works with 0 alone"),
+    ("--neftune_noise_alpha 5", "neftune_noise_alpha is 5.0, and a run works with None alone"),
+    ("--deepspeed ds.json", "deepspeed"),
+    ("--fsdp full_shard", "Using fsdp only works in distributed training"),
+    ("--fp16 true", "fp16 needs a GPU, and this run is on the CPU"),
+    ("--fp16_full_eval true --bf16_full_eval true", "but not both"),
+    ("--tf32 true", "--tf32 requires Ampere"),
+    ("--torch_compile_backend swift", "torch_compile_backend swift: 'SWIFT' is not a valid DynamoBackend"),
+    ("--use_liger_kernel true", "liger-kernel >= 0.3.0 is not available"),
+    ("--adam_beta1 2", "adam_beta1 is 2.0, expected a number of at least 0 and below 1"),
+    ("--max_grad_norm nan", "max_grad_norm is nan, expected a number of at least 0"),
+    ("--warmup_steps nan", "warmup_steps is nan, expected a number of at least 0"),
+    ("--dataloader_prefetch_factor 2", "--dataloader_prefetch_factor can only be set when"),
+    ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "dataloader_prefetch_factor is 0, expected"),
+    ("--dataloader_persistent_workers true", "dataloader_persistent_workers True: persistent_workers option needs"),
+    ("--train_sampling_strategy group_by_length", "train_sampling_strategy group_by_length: "),
+    ("--debug tpu_metrics_debug", "debug is ['tpu_metrics_debug']"),
+    ("--accelerator_config nowhere.json", "accelerator_config nowhere.json: [Errno 2] No such file"),
+]
 CASES = [
     *((f"explain {{model}} {{pictures}}/{name}", message) for name, message in PICTURES),
     *((f"data {{tables}}/{name}", message) for name, message in TABLES),
@@ -262,6 +311,7 @@ CASES = [
     *((f"predict {{models}}/{name} {{picture}} --output x.csv", message) for name, message in MODELS),
     *((f"card {{models}}/{name}", message) for name, message in CARDS),
     *((f"{TRAIN} --resume_from_checkpoint {{checkpoints}}/{name}", message) for name, message in CHECKPOINTS),
+    *((f"{TRAIN} {flags}", message) for flags, message in ARGUMENTS),
     *COMMANDS,
 ]
 
@@ -326,6 +376,7 @@ def test_bad_input_is_told_in_one_line_with_exit_code_2(places, here, capsys, co
     assert len(lines[-1]) < 1500
     assert lines[-1].isprintable()
     assert not places.escape.exists()  # nothing of the input was run
+    assert not any((here / "new").glob("checkpoint-*"))  # told before the first epoch
     assert {path: path.read_bytes() for path in places.model.iterdir() if path.is_file()} == before
 
 

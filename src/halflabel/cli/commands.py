@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from halflabel_cli import SKIPPED_FILES, USER_ERROR
 
-from ..model.errors import HalflabelError, printable
+from ..model.errors import HalflabelError, is_out_of_memory, printable
 from .light import check_outputs, read_source
 
 _OUT_OF_MEMORY = (
@@ -60,20 +60,10 @@ def run_command(options: argparse.Namespace) -> int:
         say(f"halflabel: error: {error}", sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         say(f"halflabel: error: {_OUT_OF_MEMORY}", sys.stderr)
         return USER_ERROR
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether torch, or Python, could not allocate what was asked for."""
-    words = ("can't allocate memory", "Cannot allocate memory")
-    return (
-        isinstance(error, MemoryError)
-        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
-    )
 
 
 def run_train(options: argparse.Namespace) -> int:

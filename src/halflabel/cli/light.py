@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import fields
 from glob import glob
 from importlib.metadata import version
@@ -91,7 +93,8 @@ def _check_train(options: argparse.Namespace) -> None:
         raise HalflabelError("the data are given twice: behind the recipe, and with --data")
     if options.data:
         options.overrides = ["--data", *options.data, *options.overrides]
-    _, _, typed, own = read_keys(options.recipe, options.overrides)
+    recipe, from_file, typed, own = read_keys(options.recipe, options.overrides)
+    options.folder = str({"output_dir": f"outputs/{recipe.stem}", **from_file, **typed}["output_dir"])
     for source in () if own.get("streaming") else own["data"]:
         path = source if isinstance(source, str) else source.get("path")
         if isinstance(path, str) and not (isinstance(source, dict) and source.get("format")):
@@ -100,6 +103,39 @@ def _check_train(options: argparse.Namespace) -> None:
             except HalflabelError as error:
                 advice = "" if "data" in typed else f": give your own, halflabel train {options.recipe} DATA"
                 raise HalflabelError(f"{error}{advice}") from error
+
+
+_KEPT = {
+    "advise": "the features that were computed are kept",
+    "compare": "the runs that are finished and the features are kept",
+    "push": "files are pushed all together or not at all",
+    "demo": "the page is closed",
+}
+
+
+def what_is_kept(options: argparse.Namespace, given: Sequence[str]) -> str:
+    """Say what a command that was stopped leaves, and which command goes on with it.
+
+    Args:
+        options: As parsed.
+        given: The words behind `halflabel`.
+    """
+    kept, words, more = _KEPT.get(options.command, "nothing is kept"), list(given), ""
+    if options.command == "train":
+        folder = getattr(options, "folder", "")  # none where the recipe was not read yet
+        kept = "no checkpoint is there yet"
+        for place in (folder, os.path.join(folder, "probe")):
+            steps = [int(name[11:]) for name in glob("checkpoint-*", root_dir=place) if name[11:].isdecimal()]
+            if steps:
+                kept, more = f"{os.path.join(place, f'checkpoint-{max(steps)}')} is kept", "--resume_from_checkpoint"
+                break
+    elif options.command == "predict":
+        folder = options.output if options.output.endswith("/") else f"{options.output}.parts"
+        if os.path.isdir(folder):
+            kept, more = f"{len(glob('part-*', root_dir=folder))} finished parts are kept in {folder}", "--resume"
+    if more and not any(word.split("=")[0] == more for word in words):
+        words.append(more)
+    return f"{kept}; go on with: halflabel {shlex.join(words)}"
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -9,6 +9,9 @@ from .answers import decision_counts, decision_means
 from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, ratio
 from .ranking import rank
 
+MEASURES = ("mAP", "mAUROC", "known_loss", "undefined_labels", "CF1", "OF1")
+"""What `trainer_metrics` returns."""
+
 
 def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Measure logits on known entries: a `compute_metrics` for the Trainer.
@@ -60,11 +63,6 @@ def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:
         rows.append((*rank(known), *decision_counts(known, np.float64(0)), cost, len(against)))
     ap, auroc, tp, fp, fn, cost, count = np.array(rows, dtype=np.float64).T
     means = decision_means(tp, fp, fn)
-    return {
-        "mAP": mean_defined(ap),
-        "mAUROC": mean_defined(auroc),
-        "known_loss": float(ratio(cost.sum(), count.sum())),
-        "undefined_labels": int(np.isnan(ap).sum()),
-        "CF1": means["CF1"],
-        "OF1": means["OF1"],
-    }
+    undefined, known_loss = int(np.isnan(ap).sum()), float(ratio(cost.sum(), count.sum()))
+    values = (mean_defined(ap), mean_defined(auroc), known_loss, undefined, means["CF1"], means["OF1"])
+    return dict(zip(MEASURES, values, strict=True))

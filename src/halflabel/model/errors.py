@@ -40,6 +40,16 @@ def printable(text: object) -> str:
     return _MOVING.sub(lambda found: found[0].encode("unicode_escape").decode().replace(r"\udc", r"\x"), str(text))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether torch, or Python, could not allocate what was asked for."""
+    words = ("can't allocate memory", "Cannot allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+    )
+
+
 def did_you_mean(word: str, choices: Iterable[str], most: int = 3) -> str:
     """Return `"; did you mean a, b or c?"` for the choices nearest to a misspelt word, or `""` where none is near."""
     near = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=most, cutoff=0.5)

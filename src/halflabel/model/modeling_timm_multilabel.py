@@ -19,7 +19,7 @@ from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import OWN, HalflabelError, is_own, missing_part, part_name, shortlist
 from .heads import Head, find_head
 from .losses import Loss, find_loss
-from .objective import masked_loss
+from .objective import masked_loss, sum_losses
 
 log = logging.getLogger(__name__)
 TAGS = ["halflabel", "timm", "multi-label"]
@@ -312,14 +312,24 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
                 f"loss {config.loss!r} depends on the epoch: train it with halflabel.MultiLabelTrainer, "
                 "or add halflabel.trainer.TellEpoch() to the Trainer's callbacks"
             )
-        weights = {
-            name: None if values is None else logits.new_tensor(values, dtype=torch.float32)
-            for name, values in (("pos_weight", config.pos_weight), ("label_weight", config.label_weight))
-        }
         return masked_loss(
             logits, labels, self._own_loss or config.loss, config.normalizer, counts,
-            **weights, epoch=self.epoch or 0, **(config.loss_args or {}),
+            **self._label_factors(logits), epoch=self.epoch or 0, **(config.loss_args or {}),
         )  # fmt: skip
+
+    def _label_factors(self, like: Tensor) -> dict[str, Tensor | None]:
+        factors = (("pos_weight", self.config.pos_weight), ("label_weight", self.config.label_weight))
+        return {name: None if all_ is None else like.new_tensor(all_, dtype=torch.float32) for name, all_ in factors}
+
+    def sum_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each label's weighted sum of the loss over the entries that take part, shape (num_labels,), float32.
+
+        `labels` are such that `forward` took them; who has the sums of all batches divides by `objective.label_scale`.
+        """
+        factors, loss = self._label_factors(logits), self._own_loss or self.config.loss
+        arguments = {"epoch": self.epoch or 0, **(self.config.loss_args or {})}
+        sums = sum_losses(logits.float(), labels.float(), loss, factors["pos_weight"], **arguments)
+        return sums if factors["label_weight"] is None else sums * factors["label_weight"]
 
     def forward(
         self,

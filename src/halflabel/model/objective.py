@@ -131,7 +131,7 @@ def masked_loss(
         logits = logits.float()
     labels = labels.to(logits.dtype)
     counts = count_items(labels, record) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-    scale = _scale(counts.to(logits), record, normalizer, logits.shape[1])
+    scale = label_scale(counts.to(logits), record, normalizer, logits.shape[1])
     scale = scale if label_weight is None else scale * label_weight.to(logits)
     if record.function is bce and pos_weight is None:
         value, valid = cast(tuple[Tensor, Tensor], PlainBCE.apply(logits, labels, scale, **loss_args))
@@ -141,6 +141,22 @@ def masked_loss(
         if bool(valid & value.isfinite()):
             return value
     _check_values(labels, record)
+    return (sum_losses(logits, labels, record, pos_weight, epoch, **loss_args) * scale).sum()
+
+
+def sum_losses(
+    logits: Tensor,
+    labels: Tensor,
+    loss: str | Loss | Callable[..., Tensor] = "bce",
+    pos_weight: Tensor | None = None,
+    epoch: int = 0,
+    **loss_args: Any,  # noqa: ANN401 - those of the loss
+) -> Tensor:
+    """Return each label's sum of a loss over the entries that take part, shape (num_labels,), for who divides later.
+
+    The arguments are those of `masked_loss`, which has checked them.
+    """
+    record = find_loss(loss)
     if record.uses_epoch:
         loss_args = {**loss_args, "epoch": epoch}
     part = takes_part(labels, record)
@@ -148,8 +164,7 @@ def masked_loss(
         # Masked before the loss as well: an infinite logit at an unknown entry must not make 0 * inf.
         logits, labels = torch.where(part, logits, 0), torch.where(part, labels, 0)
     weight = None if pos_weight is None else pos_weight.to(logits)
-    entries = torch.where(part, record.function(logits, labels, weight, **loss_args), 0)
-    return (entries.sum(dim=0) * scale).sum()
+    return torch.where(part, record.function(logits, labels, weight, **loss_args), 0).sum(dim=0)
 
 
 class PlainBCE(torch.autograd.Function):
@@ -221,8 +236,8 @@ def _bce_and_slope(z: Tensor, labels: Tensor, label_smoothing: float) -> tuple[T
     return (z.clamp(min=0).addcmul_(z, y, value=-1).sub_(rest)).mul_(share), slopes, valid
 
 
-def _scale(counts: Tensor, loss: Loss, normalizer: str, num_labels: int) -> Tensor:
-    """Return what each label's sum is multiplied by, shape (num_labels,) or ()."""
+def label_scale(counts: Tensor, loss: Loss, normalizer: str, num_labels: int) -> Tensor:
+    """Return what each label's sum is multiplied by, shape (num_labels,) or (); `counts` as in `masked_loss`."""
     counts = counts.reshape(-1)  # several devices in one process get theirs with a leading axis
     if counts.numel() == 1:
         if normalizer != "labels" or loss.uses_unknown:

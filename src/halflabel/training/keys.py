@@ -132,7 +132,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_total_limit": 1,
     "metric_for_best_model": "mAP",
-    "greater_is_better": True,
     "remove_unused_columns": False,
     "per_device_eval_batch_size": 32,
 }

@@ -1,18 +1,32 @@
 """Recipes: what a run is made of, as typed and frozen settings; default < recipe file < what the caller says."""
 
-import copy
+import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..decide.decision_fitting import check_fitting
 from ..metrics.intervals import check_confidence
-from ..model.errors import HalflabelError, did_you_mean, is_own, missing_part, number, part_name, reason_of
+from ..metrics.trainer import MEASURES
+from ..model.errors import (
+    HalflabelError,
+    did_you_mean,
+    is_out_of_memory,
+    is_own,
+    missing_part,
+    number,
+    one_of,
+    part_name,
+    reason_of,
+)
 from ..model.heads import find_head
 from ..model.labels import LabelSpace
 from ..model.losses import find_loss
@@ -30,12 +44,33 @@ from .keys import (
     trainer_keys,
 )
 
-_COUNT = number(1, whole=True)
+_COUNT, _STEPS, _BETA = number(1, whole=True), number(0, above=True), number(0, 1, below=True)
 _ARGUMENT_RANGES = {
     "per_device_train_batch_size": _COUNT, "per_device_eval_batch_size": _COUNT, "gradient_accumulation_steps": _COUNT,
     "dataloader_num_workers": number(0), "num_train_epochs": number(0), "max_steps": number(-1),
     "learning_rate": number(0, 1e6), "weight_decay": number(0, 1e6), "seed": number(0, 2**32 - 1),
+    "adam_beta1": _BETA, "adam_beta2": _BETA, "adam_epsilon": number(0), "max_grad_norm": number(0),
+    "warmup_steps": number(0), "logging_steps": _STEPS, "save_steps": _STEPS, "eval_steps": _STEPS.or_none(),
+    "eval_delay": number(0), "eval_accumulation_steps": _COUNT.or_none(), "ddp_timeout": _COUNT,
+    "dataloader_prefetch_factor": _COUNT.or_none(),
 }  # fmt: skip
+_UNFIT: dict[str, tuple[Sequence[Any], str]] = {
+    "label_smoothing_factor": ((0,), "it is for one class of many; give --loss_args '{\"label_smoothing\": 0.1}'"),
+    "neftune_noise_alpha": ((None,), "it is for models of words"),
+    "prediction_loss_only": ((False,), "a run measures logits"),
+    "eval_do_concat_batches": ((True,), "a run measures the logits of all batches together"),
+    "include_for_metrics": (([],), "the measures are taken of logits and labels alone"),
+    "label_names": ((None, ["labels"]), "the labels of a run are called labels"),
+    "debug": (([], ["underflow_overflow"]), "it is for TPUs"),
+}
+"""Fields that a run works with in few values: these, and the reason."""
+
+_EVERYDAY = {
+    *TRAINING_DEFAULTS, *_ARGUMENT_RANGES, "output_dir", "use_cpu", "disable_tqdm", "resume_from_checkpoint",
+    "push_to_hub", "hub_model_id",
+}  # fmt: skip
+"""Fields that are checked before, or cannot be wrong: no error of the Trainer is blamed on them."""
+_NOTHING: tuple[Any, ...] = (None, False, [], "none")
 
 
 _GROUP_OF = {key.name: name for name, group in GROUPS.items() for key in fields(group)}
@@ -68,8 +103,7 @@ class Recipe:
         """Check what needs no data."""
         for key, group in _GROUP_OF.items():
             check_value(key, getattr(getattr(self, group), key))
-        for name, kind in _ARGUMENT_RANGES.items():
-            kind.check(name, getattr(self.arguments, name))
+        _check_arguments(self.arguments)
         find_head(self.model.head).check_arguments(self.model.head_args, part_name(self.model.head))
         find_loss(self.model.loss).check(part_name(self.model.loss), self.model.loss_args or {})
         if is_own(self.model.backbone):
@@ -104,14 +138,59 @@ class Recipe:
 
     def change(self, **keys: Any) -> "Recipe":  # noqa: ANN401
         """Return a recipe with other values of its own keys and of the Trainer's."""
-        arguments = copy.copy(self.arguments)
         groups = {name: getattr(self, name) for name in GROUPS}
+        given, said = {}, self.said | keys.keys()
         for key, value in keys.items():
             if key in _GROUP_OF:
                 groups[_GROUP_OF[key]] = replace(groups[_GROUP_OF[key]], **{key: value})
             else:
-                setattr(arguments, key, value)
-        return replace(self, arguments=arguments, said=self.said | keys.keys(), **groups)
+                given[key] = value
+        if not given:
+            return replace(self, said=said, **groups)
+        derived = {"greater_is_better": None, "load_best_model_at_end": False}
+        new = {**{key: value for key, value in derived.items() if key not in said}, **given}
+        arguments = _make_arguments(lambda: replace(self.arguments, **new), given, said)
+        return replace(self, said=said, arguments=arguments, **groups)
+
+    def check_installed(self) -> None:
+        """Refuse a tracker or an optimizer whose package is not there, before any work is done for the run.
+
+        Raises:
+            HalflabelError: It names the field and the package.
+        """
+        there = get_available_reporting_integrations()
+        for name in self.arguments.report_to or ():
+            if name not in INTEGRATION_TO_CALLBACK:
+                nearest = did_you_mean(name, INTEGRATION_TO_CALLBACK)
+                raise HalflabelError(f"report_to: {name!r} is none of {', '.join(INTEGRATION_TO_CALLBACK)}{nearest}")
+            if name not in (*there, "flyte"):  # of that one transformers does not say whether it is there
+                raise HalflabelError(f"report_to: {name} is not installed; here are {', '.join(there) or 'none'}")
+        try:
+            with contextlib.suppress(ValueError):  # some ask for the model, which is not there yet
+                Trainer.get_optimizer_cls_and_kwargs(self.arguments)
+        except ImportError as error:
+            raise HalflabelError(f"optim {_name(self.arguments.optim)}: {reason_of(error)}") from error
+
+    @contextlib.contextmanager
+    def argument_faults_told(self, started: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Turn what the Trainer raises of its arguments into one line that names them.
+
+        An error that only everyday arguments could have led to is raised as it is, and so is a lack of memory.
+
+        Args:
+            started: Tells whether a step is done; what is raised later has other reasons.
+
+        Raises:
+            HalflabelError: It holds what the Trainer said.
+        """
+        try:
+            yield
+        except Exception as error:
+            values = {key: getattr(self.arguments, key) for key in sorted(self.said & _ARGUMENTS)}
+            ours = isinstance(error, HalflabelError) or is_out_of_memory(error) or started()
+            if ours or not (fault := _argument_fault(error, values)):
+                raise
+            raise fault from error
 
 
 T = TypeVar("T")
@@ -168,6 +247,45 @@ def _target(key: str, policy: Any) -> float | None:  # noqa: ANN401 - from a fil
     return target
 
 
+def _argument_fault(error: Exception, given: Mapping[str, Any]) -> HalflabelError | None:
+    """Return what the Trainer says of its arguments in one line; None where it is about none of them.
+
+    Args:
+        error: What was raised.
+        given: The fields that somebody gave. Where the error names none, those that are not everyday are named.
+    """
+    text = reason_of(error)
+    if any(re.search(rf"\b{key}\b", text) for key in given):
+        return HalflabelError(text)
+    blamed = [f"{key} {_name(value)}" for key, value in given.items() if key not in _EVERYDAY and value not in _NOTHING]
+    return HalflabelError(f"{', '.join(blamed)}: {text}") if blamed else None
+
+
+def _check_arguments(arguments: TrainingArguments) -> None:
+    """Refuse fields of the Trainer's that would be found wrong late, or not at all."""
+    for name, kind in _ARGUMENT_RANGES.items():
+        kind.check(name, getattr(arguments, name))
+    for name, (fitting, reason) in _UNFIT.items():
+        value = getattr(arguments, name)
+        if value not in fitting:
+            raise HalflabelError(f"{name} is {_name(value)}, and a run works with {fitting[-1]} alone: {reason}")
+    measure = str(arguments.metric_for_best_model).removeprefix("eval_")
+    one_of(*MEASURES, "loss").check("metric_for_best_model", measure)
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise HalflabelError(
+            "fp16 needs a GPU, and this run is on the CPU, which would leave it out; give bf16, or none"
+        )
+    if arguments.save_strategy == "best" and arguments.eval_strategy == "no":
+        raise HalflabelError("save_strategy best needs evaluations to tell the best by: give eval_strategy epoch")
+    if arguments.load_best_model_at_end and arguments.save_strategy == "steps":
+        measured, saved = arguments.eval_steps or arguments.logging_steps, arguments.save_steps
+        if (measured < 1) != (saved < 1) or round(saved / measured, 6) % 1:  # below 1 they are shares of all steps
+            raise HalflabelError(
+                f"save_steps {saved:g} is no multiple of eval_steps {measured:g}, so what is saved is not measured and "
+                "the best model not known: give others, or load_best_model_at_end false"
+            )
+
+
 def _check_data(recipe: Recipe) -> None:
     data = recipe.data
     for name, policy in (("unknown", data.unknown), ("uncertain", data.uncertain)):
@@ -197,6 +315,8 @@ def _check_training(recipe: Recipe) -> None:
         raise HalflabelError(f"views is {training.views}: it is at least 1, and more than 1 only with cache_features")
     if training.cache_features and not training.freeze_backbone:
         raise HalflabelError("cache_features needs freeze_backbone: true; a backbone in training changes its features")
+    if training.early_stopping_patience is not None and recipe.arguments.eval_strategy == "no":
+        raise HalflabelError("early_stopping_patience counts evaluations: give eval_strategy epoch or steps")
     PseudoLabelOptions.of(training.pseudo_args)
     if training.pseudo_labels is None:
         if training.pseudo_args is not None:
@@ -247,13 +367,30 @@ def _training_arguments(path: Path, values: Mapping[str, Any], stronger: Mapping
     implied = [] if torch.accelerator.is_available() else ["--use_cpu=true"]
     parser = _Parser([TrainingArguments], allow_abbrev=False, add_help=False)  # type: ignore[list-item]
     try:
-        (arguments,) = parser.parse_args_into_dataclasses([*implied, *flags])
+        return _make_arguments(lambda: parser.parse_args_into_dataclasses([*implied, *flags])[0], values, values)
     except HalflabelError as error:
-        typed = any(f"argument --{key}" in str(error) for key in stronger)
+        typed = any(re.search(rf"\b{key}\b", str(error)) for key in stronger)
         raise HalflabelError(f"{'' if typed else f'{path}: '}{error}") from error
-    except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks itself
-        raise HalflabelError(f"{path}: {reason_of(error, first_line=True)}") from error
+
+
+def _make_arguments(
+    make: Callable[[], TrainingArguments], given: Mapping[str, Any], said: Container[str]
+) -> TrainingArguments:
+    """Have TrainingArguments check themselves; where nothing was said of it, the best model is kept if it can be known.
+
+    Raises:
+        HalflabelError: It tells in one line what they refuse of what was given.
+    """
+    try:
+        arguments = make()
+    except HalflabelError:
+        raise
+    except Exception as error:
+        raise _argument_fault(error, given) or HalflabelError(reason_of(error)) from error
     arguments.report_to = [part for name in arguments.report_to or () for part in name.split(",")]
+    if "load_best_model_at_end" not in said:
+        measured, saved = arguments.eval_strategy, arguments.save_strategy
+        arguments.load_best_model_at_end = measured != "no" and saved in (measured, "best")
     return arguments
 
 
@@ -264,6 +401,8 @@ def _as_flags(key: str, value: Any) -> Iterator[str]:  # noqa: ANN401 - a YAML v
         yield f"--{key}={','.join(value) or 'none'}"
     elif isinstance(value, list | tuple):
         yield from (f"--{key}", *map(str, value))
+    elif value is False and "bool" not in trainer_keys()[key]:  # what YAML makes of no
+        yield f"--{key}=no"
     else:
         yield f"--{key}={value}"
 
@@ -274,4 +413,5 @@ def _name(value: Any) -> Any:  # noqa: ANN401 - a setting
         return {key: _name(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_name(one) for one in value]
+    value = value.value if isinstance(value, Enum) else value
     return value if isinstance(value, int | float) else part_name(value)

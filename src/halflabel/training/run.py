@@ -108,6 +108,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
+    recipe.check_installed()
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
     report_labels(data.counts, data.names, recipe.data.strict)
@@ -121,7 +122,8 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         if data.images.skipped:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / SKIPPED).write_text("\n".join(data.images.skipped) + "\n", encoding="utf-8")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with recipe.argument_faults_told(lambda: trainer.has_stepped):
+        trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.training.lora_rank is not None:
         merge_lora(model)
     _fit_rule(trainer, model, datasets, recipe)
@@ -195,7 +197,8 @@ def _tidy(recipe: Recipe, trainer: Trainer) -> None:
 def _kept_epoch(trainer: Trainer) -> tuple[float, float] | None:
     state = trainer.state
     best = next((one for one in state.log_history if one.get("step") == state.best_global_step), None)
-    return None if best is None or not state.best_model_checkpoint else (best["epoch"], round(state.epoch or 0, 2))
+    kept = trainer.args.load_best_model_at_end and state.best_model_checkpoint
+    return None if best is None or not kept else (best["epoch"], round(state.epoch or 0, 2))
 
 
 def _fit_rule(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> None:
@@ -278,7 +281,8 @@ def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, dat
     checkpoint = last_checkpoint(folder) if recipe.resumes else None
     if checkpoint is None and trainer.is_world_process_zero():
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with probe.argument_faults_told(lambda: trainer.has_stepped):
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     set_seed(recipe.arguments.seed)  # what is drawn from here on is the same when the probe was done before a break
     model.unfreeze_backbone()

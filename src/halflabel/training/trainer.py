@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
@@ -28,12 +29,13 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.modeling_timm_multilabel import short_card
-from ..model.objective import count_items
+from ..model.objective import count_items, label_scale
 from .checkpoints import (
     TRAINING_WEIGHTS,
     UNFINISHED,
     AverageWeights,
     KeepTrainingWeights,
+    SaveAndStop,
     disk_faults_told,
     move_to_its_place,
 )
@@ -89,6 +91,10 @@ class MultiLabelTrainer(Trainer):
     and asl. This one counts what `losses.count_items` counts, adds it up over accumulated batches and devices, and
     leaves out the images that Accelerate repeats to fill the last step of an epoch on several devices.
 
+    The loss of an evaluation or a prediction (`eval_loss`, `test_loss`) is the model's over the known entries of all
+    images at once, whatever the batches and processes, also of a model that learns from unknown ones; it is NaN where
+    nothing is known, and not there with a `compute_loss_func`, of which only means of batches are known.
+
     A checkpoint is there as a whole or not at all, whenever the run is killed, and the last one stays when training is
     over, for what follows may be killed too.
 
@@ -103,6 +109,8 @@ class MultiLabelTrainer(Trainer):
     def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
+        self._evaluated: list[Tensor] = []
+        self._first_step = 0
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
@@ -151,6 +159,7 @@ class MultiLabelTrainer(Trainer):
             HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
         """
         found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        self._first_step = self.state.global_step
         for callback in self._keeping:
             callback.checkpoint = checkpoint and Path(checkpoint)
         if checkpoint is not None:
@@ -187,20 +196,73 @@ class MultiLabelTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
-    def log(self, logs: dict[str, float], *args: Any) -> None:  # noqa: ANN401 - transformers' own contract
-        """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
-        known = "eval_known_loss" in logs
-        super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Have the loss of an evaluation or a prediction divided once, by what all batches hold, not batch by batch."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        metrics, key = output.metrics or {}, f"{metric_key_prefix}_loss"
+        if "loss" in self.args.include_for_metrics:  # else the stock one was told of no loss
+            metrics.pop(key, None)
+        if self._evaluated:
+            metrics.setdefault(key, self._evaluated_loss())
+        return output._replace(metrics=metrics)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Put aside what the loss of the known entries is made of, where the loss is the model's own."""
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if loss is not None and self.compute_loss_func is None and isinstance(logits, Tensor):
+            batch = self._without_repeats({"labels": labels})
+            batch["labels"] = batch["labels"].masked_fill(batch["labels"] < 0, self._no_part)
+            sums = self._network.sum_losses(logits, batch["labels"])
+            self._evaluated.append(torch.cat([sums, self._count(batch)]))
+        loss = loss if "loss" in self.args.include_for_metrics else None
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _evaluated_loss(self) -> float:
+        """Return the model's loss over the known entries of all batches and processes; NaN where nothing is known."""
+        totals = torch.stack(self._evaluated).cpu().double().sum(dim=0)  # not every device has doubles
+        if self.args.world_size > 1:
+            totals = self.accelerator.gather(totals[None].to(self.args.device)).sum(dim=0).cpu()
+        sums, counts = totals.split([len(totals) // 2, len(totals) // 2 + 1])
+        scale = label_scale(counts, self._loss, self._network.config.normalizer, len(sums))
+        return float((sums * scale).sum()) if counts[:-1].any() else math.nan
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer step is done since training started or went on."""
+        return self.state.global_step > self._first_step
 
     @property
     def _keeping(self) -> list[KeepTrainingWeights]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]
 
     @property
-    def _loss(self) -> Loss:
+    def _network(self) -> Model:
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, Model)
-        return model.loss
+        return model
+
+    @property
+    def _loss(self) -> Loss:
+        return self._network.loss
+
+    @property
+    def _no_part(self) -> int:
+        """What a label is where the entry takes no part in the loss."""
+        return UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -220,8 +282,7 @@ class MultiLabelTrainer(Trainer):
             return batch
         first = self.args.process_index * len(labels)
         repeated = torch.arange(first, first + len(labels), device=labels.device) >= state.remainder
-        code = UNCERTAIN if self._loss.uses_unknown else IGNORE_INDEX
-        return {**batch, "labels": labels.masked_fill(repeated[:, None], code), _REPEATED: repeated}
+        return {**batch, "labels": labels.masked_fill(repeated[:, None], self._no_part), _REPEATED: repeated}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Count a step's entries per label and its images, over all processes; shape (num_labels + 1,)."""
@@ -338,12 +399,22 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         validated = bool(((counts.positive > 0) & (counts.negative > 0)).any())
     if "validation" in datasets and not validated:
         log.warning("no label has both a known yes and a known no in the validation split: the last epoch is kept")
+    scheduler, strategies = arguments.lr_scheduler_type, (arguments.eval_strategy, arguments.save_strategy)
     if not validated:
+        for name, asked in {
+            "early_stopping_patience": keys.early_stopping_patience is not None,
+            "save_strategy best": arguments.save_strategy == "best",
+            f"lr_scheduler_type {SchedulerType(scheduler).value}": scheduler in ("reduce_lr_on_plateau", "greedy"),
+        }.items():
+            if asked:
+                raise HalflabelError(f"{name} needs a validation split: set validation_share above 0")
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
-    elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
-        arguments.load_best_model_at_end = True
-    callbacks: list[TrainerCallback] = []  # what happens to the weights
+    elif not (arguments.load_best_model_at_end or "load_best_model_at_end" in recipe.said or "no" in strategies):
+        log.warning(
+            "eval_strategy %s, save_strategy %s: they differ, so the last model is kept, not the best", *strategies
+        )
+    callbacks: list[TrainerCallback] = [SaveAndStop()]  # and what happens to the weights
     if keys.ema_decay is not None:
         callbacks.append(AverageWeights(keys.ema_decay))
     elif keys.lora_rank is not None:
@@ -354,20 +425,19 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
             config.dispatch_batches = False  # each reads its own shards
         arguments.accelerator_config = config
     if keys.early_stopping_patience is not None:
-        if not validated:
-            raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=keys.early_stopping_patience))
-    trainer = MultiLabelTrainer(
-        model=model,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=train,
-        eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
-        callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
-        images_in_stream=None if data.stream is None else data.counts.images,
-    )
+    with recipe.argument_faults_told():
+        trainer = MultiLabelTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=train,
+            eval_dataset=datasets["validation"] if validated else None,
+            compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
+            images_in_stream=None if data.stream is None else data.counts.images,
+        )
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(default)
     trainer.add_callback(Progress(keys.log_epochs))

@@ -137,15 +137,15 @@ def optimizer_cls_and_kwargs(
         raise HalflabelError(f"head_lr_multiplier is {head_lr_multiplier}, expected above 0")
 
     def build(model: Model, **kwargs: Any) -> Optimizer:  # noqa: ANN401
+        name = getattr(arguments.optim, "value", arguments.optim)
         try:
             chosen, kwargs = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         except ValueError as error:  # written without "=", or an optimizer that transformers does not know
             given = f"optim_args {arguments.optim_args!r} (expected key=value,key=value)"
-            raise HalflabelError(f"optim {arguments.optim} with {given} cannot be made: {error}") from error
+            raise HalflabelError(f"optim {name} with {given} cannot be made: {error}") from error
         is_class = isinstance(chosen, type) and issubclass(chosen, Optimizer)
         own = [kwargs.pop(key) for key in ("params", "model", "optimizer_dict") if key in kwargs]
         if (own or not is_class) and (layer_decay, head_lr_multiplier) != (1, 1):
-            name = getattr(arguments.optim, "value", arguments.optim)
             raise HalflabelError(f"optim {name} makes its own groups: leave layer_decay and head_lr_multiplier at 1")
         if not is_class:
             made: Optimizer = chosen()(model, **kwargs)

@@ -1,0 +1,138 @@
+"""Ctrl-C and SIGTERM in every command: a line that says what is kept and what goes on with it, and exit code 130."""
+
+import json
+import re
+import shlex
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import write_pictures
+from killed_runs import halflabel
+from safetensors.torch import load_file
+
+from halflabel.cli.commands import COMMANDS
+from halflabel_cli import main
+
+# The command, a file at whose opening the signal comes, and what is said to be kept.
+STOPPED = [
+    ("train {recipe} --output_dir new", "005.png", "no checkpoint is there yet"),
+    ("predict {model} {pictures} --output scores.csv --part_size 4", "009.png", "2 finished parts are kept in"),
+    ("data {table}", "005.png", "nothing is kept"),
+    ("evaluate {model} {table}", "018.png", "nothing is kept"),
+    ("calibrate {model} {table} --split train", "005.png", "nothing is kept"),
+    ("review {model} {table} --output found", "005.png", "nothing is kept"),
+    ("explain {model} {pictures}/005.png", "005.png", "nothing is kept"),
+    ("compare {table} --recipes {recipe} {recipe}", "005.png", "the runs that are finished and the features are kept"),
+    (
+        "advise {table} --backbone test_resnet --weights {weights}",
+        "005.png",
+        "the features that were computed are kept",
+    ),
+    ("push {model} alice/model", "metrics.json", "files are pushed all together or not at all"),
+    ("card {model}", "metrics.json", "nothing is kept"),
+    ("export {model} --format timm --output plain", "model.safetensors", "nothing is kept"),
+    ("demo {model}", "model.safetensors", "the page is closed"),
+    ("recipes {recipe}", "ok.yaml", "nothing is kept"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stopped")
+    answers = write_pictures(root / "good", 24, 40)
+    lines = [f"{i:03d}.png,{red},{blue},{'test' if i >= 16 else 'train'}" for i, (red, blue) in enumerate(answers)]
+    table = root / "good" / "labels.csv"
+    table.write_text("\n".join(["file_name,red,blue,split", *lines]) + "\n")
+    recipe = {
+        "backbone": "test_resnet", "weights": "none", "freeze_backbone": True, "cache_features": True, "use_cpu": True,
+        "num_train_epochs": 1, "disable_tqdm": True, "report_to": "none", "data": str(table),
+        "output_dir": str(root / "model"), "feature_cache": "none",
+    }  # fmt: skip
+    (root / "ok.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", str(root / "ok.yaml")]) == 0
+    model = root / "model"
+    return SimpleNamespace(
+        recipe=root / "ok.yaml", table=table, pictures=root / "good", model=model, weights=model / "model.safetensors"
+    )
+
+
+@pytest.fixture
+def stop(places, tmp_path, monkeypatch):
+    """A function that runs a command, stops it where it opens a file, and returns the line it ends with."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, file, number):
+        words = shlex.split(command.format(**vars(places)))
+        code = halflabel(words, tmp_path / "output", kill_at=(re.escape(file), 1), number=number)
+        said = (tmp_path / "output").read_text()
+        assert code == 130, said
+        assert "Traceback" not in said
+        lines = [line for line in said.splitlines() if line.startswith("halflabel: ")]
+        assert len(lines) == 1, said
+        assert said.endswith(f"{lines[0]}\n")
+        assert lines[0].startswith("halflabel: stopped: ")
+        return lines[0], words
+
+    return run
+
+
+def assert_stops(stop, command, file, kept, number):
+    line, words = stop(command, file, number)
+    assert line.startswith(f"halflabel: stopped: {kept}")
+    resume = ["--resume"] if "parts" in kept else []
+    assert shlex.split(line.partition("; go on with: ")[2]) == ["halflabel", *words, *resume]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "file", "kept"), STOPPED[:2])
+def test_a_stopped_command_says_what_is_kept_and_how_to_go_on(stop, command, file, kept, number):
+    assert_stops(stop, command, file, kept, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "file", "kept"), STOPPED[2:])
+def test_every_stopped_command_says_so(stop, command, file, kept, number):
+    assert_stops(stop, command, file, kept, number)
+
+
+def test_every_command_is_stopped_here():
+    assert {command.split()[0] for command, _, _ in STOPPED} == {*COMMANDS, "recipes"}
+
+
+def test_a_stopped_prediction_goes_on_by_the_command_that_it_names(stop, places, tmp_path):
+    line, words = stop(*STOPPED[1][:2], signal.SIGINT)
+    assert main(shlex.split(line.partition("go on with: halflabel ")[2])) == 0
+    assert main([*words[:-3], "whole.csv"]) == 0
+    assert (tmp_path / "scores.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_goes_on_from_its_last_checkpoint_to_the_same_model(places, tmp_path, number, monkeypatch):
+    """At SIGTERM that is written after the step, in the midst of an epoch; at Ctrl-C it is that of the last epoch."""
+    monkeypatch.chdir(tmp_path)
+    keys = shlex.split("--num_train_epochs 8 --per_device_train_batch_size 4")
+    keys += shlex.split("--freeze_backbone false --cache_features false")
+    recipe = str(places.recipe)
+    assert main(["train", recipe, *keys, "--output_dir", "whole"]) == 0
+    words = ["train", recipe, *keys, "--output_dir", "broken"]
+    code = halflabel(words, tmp_path / "output", kill_at=(r"good/\d+\.png", 70), number=number)
+    said = (tmp_path / "output").read_text()
+    assert code == 130, said
+    assert "Traceback" not in said
+    step = max(int(path.name[11:]) for path in (tmp_path / "broken").glob("checkpoint-*"))
+    assert step >= 4
+    assert (step % 4 == 0) == (number == signal.SIGINT)  # 4 steps an epoch
+    last = said.splitlines()[-1]
+    assert last == (
+        f"halflabel: stopped: broken/checkpoint-{step} is kept; go on with: "
+        f"halflabel {shlex.join(words)} --resume_from_checkpoint"
+    )
+    assert main(shlex.split(last.partition("go on with: halflabel ")[2])) == 0
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    measures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "broken")]
+    assert measures[0] == measures[1]
