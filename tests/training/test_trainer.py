@@ -1,4 +1,5 @@
-import logging
+import os
+from pathlib import Path
 
 import exactness
 import numpy as np
@@ -7,10 +8,11 @@ import torch
 from forked import in_two_processes
 from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
-from transformers import Trainer, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import FeatureDataset
+from halflabel.training.checkpoints import find_fault
 from halflabel.training.trainer import TellEpoch, describe_log
 from halflabel_cli import main
 
@@ -124,6 +126,65 @@ def test_the_last_checkpoint_stays_beside_the_best_when_training_is_over(tmp_pat
 
 
 @pytest.mark.parametrize(
+    "keys", [{"max_steps": 6}, {"num_train_epochs": 1.5}, {"num_train_epochs": 9, "patience": 1}], ids=str
+)
+def test_a_finished_training_that_is_resumed_takes_no_step(tmp_path, caplog, keys):
+    """Also where it ends within an epoch, where the stock Trainer takes one step more each time, or by patience."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+                "load_best_model_at_end": True, "metric_for_best_model": "mAP", "seed": 1, **keys}  # fmt: skip
+    patience = settings.pop("patience", 9)
+
+    def run(**train):
+        scores = iter([0.2, 0.9, 0.1, 0.3])
+        stop = EarlyStoppingCallback(early_stopping_patience=patience)
+        trainer = make_trainer(make_model(), tmp_path, [stop], **settings)
+        trainer.compute_metrics = lambda found: {"mAP": next(scores)}
+        trainer.train(**train)
+        return trainer.model.state_dict(), trainer.state.global_step, sorted(path.name for path in tmp_path.iterdir())
+
+    weights, steps, files = run()
+    assert (steps, files) == (6, ["checkpoint-2", "checkpoint-4", "checkpoint-6"])
+    again, steps, there = run(resume_from_checkpoint=True)
+    assert (steps, there) == (6, files)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+    assert f"{tmp_path / 'checkpoint-6'} is the end of its training: no step is left" in caplog.text
+
+
+def test_patience_is_counted_on_from_the_checkpoint(tmp_path):
+    """One evaluation without a better one before the break and one after it are two."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "metric_for_best_model": "mAP",
+                "load_best_model_at_end": True, "num_train_epochs": 9}  # fmt: skip
+
+    def steps(scores, **train):
+        trainer = make_trainer(make_model(), tmp_path, [EarlyStoppingCallback(early_stopping_patience=2)], **settings)
+        trainer.compute_metrics = lambda found: {"mAP": scores.pop(0)}
+        trainer.train(**train)
+        return trainer.state.global_step
+
+    assert steps([0.9, 0.1, 0.2]) == 12
+    assert steps([0.2, 0.3], resume_from_checkpoint=str(tmp_path / "checkpoint-8")) == 12
+
+
+class SetClockBack(TrainerCallback):
+    """After each checkpoint the clock is set back by a day: what was written before is of the future."""
+
+    def on_save(self, args, state, control, **kwargs):
+        for path in Path(args.output_dir).glob("checkpoint-*"):
+            os.utime(path, (path.stat().st_mtime + 86400,) * 2)
+
+
+def test_a_clock_that_is_set_back_loses_no_checkpoint(tmp_path):
+    """The last one and, with a limit of 1, nothing else; what is not a checkpoint of the Trainer's is left alone."""
+    (tmp_path / "checkpoint-4-of-mine").mkdir()
+    trainer = make_trainer(
+        make_model(), tmp_path, [SetClockBack()], save_strategy="steps", save_steps=2, save_total_limit=1
+    )
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-4-of-mine"}
+    assert not find_fault(tmp_path / "checkpoint-8")
+
+
+@pytest.mark.parametrize(
     ("logs", "line"),
     [
         (
@@ -167,11 +228,3 @@ def test_a_run_prints_lines_of_its_epochs_only_where_it_is_asked_to(colour_table
     assert len(printed) == 5
     assert printed[4].startswith("epoch 2: seconds ")
     assert "{" not in "".join(printed)
-
-
-def test_checkpoints_of_one_second_are_no_reason_for_a_warning(capsys):
-    main(["train", "nope"])
-    said = "mtime may not be reliable on this filesystem, falling back to numerical ordering"
-    for text, passes in ((said, False), ("another warning", True)):
-        record = logging.LogRecord("transformers.trainer_utils", logging.WARNING, "", 1, text, None, None)
-        assert bool(logging.getLogger("transformers.trainer_utils").filter(record)) == passes

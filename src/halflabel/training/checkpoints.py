@@ -87,6 +87,31 @@ def check_network(checkpoint: Path, model: nn.Module) -> None:
         raise HalflabelError(f"{checkpoint} is of another network or of other labels: {shortlist(differing, 3)} differ")
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in an output folder, that of the first step first; clocks may be set back."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step_in_name)
+
+
+def _step_in_name(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def remove_older(last: Path, limit: int | None, best: str | None) -> None:
+    """Remove checkpoints of the first steps while there are more than the limit; the last and the best stay."""
+    there = checkpoints_in(last.parent)
+    kept = {last.name, Path(best or last).name}
+    others = [path for path in there if path.name not in kept]
+    for path in others[: len(there) - max(limit, len(kept))] if limit and len(there) > limit else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def later_checkpoints(folder: Path, checkpoint: Path) -> list[Path]:
+    """Return the checkpoints in an output folder that a run writes anew which goes on from one of them."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return [path for path in checkpoints_in(folder) if _step_in_name(path) > state.global_step]
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """Return the last checkpoint in an output folder that is whole; None where there is none at all.
 
@@ -98,9 +123,7 @@ def last_checkpoint(folder: Path) -> str | None:
     for path in sorted((folder / UNFINISHED).glob("checkpoint-*")):
         log.warning("%s was not written to its end when the run stopped, and is left out", path.name)
     faults = []
-    numbers = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
-    for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
-        path = folder / f"checkpoint-{number}"
+    for path in reversed(checkpoints_in(folder)):
         fault = find_fault(path)
         if fault is None:
             log.info("going on from %s", path)

@@ -24,7 +24,15 @@ from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
-from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint
+from .checkpoints import (
+    UNFINISHED,
+    check_network,
+    checkpoints_in,
+    disk_faults_told,
+    find_fault,
+    last_checkpoint,
+    later_checkpoints,
+)
 from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
@@ -53,6 +61,7 @@ PROBE = "probe"
 UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
 """The folder in the output folder for the run that it is compared with; removed at the end."""
 
+_FRESH = (None, False, "false", "False")  # of resume_from_checkpoint
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip
 
@@ -98,7 +107,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
     folder = recipe.folder
-    if recipe.resumes and (folder / METRICS).is_file():
+    if _is_finished(recipe, folder):
         log.warning("%s holds a finished run: nothing to go on with", folder)
         finished: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         return finished
@@ -137,23 +146,32 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     return metrics
 
 
+def _is_finished(recipe: Recipe, folder: Path) -> bool:
+    """Tell whether a run that is to go on has nothing left to do: it goes on from the last step of a finished run."""
+    asked = recipe.arguments.resume_from_checkpoint
+    if asked in _FRESH or not (folder / METRICS).is_file():
+        return False
+    last = json.loads((folder / TRAINING_LOG).read_text(encoding="utf-8"))[-1]["step"]
+    return recipe.resumes or Path(asked).resolve() == (folder / f"checkpoint-{last}").resolve()
+
+
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
     asked = recipe.arguments.resume_from_checkpoint
-    if asked in (None, "false", "False"):
-        if any(folder.glob("checkpoint-*")) and not (folder / METRICS).is_file():
+    if not recipe.resumes:
+        finished, path = (folder / METRICS).is_file(), None if asked in _FRESH else Path(asked)
+        fault = path and (find_fault(path) if path.is_dir() else "no such folder")
+        if fault:
+            raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
+        inside = path is not None and path.resolve().parent == folder.resolve()
+        if checkpoints_in(folder) and not finished and not inside:
             raise HalflabelError(
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
             )
-        if (folder / METRICS).is_file():
+        if finished:
             log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
-        return None
-    if not recipe.resumes:
-        fault = find_fault(Path(asked)) if Path(asked).is_dir() else "no such folder"
-        if fault:
-            raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
-        return str(asked)
+        return None if path is None else str(path)
     last = last_checkpoint(folder)
     if last is None:  # it was stopped early: whoever starts it again need not know how early
         log.warning("%s holds no checkpoint yet: starting from the beginning", folder)
@@ -161,16 +179,21 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
 
 
 def _clear(folder: Path, checkpoint: str | None) -> None:
-    """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's.
+    """Remove what an earlier run left, so that it cannot be taken for this run's.
 
-    A run that goes on leaves what is damaged behind, or the Trainer would count it among those it may keep.
+    A run that goes on leaves what is damaged behind, or the Trainer would count it among those it may keep; and what
+    comes after the checkpoint that it goes on from, for it writes that anew.
     """
-    left = [path for path in folder.glob("checkpoint-*") if checkpoint is None or find_fault(path)]
+    goes_on = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    left = checkpoints_in(folder)
+    if goes_on:
+        later = later_checkpoints(folder, Path(str(checkpoint)))
+        left = [path for path in left if path in later or find_fault(path)]
     for old in (folder / UNFINISHED, *left):
         shutil.rmtree(old, ignore_errors=True)
-    if checkpoint is None:
-        for name in (METRICS, SKIPPED):
-            (folder / name).unlink(missing_ok=True)
+    (folder / METRICS).unlink(missing_ok=True)
+    if not goes_on:
+        (folder / SKIPPED).unlink(missing_ok=True)
         for name in (PLOTS, UNKNOWN_AS_NEGATIVE):
             shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -184,7 +207,7 @@ def _tidy(recipe: Recipe, trainer: Trainer) -> None:
     shutil.rmtree(folder / PROBE, ignore_errors=True)
     best = folder / Path(trainer.state.best_model_checkpoint or "none").name
     asked = "save_total_limit" in recipe.said
-    for path in folder.glob("checkpoint-*"):
+    for path in checkpoints_in(folder):
         if not asked or (trainer.args.save_total_limit == 1 and best.is_dir() and path != best):
             shutil.rmtree(path)
 

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
@@ -36,6 +35,7 @@ from .checkpoints import (
     KeepTrainingWeights,
     disk_faults_told,
     move_to_its_place,
+    remove_older,
 )
 from .keys import TrainingKeys
 from .preparation import TrainingData, loss_configuration
@@ -127,8 +127,7 @@ class MultiLabelTrainer(Trainer):
         finally:
             self._saving = False
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(place.parent), self.args.save_total_limit, best, use_mtime=True)
+            remove_older(place, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
         if self.args.should_save and not self.args.save_only_model:
@@ -147,21 +146,40 @@ class MultiLabelTrainer(Trainer):
     def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
         """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
 
+        Where that is the end of its training, no step is taken: the stock Trainer takes one more if the training ends
+        within an epoch, and forgets how long patience has waited.
+
         Raises:
             HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
         """
-        found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        found, (max_steps, _, epochs, checkpoint, _) = super()._init_training_state(*args), args
         for callback in self._keeping:
             callback.checkpoint = checkpoint and Path(checkpoint)
-        if checkpoint is not None:
-            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
-            if best.is_dir():
-                self.state.best_model_checkpoint = str(best)
-            if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
-                raise HalflabelError(
-                    f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
-                )
+        if checkpoint is None:
+            return found
+        best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
+            raise HalflabelError(
+                f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
+            )
+        impatient = self._restore_patience()
+        if impatient or self.state.global_step >= max_steps:
+            log.warning("%s is the end of its training: no step is left", checkpoint)
+            return epochs, 0
         return found
+
+    def _restore_patience(self) -> bool:
+        """Wait for a better evaluation as long as had been waited at the checkpoint; tell whether that was too long."""
+        callbacks: Any = self.state.stateful_callbacks
+        stored = callbacks.get(EarlyStoppingCallback.__name__)
+        stopping = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+        if not stored or not stopping:
+            return False
+        waited = stored["attributes"]["early_stopping_patience_counter"]
+        stopping[0].early_stopping_patience_counter = waited
+        return bool(waited >= stopping[0].early_stopping_patience)
 
     def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
         """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
