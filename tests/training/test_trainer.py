@@ -165,6 +165,16 @@ def test_patience_is_counted_on_from_the_checkpoint(tmp_path):
     assert steps([0.2, 0.3], resume_from_checkpoint=str(tmp_path / "checkpoint-8")) == 12
 
 
+def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
+    """Weights fit by their shapes, and an answer for one label would become that for another."""
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(make_model(), tmp_path, **settings).train()
+    model = make_model()
+    model.config.id2label = {0: "b", 1: "a"}
+    with pytest.raises(HalflabelError, match="checkpoint-2 is of a model with the labels a, b, not b, a"):
+        make_trainer(model, tmp_path, **settings).train(resume_from_checkpoint=True)
+
+
 class SetClockBack(TrainerCallback):
     """After each checkpoint the clock is set back by a day: what was written before is of the future."""
 

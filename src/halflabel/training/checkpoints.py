@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..model.errors import HalflabelError, reason_of, shortlist
 
 log = logging.getLogger(__name__)
 TRAINING_WEIGHTS = "training_weights.safetensors"
+TRAINED_ON = ".trained_on.json"
+"""The file in a checkpoint, and in the folder of a finished run, that holds what `preparation.describe_run` says."""
+
 UNFINISHED = ".unfinished"
 """The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
 
@@ -70,6 +73,19 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
 
 
+def check_labels(checkpoint: Path, names: Sequence[str]) -> None:
+    """Refuse a checkpoint of a model with other labels, or the same in another order.
+
+    Raises:
+        HalflabelError: It names both.
+    """
+    path = checkpoint / CONFIG_NAME
+    found = read_json(path).get("id2label") if path.is_file() else None
+    before = None if found is None else [found[number] for number in sorted(found, key=int)]
+    if before not in (None, list(names)):
+        raise HalflabelError(f"{checkpoint} is of a model with the labels {_short(before)}, not {_short(list(names))}")
+
+
 def check_network(checkpoint: Path, model: nn.Module) -> None:
     """Refuse a whole checkpoint of another model, before training is set up.
 
@@ -110,6 +126,49 @@ def later_checkpoints(folder: Path, checkpoint: Path) -> list[Path]:
     """Return the checkpoints in an output folder that a run writes anew which goes on from one of them."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     return [path for path in checkpoints_in(folder) if _step_in_name(path) > state.global_step]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of an output folder holds.
+
+    Raises:
+        HalflabelError: If it is cut off or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HalflabelError(f"{path} is cut off or damaged; start in another folder") from error
+    return found
+
+
+def check_same_run(place: Path, now: dict[str, Any]) -> None:
+    """Refuse to go on with what was trained on something else; only how long it is to be may differ.
+
+    Args:
+        place: A checkpoint, or the folder of a finished run.
+        now: What is to go on, see `preparation.describe_run`.
+
+    Raises:
+        HalflabelError: It names what differs.
+    """
+    if not (place / TRAINED_ON).is_file():  # an older version's
+        return
+    before = read_json(place / TRAINED_ON)
+    settings, pictures = (
+        [(key, value, now[part][key]) for key, value in before[part].items() if now[part].get(key, value) != value]
+        for part in ("settings", "data")
+    )
+    differing = [f"{key} {_short(value)} (now {_short(other)})" for key, value, other in settings]
+    differing += [f"other {what}" for what, *_ in pictures]
+    if differing:
+        raise HalflabelError(
+            f"{place} was trained with {shortlist(differing, 4)}: go on with the same, or give another --output_dir"
+        )
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - from JSON
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def last_checkpoint(folder: Path) -> str | None:

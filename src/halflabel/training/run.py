@@ -25,13 +25,16 @@ from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcesso
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .checkpoints import (
+    TRAINED_ON,
     UNFINISHED,
     check_network,
+    check_same_run,
     checkpoints_in,
     disk_faults_told,
     find_fault,
     last_checkpoint,
     later_checkpoints,
+    read_json,
 )
 from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
@@ -39,6 +42,7 @@ from .preparation import (
     SKIPPED,
     TrainingData,
     count_skipped,
+    describe_run,
     make_datasets,
     prepare_data,
     report_labels,
@@ -46,7 +50,7 @@ from .preparation import (
     training_features,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import build_model, choose_trained, make_trainer
+from .trainer import MultiLabelTrainer, build_model, choose_trained, make_trainer
 from .transfer import merge_lora
 
 log = logging.getLogger(__name__)
@@ -107,21 +111,25 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         HalflabelError: On any fault of the recipe or of the data, before training starts.
     """
     folder = recipe.folder
-    if _is_finished(recipe, folder):
-        log.warning("%s holds a finished run: nothing to go on with", folder)
-        finished: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        return finished
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
+    trained_on = describe_run(recipe, data)
+    if _is_finished(recipe, checkpoint, trained_on):
+        log.warning("%s holds a finished run: nothing to go on with", folder)
+        return read_json(folder / METRICS)
+    if checkpoint is not None:
+        check_same_run(Path(checkpoint), trained_on)
+    if (folder / METRICS).is_file():
+        log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
     report_labels(data.counts, data.names, recipe.data.strict)
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
         check_network(Path(checkpoint), model)
-    trainer = make_trainer(recipe, model, datasets, data)
+    trainer = make_trainer(recipe, model, datasets, data, trained_on)
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
         if data.images.skipped:
@@ -146,20 +154,35 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     return metrics
 
 
-def _is_finished(recipe: Recipe, folder: Path) -> bool:
-    """Tell whether a run that is to go on has nothing left to do: it goes on from the last step of a finished run."""
-    asked = recipe.arguments.resume_from_checkpoint
+def _is_finished(recipe: Recipe, checkpoint: str | None, trained_on: dict[str, Any]) -> bool:
+    """Tell whether a run that is to go on is at its end: it goes on from the last step, and is to be no longer.
+
+    Raises:
+        HalflabelError: If it was trained on something else, or is to be longer and its checkpoints are gone.
+    """
+    folder, asked = recipe.folder, recipe.arguments.resume_from_checkpoint
     if asked in _FRESH or not (folder / METRICS).is_file():
         return False
-    last = json.loads((folder / TRAINING_LOG).read_text(encoding="utf-8"))[-1]["step"]
-    return recipe.resumes or Path(asked).resolve() == (folder / f"checkpoint-{last}").resolve()
+    before = read_json(folder / TRAINED_ON) if (folder / TRAINED_ON).is_file() else None
+    if before is None:  # an older version's
+        return recipe.resumes
+    if not recipe.resumes and Path(asked).resolve() != (folder / f"checkpoint-{before['steps']}").resolve():
+        return False
+    check_same_run(folder, trained_on)
+    longer = any(trained_on["length"][key] > value for key, value in before["length"].items())
+    if longer and checkpoint is None:
+        raise HalflabelError(
+            f"{folder} holds a finished run without checkpoints, which cannot be trained for longer: give another "
+            "--output_dir; --save_total_limit keeps checkpoints"
+        )
+    return not longer
 
 
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
-    asked = recipe.arguments.resume_from_checkpoint
+    asked, finished = recipe.arguments.resume_from_checkpoint, (folder / METRICS).is_file()
     if not recipe.resumes:
-        finished, path = (folder / METRICS).is_file(), None if asked in _FRESH else Path(asked)
+        path = None if asked in _FRESH else Path(asked)
         fault = path and (find_fault(path) if path.is_dir() else "no such folder")
         if fault:
             raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
@@ -169,11 +192,9 @@ def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
             )
-        if finished:
-            log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
         return None if path is None else str(path)
     last = last_checkpoint(folder)
-    if last is None:  # it was stopped early: whoever starts it again need not know how early
+    if last is None and not finished:  # it was stopped early: whoever starts it again need not know how early
         log.warning("%s holds no checkpoint yet: starting from the beginning", folder)
     return last
 
@@ -246,8 +267,8 @@ def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Reci
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
-def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[str, Any]) -> None:
-    folder = recipe.folder
+def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metrics: dict[str, Any]) -> None:
+    folder, trained_on = recipe.folder, trainer.trained_on or {}
     with disk_faults_told(folder):
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
@@ -255,6 +276,8 @@ def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     history = json.dumps(json_ready(trainer.state.log_history), indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
+    about = json.dumps({**trained_on, "steps": trainer.state.global_step})
+    (folder / TRAINED_ON).write_text(about + "\n", encoding="utf-8")
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
 
 
@@ -293,8 +316,11 @@ def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, dat
     model.freeze_backbone()
     datasets = make_datasets(probe, model, processor, data)
     start_head(model, datasets["train"], data.target_counts(probe))
-    trainer = make_trainer(probe, model, datasets, data)
+    trained_on = describe_run(probe, data)
+    trainer = make_trainer(probe, model, datasets, data, trained_on)
     checkpoint = last_checkpoint(folder) if recipe.resumes else None
+    if checkpoint is not None:
+        check_same_run(Path(checkpoint), trained_on)
     if checkpoint is None and trainer.is_world_process_zero():
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
     trainer.train(resume_from_checkpoint=checkpoint)

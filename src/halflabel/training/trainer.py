@@ -5,6 +5,7 @@ What a loss is divided by is counted over the whole optimizer step on all device
 
 import copy
 import itertools
+import json
 import logging
 import math
 import shutil
@@ -29,10 +30,12 @@ from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassificatio
 from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items
 from .checkpoints import (
+    TRAINED_ON,
     TRAINING_WEIGHTS,
     UNFINISHED,
     AverageWeights,
     KeepTrainingWeights,
+    check_labels,
     disk_faults_told,
     move_to_its_place,
     remove_older,
@@ -100,9 +103,22 @@ class MultiLabelTrainer(Trainer):
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
     """
 
-    def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
-        self._saving = False
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        images_in_stream: int | None = None,
+        trained_on: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Take what `transformers.Trainer` takes, and more.
+
+        Args:
+            args: As there.
+            images_in_stream: For a stream, see `TellEpoch`.
+            trained_on: Written into each checkpoint, see `checkpoints.check_same_run`.
+            kwargs: As there.
+        """
+        self._saving, self.trained_on = False, trained_on
         super().__init__(*args, **kwargs)
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
@@ -134,6 +150,8 @@ class MultiLabelTrainer(Trainer):
             for callback in self._keeping:
                 callback.write(self.accelerator.unwrap_model(model), unfinished)
         super()._save_checkpoint(model, trial)
+        if self.args.should_save and self.trained_on is not None:
+            (unfinished / TRAINED_ON).write_text(json.dumps(self.trained_on, indent=1) + "\n", encoding="utf-8")
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(place)
             if self.args.should_save:
@@ -142,6 +160,12 @@ class MultiLabelTrainer(Trainer):
         if self.args.should_save:
             move_to_its_place(unfinished, place)
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Refuse a checkpoint of other labels: its weights would be taken for theirs."""
+        names = self.accelerator.unwrap_model(self.model).config.id2label
+        check_labels(Path(resume_from_checkpoint), list(names.values()))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
         """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
@@ -172,14 +196,15 @@ class MultiLabelTrainer(Trainer):
 
     def _restore_patience(self) -> bool:
         """Wait for a better evaluation as long as had been waited at the checkpoint; tell whether that was too long."""
-        callbacks: Any = self.state.stateful_callbacks
-        stored = callbacks.get(EarlyStoppingCallback.__name__)
-        stopping = [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
-        if not stored or not stopping:
-            return False
-        waited = stored["attributes"]["early_stopping_patience_counter"]
-        stopping[0].early_stopping_patience_counter = waited
-        return bool(waited >= stopping[0].early_stopping_patience)
+        stored: Any = self.state.stateful_callbacks
+        for stopping in self.callback_handler.callbacks:
+            if isinstance(stopping, EarlyStoppingCallback):
+                name = "early_stopping_patience_counter"
+                # A run that waits for the first time must be among those whose states the next checkpoint holds.
+                state = stored.setdefault(EarlyStoppingCallback.__name__, stopping.state())
+                stopping.early_stopping_patience_counter = state["attributes"][name]
+                return bool(state["attributes"][name] >= stopping.early_stopping_patience)
+        return False
 
     def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
         """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
@@ -343,8 +368,21 @@ def choose_trained(model: Model, keys: TrainingKeys) -> None:
         log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
-def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: TrainingData) -> MultiLabelTrainer:
+def make_trainer(
+    recipe: Recipe,
+    model: Model,
+    datasets: dict[str, Any],
+    data: TrainingData,
+    trained_on: dict[str, Any] | None = None,
+) -> MultiLabelTrainer:
     """Return the Trainer of a recipe, which validates where there is a validation split that can be measured.
+
+    Args:
+        recipe: The recipe.
+        model: What is trained.
+        datasets: By split.
+        data: What they were made of.
+        trained_on: See `MultiLabelTrainer`.
 
     Raises:
         HalflabelError: On settings that contradict the data.
@@ -385,6 +423,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
         images_in_stream=None if data.stream is None else data.counts.images,
+        trained_on=trained_on,
     )
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(default)
