@@ -23,12 +23,13 @@ def halflabel(arguments, output, kill_at=None, largest_file=None):
     Returns:
         Its exit code, -9 where it was killed.
     """
-    process = forked.start(_run, list(map(str, arguments)), kill_at, largest_file, output=output)
+    process = forked.start(run, list(map(str, arguments)), kill_at, largest_file, output=output)
     process.join()
     return process.exitcode
 
 
-def _run(arguments, kill_at, largest_file):
+def run(arguments, kill_at, largest_file):
+    """Run a command in this process, see `halflabel`."""
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.pixels import FeatureDataset
+from ..data.pixels import FeatureDataset, sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
 from ..metrics.report import json_ready
@@ -108,8 +108,14 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         The content of `metrics.json`.
 
     Raises:
-        HalflabelError: On any fault of the recipe or of the data, before training starts.
+        HalflabelError: On any fault of the recipe or of the data, before training starts; and if another process runs
+            in the output folder.
     """
+    with sole_run(recipe.folder):
+        return _run(recipe, present)
+
+
+def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
     folder = recipe.folder
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
