@@ -27,10 +27,10 @@ from halflabel.model.modeling_timm_multilabel import TimmMultiLabelForImageClass
 from halflabel.training.checkpoints import (
     TRAINING_WEIGHTS,
     UNFINISHED,
-    AverageWeights,
     check_network,
     find_fault,
 )
+from halflabel.training.transfer import AverageWeights
 
 spec = importlib.util.spec_from_file_location(
     "bench_kills", Path(__file__).parents[1] / "benchmarks" / "bench_kills.py"

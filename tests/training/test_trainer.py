@@ -1,10 +1,12 @@
 import os
+import re
 from pathlib import Path
 
 import exactness
 import numpy as np
 import pytest
 import torch
+import yaml
 from forked import in_two_processes
 from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
@@ -173,6 +175,63 @@ def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
     model.config.id2label = {0: "b", 1: "a"}
     with pytest.raises(HalflabelError, match="checkpoint-2 is of a model with the labels a, b, not b, a"):
         make_trainer(model, tmp_path, **settings).train(resume_from_checkpoint=True)
+
+
+def diverging(table, folder, lines):
+    """Return a command that trains at a rate that is too high."""
+    keys = {"data": str(table), "backbone": "test_resnet", "weights": "none", "output_dir": str(folder / "out"),
+            "report_to": "none", "learning_rate": 1000, "optim": "sgd", "lr_scheduler_type": "constant",
+            "use_cpu": True, "max_grad_norm": 0, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1,
+            "log_epochs": lines, "eval_strategy": "no", "validation_share": 0, "num_train_epochs": 9,
+            "per_device_train_batch_size": 4}  # fmt: skip
+    (folder / "r.yaml").write_text(yaml.safe_dump(keys))
+    return ["train", str(folder / "r.yaml")]
+
+
+def check_diverged(printed, folder):
+    """One line with the rate and the last checkpoint, which is a good one; nothing shows a loss of 0."""
+    (line,) = [line for line in printed.splitlines() if "error" in line]
+    told = (
+        r"halflabel: error: step (\d+) of \d+ has a (?:loss|weight) that is not finite, and training has stopped: "
+        r"start afresh in another --output_dir with a --learning_rate below 1000; (.*) is kept"
+    )
+    found = re.fullmatch(told, line)
+    step, checkpoint = int(found[1]), Path(found[2])
+    assert step > 2
+    assert checkpoint == folder / "out" / f"checkpoint-{step - 1}"
+    assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
+    assert find_fault(checkpoint) is None
+    assert not (folder / "out" / "metrics.json").exists()
+    assert not re.search(r"loss 0(,|$)", printed)
+    assert "Traceback" not in printed
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(colour_table, tmp_path, capsys):
+    assert main(diverging(colour_table, tmp_path, lines=False)) == 2
+    check_diverged(capsys.readouterr().err, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_all_processes(colour_table, tmp_path):
+    for printed in in_two_processes(main, diverging(colour_table, tmp_path, lines=True), folder=tmp_path, code=2):
+        check_diverged(printed, tmp_path)
+
+
+class Spoil(TrainerCallback):
+    """A step leaves a weight that is not finite."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 4:
+            model.head.linear.bias.data[0] = float("inf")
+
+
+@pytest.mark.parametrize("settings", [{"save_strategy": "steps", "save_steps": 2}, {"save_strategy": "epoch"}], ids=str)
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(tmp_path, settings):
+    trainer = make_trainer(make_model(), tmp_path, [Spoil()], save_total_limit=1, num_train_epochs=1, **settings)
+    with pytest.raises(
+        HalflabelError, match=r"step 4 of 4 has a weight that is not finite.*--learning_rate below 0.01; "
+    ):
+        trainer.train()
+    assert [path.name for path in tmp_path.iterdir()] == (["checkpoint-2"] if "save_steps" in settings else [])
 
 
 class SetClockBack(TrainerCallback):

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,13 +39,27 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(UNFINISHED.replace("*", uuid.uuid4().hex))
     try:
         yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+        sync_files([unfinished])  # or a power cut may leave the name without the content
         if path.exists():
             shutil.copymode(path, unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sync_files(files: Iterable[Path]) -> None:
+    """Wait until the disk holds the content of files."""
+    for path in files:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk holds the names of what lies in a folder."""
+    with contextlib.suppress(OSError):  # of systems that open no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
+from ..data.files import write_whole
 from ..data.pixels import FeatureDataset, sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -50,8 +51,8 @@ from .preparation import (
     training_features,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import MultiLabelTrainer, build_model, choose_trained, make_trainer
-from .transfer import merge_lora
+from .trainer import MultiLabelTrainer, build_model, make_trainer
+from .transfer import choose_trained, merge_lora
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
         check_network(Path(checkpoint), model)
-    trainer = make_trainer(recipe, model, datasets, data, trained_on)
+    trainer = make_trainer(recipe, model, datasets, data)
+    trainer.trained_on = trained_on
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
         if data.images.skipped:
@@ -283,8 +285,8 @@ def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metr
     history = json.dumps(json_ready(trainer.state.log_history), indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
     about = json.dumps({**trained_on, "steps": trainer.state.global_step})
-    (folder / TRAINED_ON).write_text(about + "\n", encoding="utf-8")
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")  # last: it is done
+    write_whole(folder / TRAINED_ON, about + "\n")
+    write_whole(folder / METRICS, json.dumps(metrics, indent=1) + "\n")  # last: it is done
 
 
 def prepare_training(
@@ -323,7 +325,8 @@ def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, dat
     datasets = make_datasets(probe, model, processor, data)
     start_head(model, datasets["train"], data.target_counts(probe))
     trained_on = describe_run(probe, data)
-    trainer = make_trainer(probe, model, datasets, data, trained_on)
+    trainer = make_trainer(probe, model, datasets, data)
+    trainer.trained_on = trained_on
     checkpoint = last_checkpoint(folder) if recipe.resumes else None
     if checkpoint is not None:
         check_same_run(Path(checkpoint), trained_on)
