@@ -3,10 +3,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_use import in_use
 
 import halflabel
-from halflabel.data.files import read_yaml, whole_file, write_whole
+from halflabel.data.files import read_yaml, sole_use, whole_file, write_whole
 from halflabel.model.errors import HalflabelError
+
+
+def test_a_folder_is_for_one_process_at_a_time_and_free_when_that_is_killed(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with (
+        in_use(folder) as other,
+        pytest.raises(HalflabelError, match=f"out is in use by process {other} on .*give another output folder"),
+        sole_use(folder),
+    ):
+        pass
+    for _ in range(2):  # what was killed has left its file
+        with sole_use(folder):
+            (folder / "result").touch()
+        assert [path.name for path in folder.iterdir()] == ["result"]
+    with sole_use(tmp_path / "nothing"):
+        pass
+    assert not (tmp_path / "nothing").exists()
 
 
 def read(tmp_path, text):

@@ -26,12 +26,13 @@ def halflabel(arguments, output, kill_at=None, largest_file=None, number=signal.
     Returns:
         Its exit code, -9 where it was killed.
     """
-    process = forked.start(_run, list(map(str, arguments)), kill_at, largest_file, number, output=output)
+    process = forked.start(run, list(map(str, arguments)), kill_at, largest_file, number, output=output)
     process.join()
     return process.exitcode
 
 
-def _run(arguments, kill_at, largest_file, number):
+def run(arguments, kill_at=None, largest_file=None, number=signal.SIGKILL):
+    """Run a command in this process, see `halflabel`."""
     for one in (signal.SIGINT, signal.SIGTERM):  # as a terminal starts it
         signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
     if kill_at is not None:

@@ -15,8 +15,8 @@ import halflabel.training.trainer
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import collate
 from halflabel.metrics.trainer import trainer_metrics
-from halflabel.training.checkpoints import AverageWeights, weights_of
-from halflabel.training.transfer import add_lora, freeze, optimizer_cls_and_kwargs
+from halflabel.training.checkpoints import weights_of
+from halflabel.training.transfer import AverageWeights, add_lora, freeze, optimizer_cls_and_kwargs
 
 SIDE = 32
 BACKBONE_ARGS = {"test_vit": {"img_size": SIDE, "drop_path_rate": 0.2, "num_classes": 0}}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from bad_files import change_in_secret
+from in_use import in_use
 from scipy import stats
 
 from halflabel import HalflabelError
@@ -172,6 +173,13 @@ def test_nothing_is_left_behind(probe, colour_table, tmp_path, monkeypatch):
     assert sorted(os.listdir("comparison")) == ["compare.json", "compare.md", "runs.jsonl"]
     assert os.listdir("temporary") == []
     assert main(arguments) == 0  # goes on: where features lay in the meantime is nothing to a run
+
+
+def test_a_folder_in_which_another_comparison_runs_is_left_to_it(probe, colour_table, tmp_path, capsys):
+    with in_use(tmp_path / "found") as other:
+        assert compare(colour_table, tmp_path, "--recipes", probe) == 2
+    assert f"found is in use by process {other} on " in capsys.readouterr().err
+    assert not (tmp_path / "found" / "runs.jsonl").exists()
 
 
 # what may be asked

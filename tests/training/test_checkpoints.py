@@ -3,10 +3,15 @@
 import importlib.util
 import json
 import os
+import platform
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
+import forked
+import killed_runs
 import numpy as np
 import pytest
 import torch
@@ -22,10 +27,10 @@ from halflabel.model.modeling_timm_multilabel import TimmMultiLabelForImageClass
 from halflabel.training.checkpoints import (
     TRAINING_WEIGHTS,
     UNFINISHED,
-    AverageWeights,
     check_network,
     find_fault,
 )
+from halflabel.training.transfer import AverageWeights
 
 spec = importlib.util.spec_from_file_location(
     "bench_kills", Path(__file__).parents[1] / "benchmarks" / "bench_kills.py"
@@ -129,6 +134,31 @@ def test_a_killed_run_goes_on_to_the_same_model_whatever_the_workers(start, whol
     assert (told in said) == (UNFINISHED in kill_at[0])
     assert_same_model(folder, whole)
     assert len(steps(folder)) == 1  # the best
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_the_pid_of_the_first(start, whole, tmp_path):
+    """Which goes on as if nothing had happened; and when it is killed, the folder is free at once."""
+    folder = tmp_path / "out"
+    arguments = ["train", tmp_path / "my.yaml", f"--output_dir={folder}", "--dataloader_num_workers=2"]
+    (tmp_path / "my.yaml").write_text((whole.parent / "my.yaml").read_text())
+    first = forked.start(killed_runs.run, list(map(str, arguments)), None, None, output=tmp_path / "first.txt")
+    try:
+        while first.is_alive() and not list(folder.glob("checkpoint-*")):
+            time.sleep(0.01)
+        os.kill(first.pid, signal.SIGSTOP)
+        for resume in ((), ("--resume_from_checkpoint",)):
+            code, said = start(folder, *resume)
+            assert code == 2
+            told = f"halflabel: error: {folder} is in use by process {first.pid} on {platform.node()}: wait for its end"
+            assert said.splitlines()[-1].startswith(told)
+        assert steps(folder) == [3]
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.join()
+    code, said = start(folder, "--resume_from_checkpoint")
+    assert code == 0, said
+    assert_same_model(folder, whole)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 

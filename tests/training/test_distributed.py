@@ -120,6 +120,33 @@ def test_one_process_writes_and_both_agree(together):
     assert not (folder / "out" / ".unfinished").exists()
 
 
+def resumed(folder, processes, steps):
+    """Run a training of 18 steps, go on from each of these, and return what every process found different."""
+    script = SCRIPT.with_name("resumed_at_each_step.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run([*command, str(script), str(folder), *map(str, steps)],
+                          capture_output=True, text=True, timeout=1500)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.parametrize(
+    ("processes", "steps"),
+    [
+        (2, [4]),
+        pytest.param(2, range(1, 19), marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+        pytest.param(3, range(1, 19), marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+    ],
+)
+def test_what_goes_on_within_an_epoch_is_the_unbroken_run(tmp_path, processes, steps):
+    """Weights, losses and measures of each step, to the last bit; the last step of an epoch has one picture of 4 or 6.
+
+    Accelerate does not say of such an epoch which pictures only fill its last step.
+    """
+    for found in resumed(tmp_path, processes, steps):
+        assert found == {str(step): [18 - step, []] for step in steps}
+
+
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_a_configuration_is_read_by_accelerate_and_its_command_is_on_top(path):
     lines = path.read_text().splitlines()

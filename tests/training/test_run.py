@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +48,8 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
     code = {name for name in names if name.endswith(".py")}
     assert {"modeling_timm_multilabel.py", "image_processing_timm_multilabel.py", "losses.py", "heads.py"} < code
     assert names - code == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml",
-                            "metrics.json", "training_log.json", "examples.png", "card.json"}  # fmt: skip
+                            "metrics.json", "training_log.json", "examples.png", "card.json",
+                            ".trained_on.json"}  # fmt: skip
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert saved == result.metrics
     assert saved["split"] == "test"
@@ -265,6 +267,135 @@ def test_a_finished_run_is_replaced_with_a_word(colour_table, tmp_path, caplog):
     assert "replaces" not in caplog.text
     train(recipe(colour_table, tmp_path, num_train_epochs=1))
     assert f"{tmp_path / 'out'} holds a finished run, which this one replaces" in caplog.text
+
+
+def test_a_finished_run_that_is_asked_to_go_on_says_so_and_stays_as_it_is(colour_table, tmp_path, caplog):
+    """Whichever way it is asked; 4 training steps of 7 an epoch, and all checkpoints kept."""
+    keys = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+            "save_total_limit": 5}  # fmt: skip
+    done = train(recipe(colour_table, tmp_path, **keys))
+    before = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))}
+    for asked in ("true", str(tmp_path / "out" / "checkpoint-4")):
+        caplog.clear()
+        again = train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint", asked], **keys))
+        assert f"{tmp_path / 'out'} holds a finished run: nothing to go on with" in caplog.text
+        assert again.metrics == done.metrics
+        assert {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))} == before
+
+
+@pytest.fixture
+def killed(colour_table, tmp_path):
+    """A folder with a run that was killed after 2 of 4 epochs."""
+    with broken_off(evaluation=3):
+        train(recipe(colour_table, tmp_path))
+    return tmp_path / "out"
+
+
+def columns_swapped(text):
+    rows = [line.split(",") for line in text.splitlines()]
+    return "\n".join(",".join((name, blue, red, split)) for name, red, blue, split in rows) + "\n"
+
+
+OTHER_TABLES = {
+    "labels red, blue (now blue, red), other answers in train": columns_swapped,
+    "labels red, blue (now red, sky):": lambda text: text.replace("red,blue", "red,sky"),
+    "other answers in train:": lambda text: re.sub(r"(00\d.png),,(\d)", r"\1,1,\2", text),
+    "other file names in": lambda text: text.replace("000.png", "copy.png"),
+    "other number of images in train": lambda text: re.sub(r"00\d.png,.*\n", "", text),
+}
+OTHER_SETTINGS = {
+    "loss bce (now focal)": {"loss": "focal"},
+    "loss_args None (now {'label_smoothing': 0.1})": {"loss_args": {"label_smoothing": 0.1}},
+    "head_args None (now {'power': 0.5})": {"head_args": {"power": 0.5}},
+    "learning_rate 0.05 (now 0.04)": {"learning_rate": 0.04},
+    "seed 42 (now 1), other": {"seed": 1},
+    "images a step 8 (now 4)": {"per_device_train_batch_size": 4},
+    "max_train_images None (now 30), other number": {"max_train_images": 30},
+}
+
+
+def test_a_run_does_not_go_on_with_other_data_or_settings(killed, colour_table, tmp_path):
+    def refused(**keys):
+        with pytest.raises(HalflabelError) as error:
+            train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys))
+        return str(error.value)
+
+    text = colour_table.read_text()
+    shutil.copy(colour_table.with_name("000.png"), colour_table.with_name("copy.png"))
+    said = {}
+    for expected, change in OTHER_TABLES.items():
+        colour_table.write_text(change(text))
+        said[expected] = refused()
+    colour_table.write_text(text)
+    said |= {expected: refused(**keys) for expected, keys in OTHER_SETTINGS.items()}
+    checkpoint = killed / "checkpoint-8"
+    for expected, found in said.items():
+        assert f"{checkpoint} was trained with {expected}" in found
+        assert found.endswith(": go on with the same, or give another --output_dir")
+
+
+def test_a_run_does_not_go_on_with_other_pictures_nor_is_its_result_taken_for_theirs(killed, colour_table, tmp_path):
+    def paint(shade):
+        Image.new("RGB", (48, 48), shade).save(colour_table.with_name("000.png"), compress_level=0)
+
+    shutil.rmtree(killed)
+    paint("red")
+    with broken_off(evaluation=3):
+        train(recipe(colour_table, tmp_path))
+    paint("blue")  # of the same size
+    other = "was trained with other pictures in (train|validation): go on"
+    with pytest.raises(HalflabelError, match=other):
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+    paint("red")
+    train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+    paint("blue")
+    with pytest.raises(HalflabelError, match=other):
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+
+
+def test_what_may_change_when_a_run_goes_on(killed, colour_table, tmp_path):
+    """Where the data and the folder lie, how much memory there is, how long it is to be, and what is decided after."""
+    for name in ("out", "labels.csv", *(path.name for path in tmp_path.glob("*.png"))):
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    keys = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+            "save_total_limit": 3, "decide": "f1", "ci": 0.9, "feature_cache": "none", "max_test_images": 9,
+            "per_device_eval_batch_size": 5, "dataloader_num_workers": 1, "early_stopping_patience": 9,
+            "output_dir": str(tmp_path / "moved" / "out")}  # fmt: skip
+    moved = tmp_path / "moved" / "labels.csv"
+    run = train(recipe(moved, tmp_path, ["--resume_from_checkpoint"], **keys))
+    assert run.metrics["labels"]["red"]["known"] == 9
+    steps = [entry["epoch"] for entry in json.loads((run.folder / "training_log.json").read_text()) if "loss" in entry]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    keys["num_train_epochs"] = 7  # of a finished run, whose checkpoints are there
+    train(recipe(moved, tmp_path, ["--resume_from_checkpoint"], **keys))
+    steps = [entry["epoch"] for entry in json.loads((run.folder / "training_log.json").read_text()) if "loss" in entry]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    for checkpoint in run.folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    keys["num_train_epochs"] = 8
+    with pytest.raises(HalflabelError, match="a finished run without checkpoints, which cannot be trained for longer"):
+        train(recipe(moved, tmp_path, ["--resume_from_checkpoint"], **keys))
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_unfinished_until_its_end(colour_table, tmp_path):
+    """What came after that checkpoint is not gone on from, nor is the result that was there taken for its own."""
+    keys, out = {"save_total_limit": 9}, tmp_path / "out"
+    train(recipe(colour_table, tmp_path, **keys))
+    whole = load_file(out / "model.safetensors")
+    first, *later = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    with broken_off(evaluation=1):
+        train(recipe(colour_table, tmp_path, [f"--resume_from_checkpoint={first}"], **keys))
+    assert [path.name for path in out.glob("checkpoint-*")] == [first.name]
+    assert not (out / "metrics.json").exists()
+    train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys))
+    assert all(path.is_dir() for path in later)
+    again = load_file(out / "model.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    with broken_off():
+        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / "other")))
+    with pytest.raises(HalflabelError, match="other holds an unfinished run"):
+        train(recipe(colour_table, tmp_path, [f"--resume_from_checkpoint={first}"], output_dir=str(tmp_path / "other")))
 
 
 def test_the_quickstart_recipe_in_small(tmp_path):

@@ -1,18 +1,22 @@
-import logging
 import math
+import os
+import re
+from pathlib import Path
 
 import exactness
 import numpy as np
 import pytest
 import torch
+import yaml
 from forked import in_two_processes
 from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
-from transformers import Trainer, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 
 from halflabel import IGNORE_INDEX, HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.pixels import FeatureDataset
 from halflabel.metrics.trainer import trainer_metrics
+from halflabel.training.checkpoints import find_fault
 from halflabel.training.trainer import TellEpoch, describe_log
 from halflabel_cli import main
 
@@ -183,6 +187,132 @@ def test_the_last_checkpoint_stays_beside_the_best_when_training_is_over(tmp_pat
 
 
 @pytest.mark.parametrize(
+    "keys", [{"max_steps": 6}, {"num_train_epochs": 1.5}, {"num_train_epochs": 9, "patience": 1}], ids=str
+)
+def test_a_finished_training_that_is_resumed_takes_no_step(tmp_path, caplog, keys):
+    """Also where it ends within an epoch, where the stock Trainer takes one step more each time, or by patience."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+                "load_best_model_at_end": True, "metric_for_best_model": "mAP", "seed": 1, **keys}  # fmt: skip
+    patience = settings.pop("patience", 9)
+
+    def run(**train):
+        scores = iter([0.2, 0.9, 0.1, 0.3])
+        stop = EarlyStoppingCallback(early_stopping_patience=patience)
+        trainer = make_trainer(make_model(), tmp_path, [stop], **settings)
+        trainer.compute_metrics = lambda found: {"mAP": next(scores)}
+        trainer.train(**train)
+        return trainer.model.state_dict(), trainer.state.global_step, sorted(path.name for path in tmp_path.iterdir())
+
+    weights, steps, files = run()
+    assert (steps, files) == (6, ["checkpoint-2", "checkpoint-4", "checkpoint-6"])
+    again, steps, there = run(resume_from_checkpoint=True)
+    assert (steps, there) == (6, files)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
+    assert f"{tmp_path / 'checkpoint-6'} is the end of its training: no step is left" in caplog.text
+
+
+def test_patience_is_counted_on_from_the_checkpoint(tmp_path):
+    """One evaluation without a better one before the break and one after it are two."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "metric_for_best_model": "mAP",
+                "load_best_model_at_end": True, "num_train_epochs": 9}  # fmt: skip
+
+    def steps(scores, **train):
+        trainer = make_trainer(make_model(), tmp_path, [EarlyStoppingCallback(early_stopping_patience=2)], **settings)
+        trainer.compute_metrics = lambda found: {"mAP": scores.pop(0)}
+        trainer.train(**train)
+        return trainer.state.global_step
+
+    assert steps([0.9, 0.1, 0.2]) == 12
+    assert steps([0.2, 0.3], resume_from_checkpoint=str(tmp_path / "checkpoint-8")) == 12
+
+
+def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
+    """Weights fit by their shapes, and an answer for one label would become that for another."""
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(make_model(), tmp_path, **settings).train()
+    model = make_model()
+    model.config.id2label = {0: "b", 1: "a"}
+    with pytest.raises(HalflabelError, match="checkpoint-2 is of a model with the labels a, b, not b, a"):
+        make_trainer(model, tmp_path, **settings).train(resume_from_checkpoint=True)
+
+
+def diverging(table, folder, lines):
+    """Return a command that trains at a rate that is too high."""
+    keys = {"data": str(table), "backbone": "test_resnet", "weights": "none", "output_dir": str(folder / "out"),
+            "report_to": "none", "learning_rate": 1000, "optim": "sgd", "lr_scheduler_type": "constant",
+            "use_cpu": True, "max_grad_norm": 0, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1,
+            "log_epochs": lines, "eval_strategy": "no", "validation_share": 0, "num_train_epochs": 9,
+            "per_device_train_batch_size": 4}  # fmt: skip
+    (folder / "r.yaml").write_text(yaml.safe_dump(keys))
+    return ["train", str(folder / "r.yaml")]
+
+
+def check_diverged(printed, folder):
+    """One line with the rate and the last checkpoint, which is a good one; nothing shows a loss of 0."""
+    (line,) = [line for line in printed.splitlines() if "error" in line]
+    told = (
+        r"halflabel: error: step (\d+) of \d+ has a (?:loss|weight) that is not finite, and training has stopped: "
+        r"start afresh in another --output_dir with a --learning_rate below 1000; (.*) is kept"
+    )
+    found = re.fullmatch(told, line)
+    step, checkpoint = int(found[1]), Path(found[2])
+    assert step > 2
+    assert checkpoint == folder / "out" / f"checkpoint-{step - 1}"
+    assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
+    assert find_fault(checkpoint) is None
+    assert not (folder / "out" / "metrics.json").exists()
+    assert not re.search(r"loss 0(,|$)", printed)
+    assert "Traceback" not in printed
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(colour_table, tmp_path, capsys):
+    assert main(diverging(colour_table, tmp_path, lines=False)) == 2
+    check_diverged(capsys.readouterr().err, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_all_processes(colour_table, tmp_path):
+    for printed in in_two_processes(main, diverging(colour_table, tmp_path, lines=True), folder=tmp_path, code=2):
+        check_diverged(printed, tmp_path)
+
+
+class Spoil(TrainerCallback):
+    """A step leaves a weight that is not finite."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 4:
+            model.head.linear.bias.data[0] = float("inf")
+
+
+@pytest.mark.parametrize("settings", [{"save_strategy": "steps", "save_steps": 2}, {"save_strategy": "epoch"}], ids=str)
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(tmp_path, settings):
+    trainer = make_trainer(make_model(), tmp_path, [Spoil()], save_total_limit=1, num_train_epochs=1, **settings)
+    with pytest.raises(
+        HalflabelError, match=r"step 4 of 4 has a weight that is not finite.*--learning_rate below 0.01; "
+    ):
+        trainer.train()
+    assert [path.name for path in tmp_path.iterdir()] == (["checkpoint-2"] if "save_steps" in settings else [])
+
+
+class SetClockBack(TrainerCallback):
+    """After each checkpoint the clock is set back by a day: what was written before is of the future."""
+
+    def on_save(self, args, state, control, **kwargs):
+        for path in Path(args.output_dir).glob("checkpoint-*"):
+            os.utime(path, (path.stat().st_mtime + 86400,) * 2)
+
+
+def test_a_clock_that_is_set_back_loses_no_checkpoint(tmp_path):
+    """The last one and, with a limit of 1, nothing else; what is not a checkpoint of the Trainer's is left alone."""
+    (tmp_path / "checkpoint-4-of-mine").mkdir()
+    trainer = make_trainer(
+        make_model(), tmp_path, [SetClockBack()], save_strategy="steps", save_steps=2, save_total_limit=1
+    )
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-4-of-mine"}
+    assert not find_fault(tmp_path / "checkpoint-8")
+
+
+@pytest.mark.parametrize(
     ("logs", "line"),
     [
         (
@@ -226,11 +356,3 @@ def test_a_run_prints_lines_of_its_epochs_only_where_it_is_asked_to(colour_table
     assert len(printed) == 5
     assert printed[4].startswith("epoch 2: seconds ")
     assert "{" not in "".join(printed)
-
-
-def test_checkpoints_of_one_second_are_no_reason_for_a_warning(capsys):
-    main(["train", "nope"])
-    said = "mtime may not be reliable on this filesystem, falling back to numerical ordering"
-    for text, passes in ((said, False), ("another warning", True)):
-        record = logging.LogRecord("transformers.trainer_utils", logging.WARNING, "", 1, text, None, None)
-        assert bool(logging.getLogger("transformers.trainer_utils").filter(record)) == passes

@@ -13,8 +13,9 @@ from transfer_runs import one_thread  # noqa: F401 - a fixture
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from halflabel import HalflabelError, TimmMultiLabelForImageClassification
-from halflabel.training.checkpoints import AverageWeights, KeepTrainingWeights
+from halflabel.training.checkpoints import KeepTrainingWeights
 from halflabel.training.transfer import (
+    AverageWeights,
     add_lora,
     freeze,
     layer_groups,

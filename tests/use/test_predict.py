@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from bad_files import change_in_secret
+from in_use import in_use
 from killed_runs import halflabel
 from PIL import Image
 
@@ -229,6 +230,15 @@ def test_parts_of_something_else_are_refused(saved_model, ten, tmp_path, capsys)
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert run(saved_model, ten, f"{tmp_path}/mine/") == 2
     assert "holds other files" in capsys.readouterr().err
+
+
+def test_what_another_process_is_writing_is_left_to_it(saved_model, ten, tmp_path, capsys):
+    for output in (tmp_path / "scores.csv", f"{tmp_path}/parts/"):
+        parts = f"{output}.parts" if output == tmp_path / "scores.csv" else output.rstrip("/")
+        with in_use(parts) as other:
+            assert run(saved_model, ten, output, "--resume") == 2
+        assert f"halflabel: error: {parts} is in use by process {other} on " in capsys.readouterr().err
+        assert run(saved_model, ten, output) == 3
 
 
 def test_parts_of_other_weights_are_refused(tiny_model, saved_model, ten, tmp_path):

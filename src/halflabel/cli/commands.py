@@ -46,8 +46,6 @@ def run_command(options: argparse.Namespace) -> int:
     lines.setFormatter(_Harmless("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[lines])
     logging.getLogger("halflabel").setLevel(logging.WARNING if options.quiet else logging.INFO)
-    # Said of checkpoints that were written within a second, as those of a probe are.
-    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime" not in record.getMessage())
     transformers_logging.disable_progress_bar()  # the bars of loading and saving; the Trainer's own stays
     datasets.disable_progress_bars()
     try:

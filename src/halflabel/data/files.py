@@ -5,11 +5,13 @@ Imports nothing heavy: the command line reads recipes with it before anything el
 
 import contextlib
 import os
+import platform
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -18,6 +20,8 @@ from ..model.errors import HalflabelError, did_you_mean, nearest_file, reason_of
 UNFINISHED = ".*.part"
 """What a file is called while it is written, beside its own place; one that is killed leaves such a file."""
 
+LOCK = ".in_use"
+"""The file in an output folder that names the process that writes there; removed at its end."""
 
 EMBEDDED = "street_scenes"
 """The name of the pictures that the package draws itself."""
@@ -52,10 +56,7 @@ def put_in_place(files: Mapping[Path, Path]) -> None:
     for unfinished, path in files.items():
         unfinished.replace(path)
     for folder in {path.parent for path in files.values()}:
-        with contextlib.suppress(OSError):  # of systems that open no folder
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        sync_folder(folder)
 
 
 def sync_files(files: Iterable[Path]) -> None:
@@ -63,6 +64,14 @@ def sync_files(files: Iterable[Path]) -> None:
     for path in files:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk holds the names of what lies in a folder."""
+    with contextlib.suppress(OSError):  # of systems that open no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -85,6 +94,57 @@ def file_identity(path: str | os.PathLike[str]) -> str:
     """
     found = os.stat(path)
     return f"{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of an output folder, which is made, while the block runs.
+
+    The lock ends with this process, however that ends; a process that it starts does not hold it. Windows has no such
+    locks, nor have some file systems: there every process is let in.
+
+    Raises:
+        HalflabelError: If another process has the folder; it says which.
+    """
+    new, path = not folder.exists(), folder / LOCK
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        if not _lock(file):
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise HalflabelError(f"{folder} is in use by {holder}: wait for its end, or give another output folder")
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()  # who had it has just removed the file
+    try:
+        with file:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # not where something lies in it
+                folder.rmdir()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file for this process; return False where another has."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - what a file holds

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xxhash
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import ImageTransform, decode_image
+from .files import sole_use
 from .images import AnnotatedImages
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,25 @@ def process_state() -> PartialState:
     only one, and all would do the whole work.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+@contextlib.contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keep an output folder for the processes of this run, as `files.sole_use` does for one; all are refused together.
+
+    Raises:
+        HalflabelError: If another run has it.
+    """
+    state, refused = process_state(), [""]
+    with contextlib.ExitStack() as held:
+        if state.is_main_process:
+            try:
+                held.enter_context(sole_use(folder))
+            except (HalflabelError, OSError) as error:
+                refused = [str(error)]
+        if broadcast_object_list(refused)[0]:
+            raise HalflabelError(refused[0])
+        yield
 
 
 def leave_out_unreadable(images: AnnotatedImages, quiet: bool = False) -> AnnotatedImages:

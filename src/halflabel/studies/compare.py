@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data.files import write_whole
 from ..data.loading import load_images
+from ..data.pixels import sole_run
 from ..decide.report import number
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_interval, mean_over_labels, percentile_interval
@@ -72,7 +73,7 @@ def compare(
         raise HalflabelError(f"--output {output}: it is a file; name a folder")
     if seeds < 1:
         raise HalflabelError(f"seeds is {seeds}, expected at least 1")
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, sole_run(folder):
         entrants = parse_entrants(
             [recipes] if isinstance(recipes, str) else recipes, Path(temporary), backbone, weights
         )

@@ -30,7 +30,8 @@ from ..training.keys import split_entrant
 from ..training.preparation import TrainingData, hide_known, hides_labels, make_datasets
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
-from ..training.trainer import build_model, choose_trained, make_trainer
+from ..training.trainer import build_model, make_trainer
+from ..training.transfer import choose_trained
 from .held_out import cut_folds, only_errors
 
 log = logging.getLogger(__name__)

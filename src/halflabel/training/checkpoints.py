@@ -1,13 +1,13 @@
 """Checkpoints that are whole or not there, and that resume exactly: what they hold, and which is the last one.
 
-Also what lies beside a model in a checkpoint where the model is not what the optimizer works on: a moving average.
+Also what lies beside a model in a checkpoint where the model is not what the optimizer works on.
 """
 
 import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from ..data.files import sync_files, write_whole
+from ..data.files import sync_files, sync_folder, write_whole
 from ..model.errors import HalflabelError, reason_of, shortlist
 
 log = logging.getLogger(__name__)
 TRAINING_WEIGHTS = "training_weights.safetensors"
+TRAINED_ON = ".trained_on.json"
+"""The file in a checkpoint, and in the folder of a finished run, that holds what `preparation.describe_run` says."""
+
 UNFINISHED = ".unfinished"
 """The folder in the output folder in which a checkpoint is written; it is moved to its place when it is whole."""
 
@@ -71,6 +73,19 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
 
 
+def check_labels(checkpoint: Path, names: Sequence[str]) -> None:
+    """Refuse a checkpoint of a model with other labels, or the same in another order.
+
+    Raises:
+        HalflabelError: It names both.
+    """
+    path = checkpoint / CONFIG_NAME
+    found = read_json(path).get("id2label") if path.is_file() else None
+    before = None if found is None else [found[number] for number in sorted(found, key=int)]
+    if before not in (None, list(names)):
+        raise HalflabelError(f"{checkpoint} is of a model with the labels {_short(before)}, not {_short(list(names))}")
+
+
 def check_network(checkpoint: Path, model: nn.Module) -> None:
     """Refuse a whole checkpoint of another model, before training is set up.
 
@@ -88,6 +103,74 @@ def check_network(checkpoint: Path, model: nn.Module) -> None:
         raise HalflabelError(f"{checkpoint} is of another network or of other labels: {shortlist(differing, 3)} differ")
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in an output folder, that of the first step first; clocks may be set back."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=_step_in_name)
+
+
+def _step_in_name(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def remove_older(last: Path, limit: int | None, best: str | None) -> None:
+    """Remove checkpoints of the first steps while there are more than the limit; the last and the best stay."""
+    there = checkpoints_in(last.parent)
+    kept = {last.name, Path(best or last).name}
+    others = [path for path in there if path.name not in kept]
+    for path in others[: len(there) - max(limit, len(kept))] if limit and len(there) > limit else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def later_checkpoints(folder: Path, checkpoint: Path) -> list[Path]:
+    """Return the checkpoints in an output folder that a run writes anew which goes on from one of them."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return [path for path in checkpoints_in(folder) if _step_in_name(path) > state.global_step]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of an output folder holds.
+
+    Raises:
+        HalflabelError: If it is cut off or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HalflabelError(f"{path} is cut off or damaged; start in another folder") from error
+    return found
+
+
+def check_same_run(place: Path, now: dict[str, Any]) -> None:
+    """Refuse to go on with what was trained on something else; only how long it is to be may differ.
+
+    Args:
+        place: A checkpoint, or the folder of a finished run.
+        now: What is to go on, see `preparation.describe_run`.
+
+    Raises:
+        HalflabelError: It names what differs.
+    """
+    if not (place / TRAINED_ON).is_file():  # an older version's
+        return
+    before = read_json(place / TRAINED_ON)
+    settings, pictures = (
+        [(key, value, now[part][key]) for key, value in before[part].items() if now[part].get(key, value) != value]
+        for part in ("settings", "data")
+    )
+    differing = [f"{key} {_short(value)} (now {_short(other)})" for key, value, other in settings]
+    differing += [f"other {what}" for what, *_ in pictures]
+    if differing:
+        raise HalflabelError(
+            f"{place} was trained with {shortlist(differing, 4)}: go on with the same, or give another --output_dir"
+        )
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - from JSON
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """Return the last checkpoint in an output folder that is whole; None where there is none at all.
 
@@ -99,9 +182,7 @@ def last_checkpoint(folder: Path) -> str | None:
     for path in sorted((folder / UNFINISHED).glob("checkpoint-*")):
         log.warning("%s was not written to its end when the run stopped, and is left out", path.name)
     faults = []
-    numbers = [path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")]
-    for number in sorted((int(number) for number in numbers if number.isdecimal()), reverse=True):
-        path = folder / f"checkpoint-{number}"
+    for path in reversed(checkpoints_in(folder)):
         fault = find_fault(path)
         if fault is None:
             log.info("going on from %s", path)
@@ -142,12 +223,15 @@ def write_in_order(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def move_to_its_place(unfinished: Path, place: Path) -> None:
-    """Give a whole checkpoint its name; one that has the name already makes way."""
+    """Give a whole checkpoint its name when the disk holds it; one that has the name already makes way."""
+    sync_files(path for path in unfinished.rglob("*") if path.is_file())
+    sync_folder(unfinished)
     replaced = unfinished.with_name("replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if place.exists():
         place.rename(replaced)
     unfinished.rename(place)
+    sync_folder(place.parent)
     shutil.rmtree(unfinished.parent)
 
 
@@ -246,89 +330,118 @@ class KeepTrainingWeights(TrainerCallback):
         save_file(weights, folder / TRAINING_WEIGHTS)
 
 
-class AverageWeights(KeepTrainingWeights):
-    """Average the weights over the optimizer steps, and show the average to everything but training.
+class WholeCheckpoints(Trainer):
+    """A Trainer whose checkpoints are there as a whole or not at all, and from which a run goes on exactly.
 
-    average <- d * average + (1 - d) * weights after each optimizer step (Polyak & Juditsky 1992; Tarvainen & Valpola,
-    arXiv 1703.01780), with d = min(decay, (1 + t) / (10 + t)) after t steps, so that the average forgets the first
-    weights, as which it starts, soon (TensorFlow's ExponentialMovingAverage). While the Trainer evaluates or saves, and
-    when training ends, the model holds the average: the best epoch is the average's best, and each checkpoint and the
-    final folder are models of averaged weights. What is trained lies beside them in `training_weights.safetensors`, for
-    resuming.
-
-    Floating-point buffers are averaged too, as timm's ModelEmaV3 does: BatchNorm's running statistics belong to the
-    weights they were measured with, and so lag as much as the averaged weights do. Integers stay those of the training.
-
-    The average lies where the model does, and takes as much memory; while it is shown, twice as much.
+    The last one stays when training is over, for what follows may be killed too. Where the stock Trainer saves and
+    pushes `training_args.bin`, a pickle with the Hub's token in it, this one does not; it pushes nothing before the
+    end, whatever `hub_strategy` says.
     """
 
-    def __init__(self, decay: float) -> None:
-        """Set what is kept of the average at each step.
+    trained_on: dict[str, Any] | None = None
+    """Written into each checkpoint, see `check_same_run`."""
 
-        Args:
-            decay: In (0, 1), like 0.999: the average is then over about the last 1000 steps.
+    _saving = False
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
+        """Return where checkpoints are; while one is written, where it is until it is whole."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder, UNFINISHED)) if self._saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 - transformers' own contract
+        """Write a checkpoint beside its place, move it there when all processes are done, and then drop older ones."""
+        place = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        unfinished = place.parent / UNFINISHED / place.name
+        self._saving = True
+        try:
+            with disk_faults_told(place):
+                self._write_whole(model, trial, unfinished, place)
+        except HalflabelError:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)  # half of one only fills the disk
+            raise
+        finally:
+            self._saving = False
+        if self.args.should_save:
+            remove_older(place, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
+        if self.args.should_save and not self.args.save_only_model:
+            for callback in self._keeping:
+                callback.write(self.accelerator.unwrap_model(model), unfinished)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save and self.trained_on is not None:
+            (unfinished / TRAINED_ON).write_text(json.dumps(self.trained_on, indent=1) + "\n", encoding="utf-8")
+        if self.state.best_model_checkpoint == str(unfinished):
+            self.state.best_model_checkpoint = str(place)
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+        self.accelerator.wait_for_everyone()  # each writes the state of its own generators
+        if self.args.should_save:
+            move_to_its_place(unfinished, place)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Refuse a checkpoint of other labels: its weights would be taken for theirs."""
+        names = self.accelerator.unwrap_model(self.model).config.id2label
+        check_labels(Path(resume_from_checkpoint), list(names.values()))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
+
+        Where that is the end of its training, no step is taken: the stock Trainer takes one more if the training ends
+        within an epoch, and forgets how long patience has waited.
 
         Raises:
-            HalflabelError: If the decay is out of range.
+            HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
         """
-        if not 0 < decay < 1:
-            raise HalflabelError(f"ema_decay is {decay}, expected between 0 and 1, like 0.999")
-        self.decay = decay
-        self.average: dict[str, Tensor] = {}
-        self.hidden: dict[str, Tensor] | None = None  # the trained weights, while the model holds the average
+        found, (max_steps, _, epochs, checkpoint, _) = super()._init_training_state(*args), args
+        for callback in self._keeping:
+            callback.checkpoint = checkpoint and Path(checkpoint)
+        if checkpoint is None:
+            return found
+        best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
+            raise HalflabelError(
+                f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
+            )
+        impatient = self._restore_patience()
+        if impatient or self.state.global_step >= max_steps:
+            log.warning("%s is the end of its training: no step is left", checkpoint)
+            return epochs, 0
+        return found
 
-    def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the trained and the averaged weights."""
-        trained = weights_of(model) | (self.hidden or {})
-        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
-        return {f"trained.{name}": tensor for name, tensor in trained.items()} | average
+    def _restore_patience(self) -> bool:
+        """Wait for a better evaluation as long as had been waited at the checkpoint; tell whether that was too long."""
+        stored: Any = self.state.stateful_callbacks
+        for stopping in self.callback_handler.callbacks:
+            if isinstance(stopping, EarlyStoppingCallback):
+                name = "early_stopping_patience_counter"
+                # A run that waits for the first time must be among those whose states the next checkpoint holds.
+                state = stored.setdefault(EarlyStoppingCallback.__name__, stopping.state())
+                stopping.early_stopping_patience_counter = state["attributes"][name]
+                return bool(state["attributes"][name] >= stopping.early_stopping_patience)
+        return False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Start the average, or go on with that of the checkpoint.
+    def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args)  # type: ignore[no-untyped-call]
+        finally:
+            self.args.save_total_limit = limit
 
-        Raises:
-            HalflabelError: If the weights are not of float32 or float64, which a small step would not change.
-        """
-        weights = weights_of(model)
-        coarse = [name for name, w in weights.items() if w.is_floating_point() and torch.finfo(w.dtype).bits < 32]
-        if coarse:
-            raise HalflabelError(f"averaging needs float32 weights; {coarse[0]} is {weights[coarse[0]].dtype}")
-        self.hidden = None
-        self.average = {name: tensor.clone() for name, tensor in weights.items() if tensor.is_floating_point()}
-        super().on_train_begin(args, state, control, model=model)
-        self._show(model)  # for an evaluation at the start
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the model, and no pickle beside it."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Go on with training."""
-        if self.hidden is not None:
-            copy_weights(self.hidden, self._averaged(model))
-            self.hidden = None
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing: what is pushed on the way is half a model, with a pickle that holds the token."""
 
-    on_step_begin = on_epoch_begin
-
-    @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Average; show the average where the Trainer evaluates or saves next."""
-        steps = state.global_step - 1
-        update = get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))
-        update(list(self.average.values()), list(self._averaged(model).values()), None)
-        if control.should_evaluate or control.should_save:
-            self._show(model)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Show the average: the Trainer evaluates or saves next, or training is over."""
-        self._show(model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Leave the model with what it holds, the average or the best one, and free the rest."""
-        self.hidden, self.average = None, {}
-
-    def _averaged(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the model's own tensors of which there is an average."""
-        weights = weights_of(model)
-        return {name: weights[name] for name in self.average}
-
-    def _show(self, model: nn.Module) -> None:
-        if self.hidden is None:
-            self.hidden = {name: tensor.clone() for name, tensor in self._averaged(model).items()}
-            copy_weights(self.average, self._averaged(model))
+    @property
+    def _keeping(self) -> list[KeepTrainingWeights]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]

@@ -1,13 +1,17 @@
 """What a recipe trains on: its pictures, their known labels made into targets, and the data set of each split."""
 
+import contextlib
+import json
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,13 +28,30 @@ from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
-from .keys import DataKeys
+from .keys import DataKeys, ModelKeys, TrainingKeys
 from .recipe import Recipe, by_label, parse_policy
 
 log = logging.getLogger(__name__)
 
 SKIPPED = "skipped_images.txt"
 """The file in the output folder that lists the pictures that were left out, a line each."""
+
+_MAY_CHANGE = (
+    "data", "image_folder", "labels", "contradictions", "uncertain_values",  # what they make of the data is compared
+    "bad_images", "strict", "max_test_images", "feature_cache", "channels_last", "log_epochs",
+    "early_stopping_patience",
+)  # fmt: skip
+"""The keys of data and training that may be others when a run goes on."""
+
+_DECISIVE = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim", "optim_args",
+    "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor",
+    "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last",
+    "metric_for_best_model", "greater_is_better",
+)  # fmt: skip
+"""The fields of `TrainingArguments` that may not: they say what a step does, and which one is the best."""
+
+_READ_PICTURES = 256
 
 POS_WEIGHT_RANGE = (0.05, 20.0)
 """What `pos_weight: auto` is clipped to: a few known positives must not outweigh everything else."""
@@ -217,6 +238,58 @@ def hide_known(images: AnnotatedImages, data: DataKeys, seed: int) -> AnnotatedI
         seed=seed if data.hide_seed is None else data.hide_seed,
     )
     return images.with_labels(labels)
+
+
+def describe_run(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
+    """Return, for JSON, all that decides what a run becomes: settings with the labels, data, and its length.
+
+    Left out is what may change when a run goes on: where things lie, the device, how often it is evaluated, saved and
+    logged, how pictures are loaded, what is decided at the end, and the test split.
+    """
+    arguments, own = recipe.arguments, recipe.plain()
+    trainers = arguments.to_dict()
+    keys = [key.name for group in (DataKeys, ModelKeys, TrainingKeys) for key in fields(group)]
+    settings = {
+        "labels": data.names,
+        **{key: own[key] for key in keys if key not in _MAY_CHANGE},
+        **{key: trainers[key] for key in _DECISIVE},
+        "images a step": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+    }
+    described = {
+        "settings": settings,
+        "data": {**_describe_split(data, "train"), **_describe_split(data, "validation")},
+        "length": {key: trainers[key] for key in ("num_train_epochs", "max_steps")},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
+
+
+def _describe_split(data: TrainingData, split: str) -> dict[str, Any]:
+    """Return how many images a split has, and hashes of their names, of what is known of them, and of the pictures.
+
+    Of pictures that is the size of every file, and what some of them hold, evenly spread: all, where they are few.
+    """
+    part, streamed = data.images.of_split(split), split == "train" and data.stream is not None
+    pictures = xxhash.xxh3_128()
+    if len(part) and part.dataset[0]["image"]["bytes"] is None:
+        columns = part.dataset.select_columns("image").with_format("arrow")
+        paths = [
+            path for table in columns.iter(1000) for path in table["image"].combine_chunks().field("path").to_pylist()
+        ]
+        pictures.update(repr([os.path.isfile(path) and os.path.getsize(path) for path in paths]))
+    for row in np.linspace(0, len(part) - 1, min(len(part), _READ_PICTURES)).round():
+        picture = part.dataset[int(row)]["image"]
+        with contextlib.suppress(OSError):  # who decodes it will say what is wrong with it
+            pictures.update(picture["bytes"] or Path(picture["path"]).read_bytes())
+    answers = xxhash.xxh3_128(part.labels.tobytes())
+    if streamed:  # of which only a few are at hand
+        answers.update(np.stack([data.counts.known, data.counts.positive, data.counts.uncertain]).tobytes())
+    return {
+        f"number of images in {split}": data.counts.images if streamed else len(part),
+        f"file names in {split}": xxhash.xxh3_128_hexdigest(repr(part.column("file_name").tolist())),
+        f"answers in {split}": answers.hexdigest(),
+        f"pictures in {split}": pictures.hexdigest(),
+    }
 
 
 def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> None:

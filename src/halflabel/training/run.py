@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.pixels import FeatureDataset
+from ..data.pixels import FeatureDataset, sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
 from ..metrics.report import json_ready
@@ -24,13 +24,26 @@ from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
-from .checkpoints import UNFINISHED, check_network, disk_faults_told, find_fault, last_checkpoint, write_in_order
+from .checkpoints import (
+    TRAINED_ON,
+    UNFINISHED,
+    check_network,
+    check_same_run,
+    checkpoints_in,
+    disk_faults_told,
+    find_fault,
+    last_checkpoint,
+    later_checkpoints,
+    read_json,
+    write_in_order,
+)
 from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
     count_skipped,
+    describe_run,
     make_datasets,
     prepare_data,
     report_labels,
@@ -38,8 +51,8 @@ from .preparation import (
     training_features,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import build_model, choose_trained, make_trainer
-from .transfer import merge_lora
+from .trainer import MultiLabelTrainer, build_model, make_trainer
+from .transfer import choose_trained, merge_lora
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +69,7 @@ PROBE = "probe"
 UNKNOWN_AS_NEGATIVE = "unknown_as_negative"
 """The folder in the output folder for the run that it is compared with; removed at the end."""
 
+_FRESH = (None, False, "false", "False")  # of resume_from_checkpoint
 _OF_THE_RUN = ("seed", "data_seed", "use_cpu", "disable_tqdm", "logging_strategy", "dataloader_num_workers",
                "per_device_eval_batch_size")  # fmt: skip
 
@@ -98,25 +112,36 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
         The content of `metrics.json`.
 
     Raises:
-        HalflabelError: On any fault of the recipe or of the data, before training starts.
+        HalflabelError: On any fault of the recipe or of the data, before training starts; and if another process runs
+            in the output folder.
     """
+    with sole_run(recipe.folder):
+        return _run(recipe, present)
+
+
+def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
     folder = recipe.folder
-    if recipe.resumes and (folder / METRICS).is_file():
-        log.warning("%s holds a finished run: nothing to go on with", folder)
-        finished: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        return finished
     workers, cores = recipe.arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         log.warning("dataloader_num_workers: %d processes would share %d cores; give at most %d", workers, cores, cores)
     recipe.check_installed()
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
+    trained_on = describe_run(recipe, data)
+    if _is_finished(recipe, checkpoint, trained_on):
+        log.warning("%s holds a finished run: nothing to go on with", folder)
+        return read_json(folder / METRICS)
+    if checkpoint is not None:
+        check_same_run(Path(checkpoint), trained_on)
+    if (folder / METRICS).is_file():
+        log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
     report_labels(data.counts, data.names, recipe.data.strict)
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
         check_network(Path(checkpoint), model)
     trainer = make_trainer(recipe, model, datasets, data)
+    trainer.trained_on = trained_on
     if trainer.is_world_process_zero():
         _clear(folder, checkpoint)
         if data.images.skipped:
@@ -142,40 +167,67 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     return metrics
 
 
+def _is_finished(recipe: Recipe, checkpoint: str | None, trained_on: dict[str, Any]) -> bool:
+    """Tell whether a run that is to go on is at its end: it goes on from the last step, and is to be no longer.
+
+    Raises:
+        HalflabelError: If it was trained on something else, or is to be longer and its checkpoints are gone.
+    """
+    folder, asked = recipe.folder, recipe.arguments.resume_from_checkpoint
+    if asked in _FRESH or not (folder / METRICS).is_file():
+        return False
+    before = read_json(folder / TRAINED_ON) if (folder / TRAINED_ON).is_file() else None
+    if before is None:  # an older version's
+        return recipe.resumes
+    if not recipe.resumes and Path(asked).resolve() != (folder / f"checkpoint-{before['steps']}").resolve():
+        return False
+    check_same_run(folder, trained_on)
+    longer = any(trained_on["length"][key] > value for key, value in before["length"].items())
+    if longer and checkpoint is None:
+        raise HalflabelError(
+            f"{folder} holds a finished run without checkpoints, which cannot be trained for longer: give another "
+            "--output_dir; --save_total_limit keeps checkpoints"
+        )
+    return not longer
+
+
 def _checkpoint(recipe: Recipe, folder: Path) -> str | None:
     """Return the checkpoint to go on from, or None for a fresh start."""
-    asked = recipe.arguments.resume_from_checkpoint
-    if asked in (None, "false", "False"):
-        if any(folder.glob("checkpoint-*")) and not (folder / METRICS).is_file():
+    asked, finished = recipe.arguments.resume_from_checkpoint, (folder / METRICS).is_file()
+    if not recipe.resumes:
+        path = None if asked in _FRESH else Path(asked)
+        fault = path and (find_fault(path) if path.is_dir() else "no such folder")
+        if fault:
+            raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
+        inside = path is not None and path.resolve().parent == folder.resolve()
+        if checkpoints_in(folder) and not finished and not inside:
             raise HalflabelError(
                 f"{folder} holds an unfinished run: add --resume_from_checkpoint to go on with it, "
                 "or give another --output_dir"
             )
-        if (folder / METRICS).is_file():
-            log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
-        return None
-    if not recipe.resumes:
-        fault = find_fault(Path(asked)) if Path(asked).is_dir() else "no such folder"
-        if fault:
-            raise HalflabelError(f"resume_from_checkpoint {asked!r}: {fault}")
-        return str(asked)
+        return None if path is None else str(path)
     last = last_checkpoint(folder)
-    if last is None:  # it was stopped early: whoever starts it again need not know how early
+    if last is None and not finished:  # it was stopped early: whoever starts it again need not know how early
         log.warning("%s holds no checkpoint yet: starting from the beginning", folder)
     return last
 
 
 def _clear(folder: Path, checkpoint: str | None) -> None:
-    """Remove what an earlier, finished run left, so that its checkpoints cannot be taken for this run's.
+    """Remove what an earlier run left, so that it cannot be taken for this run's.
 
-    A run that goes on leaves what is damaged behind, or the Trainer would count it among those it may keep.
+    A run that goes on leaves what is damaged behind, or the Trainer would count it among those it may keep; and what
+    comes after the checkpoint that it goes on from, for it writes that anew.
     """
-    left = [path for path in folder.glob("checkpoint-*") if checkpoint is None or find_fault(path)]
+    goes_on = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    left = checkpoints_in(folder)
+    if goes_on:
+        later = later_checkpoints(folder, Path(str(checkpoint)))
+        left = [path for path in left if path in later or find_fault(path)]
     for old in (folder / UNFINISHED, *left):
         shutil.rmtree(old, ignore_errors=True)
-    if checkpoint is None:
-        for name in (METRICS, SKIPPED):
-            (folder / name).unlink(missing_ok=True)
+    (folder / METRICS).unlink(missing_ok=True)
+    if not goes_on:
+        (folder / SKIPPED).unlink(missing_ok=True)
         for name in (PLOTS, UNKNOWN_AS_NEGATIVE):
             shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -189,7 +241,7 @@ def _tidy(recipe: Recipe, trainer: Trainer) -> None:
     shutil.rmtree(folder / PROBE, ignore_errors=True)
     best = folder / Path(trainer.state.best_model_checkpoint or "none").name
     asked = "save_total_limit" in recipe.said
-    for path in folder.glob("checkpoint-*"):
+    for path in checkpoints_in(folder):
         if not asked or (trainer.args.save_total_limit == 1 and best.is_dir() and path != best):
             shutil.rmtree(path)
 
@@ -229,17 +281,19 @@ def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Reci
     return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
 
 
-def _save(recipe: Recipe, trainer: Trainer, processor: Processor, metrics: dict[str, Any]) -> None:
-    folder = recipe.folder
+def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metrics: dict[str, Any]) -> None:
+    folder, trained_on = recipe.folder, trainer.trained_on or {}
     with disk_faults_told(folder):
         trainer.save_model(str(folder))
     processor.save_pretrained(folder)
     resolved = {**recipe.plain(), INFORMATION: {name: version(name) for name in LIBRARIES}}
-    history = json.dumps(json_ready(trainer.state.log_history), indent=1) + "\n"
-    measured = json.dumps(metrics, indent=1) + "\n"  # last: it is done
-    write_in_order(
-        folder, {RECIPE: yaml.safe_dump(resolved, sort_keys=False), TRAINING_LOG: history, METRICS: measured}
-    )
+    files = {
+        RECIPE: yaml.safe_dump(resolved, sort_keys=False),
+        TRAINING_LOG: json.dumps(json_ready(trainer.state.log_history), indent=1) + "\n",
+        TRAINED_ON: json.dumps({**trained_on, "steps": trainer.state.global_step}) + "\n",
+        METRICS: json.dumps(metrics, indent=1) + "\n",  # last: it is done
+    }
+    write_in_order(folder, files)
 
 
 def prepare_training(
@@ -277,8 +331,12 @@ def _fit_head(recipe: Recipe, name: str, model: Model, processor: Processor, dat
     model.freeze_backbone()
     datasets = make_datasets(probe, model, processor, data)
     start_head(model, datasets["train"], data.target_counts(probe))
+    trained_on = describe_run(probe, data)
     trainer = make_trainer(probe, model, datasets, data)
+    trainer.trained_on = trained_on
     checkpoint = last_checkpoint(folder) if recipe.resumes else None
+    if checkpoint is not None:
+        check_same_run(Path(checkpoint), trained_on)
     if checkpoint is None and trainer.is_world_process_zero():
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run was stopped here
     with probe.argument_faults_told(lambda: trainer.has_stepped):

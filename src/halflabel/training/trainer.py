@@ -7,42 +7,32 @@ import copy
 import itertools
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, SchedulerType, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
-from ..model.errors import HalflabelError, shortlist
+from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items, label_scale
-from .checkpoints import (
-    TRAINING_WEIGHTS,
-    UNFINISHED,
-    AverageWeights,
-    KeepTrainingWeights,
-    SaveAndStop,
-    disk_faults_told,
-    move_to_its_place,
-)
-from .keys import TrainingKeys
+from .checkpoints import KeepTrainingWeights, SaveAndStop, WholeCheckpoints, checkpoints_in
 from .preparation import TrainingData, loss_configuration
 from .recipe import Recipe
-from .transfer import add_lora, freeze, optimizer_cls_and_kwargs
+from .transfer import AverageWeights, optimizer_cls_and_kwargs
 
 log = logging.getLogger(__name__)
 _REPEATED = "repeated_images"
@@ -84,7 +74,7 @@ class TellEpoch(TrainerCallback):
             model.epoch = images // self.images_in_stream
 
 
-class MultiLabelTrainer(Trainer):
+class MultiLabelTrainer(WholeCheckpoints):
     """`transformers.Trainer` for `TimmMultiLabelForImageClassification`: every normalizer and every loss is exact.
 
     The stock Trainer counts the known entries of a step, which is all that `normalizer="labels"` needs with bce, focal
@@ -95,12 +85,8 @@ class MultiLabelTrainer(Trainer):
     images at once, whatever the batches and processes, also of a model that learns from unknown ones; it is NaN where
     nothing is known, and not there with a `compute_loss_func`, of which only means of batches are known.
 
-    A checkpoint is there as a whole or not at all, whenever the run is killed, and the last one stays when training is
-    over, for what follows may be killed too.
-
-    Where the stock Trainer saves and pushes `training_args.bin`, a pickle with the Hub's token in it, this one does
-    not; it pushes nothing before the end, whatever `hub_strategy` says, and a card that is there stays. Everything else
-    is the stock Trainer.
+    A loss that is not finite ends the training. Checkpoints are those of `WholeCheckpoints`, and a card that is there
+    stays. Everything else is the stock Trainer.
 
     Raises:
         HalflabelError: If `average_tokens_across_devices` is off on several devices: each would divide by its own.
@@ -108,7 +94,6 @@ class MultiLabelTrainer(Trainer):
 
     def __init__(self, *args: Any, images_in_stream: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
-        self._saving = False
         self._evaluated: list[Tensor] = []
         self._first_step = 0
         super().__init__(*args, **kwargs)
@@ -116,78 +101,52 @@ class MultiLabelTrainer(Trainer):
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
 
-    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401 - transformers' own contract
-        """Return where checkpoints are; while one is written, where it is until it is whole."""
-        folder = super()._get_output_dir(trial)
-        return str(Path(folder, UNFINISHED)) if self._saving else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 - transformers' own contract
-        """Write a checkpoint beside its place, move it there when all processes are done, and then drop older ones."""
-        place = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
-        unfinished = place.parent / UNFINISHED / place.name
-        self._saving = True
+    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Train; what breaks off is told on a line of its own, below the bar."""
         try:
-            with disk_faults_told(place):
-                self._write_whole(model, trial, unfinished, place)
-        except HalflabelError:
-            shutil.rmtree(unfinished.parent, ignore_errors=True)  # half of one only fills the disk
-            raise
+            return super().train(*args, **kwargs)
         finally:
-            self._saving = False
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(place.parent), self.args.save_total_limit, best, use_mtime=True)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()
 
-    def _write_whole(self, model: nn.Module, trial: Any, unfinished: Path, place: Path) -> None:  # noqa: ANN401
-        if self.args.should_save and not self.args.save_only_model:
-            for callback in self._keeping:
-                callback.write(self.accelerator.unwrap_model(model), unfinished)
-        super()._save_checkpoint(model, trial)
-        if self.state.best_model_checkpoint == str(unfinished):
-            self.state.best_model_checkpoint = str(place)
-            if self.args.should_save:
-                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
-        self.accelerator.wait_for_everyone()  # each writes the state of its own generators
-        if self.args.should_save:
-            move_to_its_place(unfinished, place)
-        self.accelerator.wait_for_everyone()
-
-    def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
-        """Know the best checkpoint beside the one that the run goes on from, also where their folder was moved to.
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - transformers' own contract
+        """Stop at the first loss that is not finite, before it reaches the weights; the stock Trainer hides it.
 
         Raises:
-            HalflabelError: If that was written by a run with `KeepTrainingWeights`, and this one has no such callback.
+            HalflabelError: In every process, whichever of them it was. It names the learning rate.
         """
-        found, (*_, checkpoint, _) = super()._init_training_state(*args), args
+        loss = super().training_step(*args, **kwargs)
+        self._stop_unless("loss", loss.isfinite().all())
+        return loss
+
+    def _init_training_state(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        found = super()._init_training_state(*args)
         self._first_step = self.state.global_step
-        for callback in self._keeping:
-            callback.checkpoint = checkpoint and Path(checkpoint)
-        if checkpoint is not None:
-            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
-            if best.is_dir():
-                self.state.best_model_checkpoint = str(best)
-            if not self._keeping and Path(checkpoint, TRAINING_WEIGHTS).is_file():
-                raise HalflabelError(
-                    f"{checkpoint} was written with ema_decay or lora_rank, and goes on only with the same"
-                )
         return found
 
-    def _finalize_training(self, *args: Any) -> Any:  # noqa: ANN401 - transformers' own contract
-        """Keep the last checkpoint, which the stock one removes where only the best is to stay."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            return super()._finalize_training(*args)  # type: ignore[no-untyped-call]
-        finally:
-            self.args.save_total_limit = limit
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Neither evaluate nor save weights that are not finite, which a loss may leave that was."""
+        if (self.control.should_evaluate or self.control.should_save) and not self.is_fsdp_enabled:
+            model = self.accelerator.unwrap_model(self.model)
+            changing = [weight for weight in model.parameters() if weight.requires_grad]
+            changing += [buffer for name, buffer in model.named_buffers() if "running_" in name]  # of BatchNorm
+            self._stop_unless("weight", torch.stack([weight.isfinite().all() for weight in changing]).all())
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the model, and no pickle beside it."""
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push nothing: what is pushed on the way is half a model, with a pickle that holds the token."""
+    def _stop_unless(self, what: str, finite: Tensor) -> None:
+        """Stop all processes together where one of them has something that is not finite."""
+        if self.args.world_size > 1:
+            finite = self.accelerator.gather(finite.int()[None])
+        if finite.all():
+            return
+        checkpoints = checkpoints_in(Path(self._get_output_dir(None)))
+        kept = f"{checkpoints[-1]} is kept" if checkpoints else "there is no checkpoint yet"
+        step = self.state.global_step + (what == "loss")
+        raise HalflabelError(
+            f"step {step} of {self.state.max_steps} has a {what} that is not finite, and training has stopped: "
+            f"start afresh in another --output_dir with a --learning_rate below {self.args.learning_rate:g}; {kept}"
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own contract
         """Write a short card of ours where there is no card."""
@@ -246,10 +205,6 @@ class MultiLabelTrainer(Trainer):
         return self.state.global_step > self._first_step
 
     @property
-    def _keeping(self) -> list[KeepTrainingWeights]:
-        return [one for one in self.callback_handler.callbacks if isinstance(one, KeepTrainingWeights)]
-
-    @property
     def _network(self) -> Model:
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, Model)
@@ -274,14 +229,19 @@ class MultiLabelTrainer(Trainer):
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take the labels from images that only fill up the last step; they also count for nothing.
 
-        Accelerate fills it so that every process has a whole batch; `remainder` is the number of images in it that are
-        not repeats, counted through the processes in order.
+        Accelerate fills it so that every process has a whole batch. How many images in it are not repeats, counted
+        through the processes in order, it says of a stream alone for sure: a run that goes on within an epoch is not
+        told.
         """
-        state, labels = self.accelerator.gradient_state, batch["labels"]
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        state, labels, images = self.accelerator.gradient_state, batch["labels"], self.train_dataset
+        if self.args.world_size == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
+            return batch
+        whole, sized = self.args.world_size * len(labels), not isinstance(images, IterableDataset)
+        new = len(cast(Any, images)) % whole if sized else state.remainder
+        if new <= 0:
             return batch
         first = self.args.process_index * len(labels)
-        repeated = torch.arange(first, first + len(labels), device=labels.device) >= state.remainder
+        repeated = torch.arange(first, first + len(labels), device=labels.device) >= new
         return {**batch, "labels": labels.masked_fill(repeated[:, None], self._no_part), _REPEATED: repeated}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
@@ -369,21 +329,6 @@ def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
         **loss_configuration(recipe, data.target_counts(recipe), data.names),
     )
     return model, Processor.from_backbone(model.backbone)
-
-
-def choose_trained(model: Model, keys: TrainingKeys) -> None:
-    """Freeze what the recipe freezes, or put in the adapters that it trains instead.
-
-    Raises:
-        HalflabelError: If a pattern matches nothing, or peft is missing.
-    """
-    if keys.freeze_backbone:
-        model.freeze_backbone()
-    if keys.freeze:
-        freeze(model, keys.freeze)
-    if keys.lora_rank is not None:
-        adapted = add_lora(model, keys.lora_rank, keys.lora_alpha, keys.lora_targets)
-        log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
 
 
 def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: TrainingData) -> MultiLabelTrainer:

@@ -1,5 +1,9 @@
-"""What is trained and at which rate: frozen parts of the backbone, and learning rates that fall from the head down."""
+"""What is trained, at which rate, and what is kept of it.
 
+Frozen parts of the backbone, learning rates that fall from the head down, low-rank adapters, averaged weights.
+"""
+
+import logging
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -9,12 +13,16 @@ import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import Trainer, TrainingArguments
 
 from ..model.errors import HalflabelError, did_you_mean, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from .checkpoints import KeepTrainingWeights, copy_weights, weights_of
+from .keys import TrainingKeys
 
+log = logging.getLogger(__name__)
 _BELONGS_TO_NO_GROUP = "\0"
 
 
@@ -296,3 +304,106 @@ def _layers_that_run(model: Model) -> list[str]:
             hook.remove()
         model.train(training)
     return list(ran)
+
+
+def choose_trained(model: Model, keys: TrainingKeys) -> None:
+    """Freeze what the recipe freezes, or put in the adapters that it trains instead.
+
+    Raises:
+        HalflabelError: If a pattern matches nothing, or peft is missing.
+    """
+    if keys.freeze_backbone:
+        model.freeze_backbone()
+    if keys.freeze:
+        freeze(model, keys.freeze)
+    if keys.lora_rank is not None:
+        adapted = add_lora(model, keys.lora_rank, keys.lora_alpha, keys.lora_targets)
+        log.info("adapters in %d layers: %s", len(adapted), shortlist(adapted))
+
+
+class AverageWeights(KeepTrainingWeights):
+    """Average the weights over the optimizer steps, and show the average to everything but training.
+
+    average <- d * average + (1 - d) * weights after each optimizer step (Polyak & Juditsky 1992; Tarvainen & Valpola,
+    arXiv 1703.01780), with d = min(decay, (1 + t) / (10 + t)) after t steps, so that the average forgets the first
+    weights, as which it starts, soon (TensorFlow's ExponentialMovingAverage). While the Trainer evaluates or saves, and
+    when training ends, the model holds the average: the best epoch is the average's best, and each checkpoint and the
+    final folder are models of averaged weights. What is trained lies beside them in `training_weights.safetensors`, for
+    resuming.
+
+    Floating-point buffers are averaged too, as timm's ModelEmaV3 does: BatchNorm's running statistics belong to the
+    weights they were measured with, and so lag as much as the averaged weights do. Integers stay those of the training.
+
+    The average lies where the model does, and takes as much memory; while it is shown, twice as much.
+    """
+
+    def __init__(self, decay: float) -> None:
+        """Set what is kept of the average at each step.
+
+        Args:
+            decay: In (0, 1), like 0.999: the average is then over about the last 1000 steps.
+
+        Raises:
+            HalflabelError: If the decay is out of range.
+        """
+        if not 0 < decay < 1:
+            raise HalflabelError(f"ema_decay is {decay}, expected between 0 and 1, like 0.999")
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.hidden: dict[str, Tensor] | None = None  # the trained weights, while the model holds the average
+
+    def training_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the trained and the averaged weights."""
+        trained = weights_of(model) | (self.hidden or {})
+        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
+        return {f"trained.{name}": tensor for name, tensor in trained.items()} | average
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Start the average, or go on with that of the checkpoint.
+
+        Raises:
+            HalflabelError: If the weights are not of float32 or float64, which a small step would not change.
+        """
+        weights = weights_of(model)
+        coarse = [name for name, w in weights.items() if w.is_floating_point() and torch.finfo(w.dtype).bits < 32]
+        if coarse:
+            raise HalflabelError(f"averaging needs float32 weights; {coarse[0]} is {weights[coarse[0]].dtype}")
+        self.hidden = None
+        self.average = {name: tensor.clone() for name, tensor in weights.items() if tensor.is_floating_point()}
+        super().on_train_begin(args, state, control, model=model)
+        self._show(model)  # for an evaluation at the start
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Go on with training."""
+        if self.hidden is not None:
+            copy_weights(self.hidden, self._averaged(model))
+            self.hidden = None
+
+    on_step_begin = on_epoch_begin
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Average; show the average where the Trainer evaluates or saves next."""
+        steps = state.global_step - 1
+        update = get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))
+        update(list(self.average.values()), list(self._averaged(model).values()), None)
+        if control.should_evaluate or control.should_save:
+            self._show(model)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Show the average: the Trainer evaluates or saves next, or training is over."""
+        self._show(model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leave the model with what it holds, the average or the best one, and free the rest."""
+        self.hidden, self.average = None, {}
+
+    def _averaged(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's own tensors of which there is an average."""
+        weights = weights_of(model)
+        return {name: weights[name] for name in self.average}
+
+    def _show(self, model: nn.Module) -> None:
+        if self.hidden is None:
+            self.hidden = {name: tensor.clone() for name, tensor in self._averaged(model).items()}
+            copy_weights(self.average, self._averaged(model))

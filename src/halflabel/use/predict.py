@@ -20,7 +20,8 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.files import UNFINISHED, file_identity, whole_file, write_whole
+from ..data.files import LOCK, UNFINISHED, file_identity, whole_file, write_whole
+from ..data.pixels import sole_run
 from ..model.errors import HalflabelError, nearest_file, printable, reason_of, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
@@ -245,18 +246,19 @@ def score_to(
     parts = [range(at, min(at + part_size, len(files))) for at in range(0, len(files), part_size)]
     paths = [folder / f"part-{number:06}.parquet" for number in range(len(parts))]
     try:
-        if state.is_main_process:
-            _prepare_folder(folder, scorer.describe(files, part_size), resume)
-            _remove_damaged([path for path in paths if path.is_file()])
-        state.wait_for_everyone()
-        _score_parts(scorer, files, list(zip(paths, parts, strict=True)), state)
-        state.wait_for_everyone()
-        footers = [pq.read_metadata(path) for path in paths]
-        state.wait_for_everyone()
-        if whole and state.is_main_process:
-            _join(paths, Path(output), scorer.schema)
-            shutil.rmtree(folder)
-        state.wait_for_everyone()
+        with sole_run(folder):
+            if state.is_main_process:
+                _prepare_folder(folder, scorer.describe(files, part_size), resume)
+                _remove_damaged([path for path in paths if path.is_file()])
+            state.wait_for_everyone()
+            _score_parts(scorer, files, list(zip(paths, parts, strict=True)), state)
+            state.wait_for_everyone()
+            footers = [pq.read_metadata(path) for path in paths]
+            state.wait_for_everyone()
+            if whole and state.is_main_process:
+                _join(paths, Path(output), scorer.schema)
+                shutil.rmtree(folder)
+            state.wait_for_everyone()
     except OSError as error:
         raise HalflabelError(f"{error}; finished parts are kept in {folder}: go on with --resume") from error
     skipped = [line for footer in footers for line in json.loads(footer.metadata[_SKIPPED])]
@@ -280,7 +282,7 @@ def _prepare_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
         differing = [key for key, value in about.items() if before.get(key) != value]
         if differing:
             raise HalflabelError(f"{folder} holds a run of other {shortlist(differing)}: remove it, or change --output")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise HalflabelError(f"{folder} holds other files: give a new folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
