@@ -205,7 +205,7 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
         source: Any = path if content is None else io.BytesIO(content)
         if source is None:
             raise ValueError("there are neither bytes nor a path")
-        if source is path and os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
+        if content is None and os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
             raise ValueError("it is no file")  # a pipe would be waited for without an end
         with Image.open(source) as picture:
             if picture.format == "EPS":
