@@ -39,6 +39,25 @@ def shards(colour_table):
     return folder
 
 
+def test_a_label_that_is_called_source_does_not_disappear(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, "PNG")
+    rows = {
+        "image": [{"bytes": content.getvalue(), "path": "a.png"}] * 9,
+        "car": [1, 0, 1] * 3,
+        "source": [1, 0, None] * 3,
+    }
+    features = datasets.Features(
+        {"image": datasets.Image(), "car": datasets.Value("int8"), "source": datasets.Value("int8")}
+    )
+    (tmp_path / "s").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "s" / "train.parquet")
+    for read in (lambda source: open_stream([source]), load_images):
+        assert "column 'source': it holds answers" in error_of(read, Source(str(tmp_path / "s")))
+    assert open_stream([Source(str(tmp_path / "s"), labels=("car",))]).label_space.names == ("car",)
+    assert open_stream([Source(str(tmp_path / "s"), labels=("source", "car"))]).counts["train"].known.tolist() == [6, 9]
+
+
 def recipe(data, folder, overrides=(), **keys):
     keys = {**BASE, "data": str(data), "output_dir": str(folder / "out"), **keys}
     (folder / "my.yaml").write_text(yaml.safe_dump(keys))

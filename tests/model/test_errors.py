@@ -1,4 +1,4 @@
-from halflabel.model.errors import did_you_mean, nearest_file, reason_of, shortlist
+from halflabel.model.errors import did_you_mean, nearest_file, printable, reason_of, shortlist
 
 
 def test_near_names_are_offered_and_far_ones_are_not():
@@ -30,3 +30,9 @@ def test_what_another_library_says_fits_into_a_line_and_long_paths_stay_whole():
     assert reason_of(OSError("refused\nfor details see"), first_line=True) == "refused"
     assert reason_of(KeyError()) == "KeyError"
     assert reason_of(OSError("x" * 1000)) == "x" * 399 + "…"
+
+
+def test_what_moves_the_cursor_or_turns_the_direction_is_shown_as_a_code():
+    assert printable("a\x1b[2J\u202eb\n\x9b") == r"a\x1b[2J\u202eb\n\x9b"
+    assert printable("caf\udce9.png") == r"caf\xe9.png"  # a file name in Latin-1
+    assert printable("漢字 é عربى 👩\u200d🚀\t|") == "漢字 é عربى 👩\u200d🚀\t|"

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from halflabel import HalflabelError
+from halflabel.model.labels import LabelSpace
 from halflabel.use.evaluate import evaluate
 from halflabel.use.inference import open_model
 
@@ -12,8 +14,8 @@ def test_evaluation_checks_labels_and_split(saved_model, colour_images):
     assert evaluate(saved_model, colour_images, split="train")["labels"]["red"]["known"] < 32
     with pytest.raises(HalflabelError, match="no image in split 'validation'"):
         evaluate(saved_model, colour_images, split="validation")
-    with pytest.raises(HalflabelError, match="no label 'blue'"):
-        evaluate(saved_model, colour_images.with_only(["red"]))
+    with pytest.raises(HalflabelError, match="no label 'red', 'blue', which"):
+        evaluate(saved_model, replace(colour_images, label_space=LabelSpace(["rot", "blau"])))
 
 
 def test_models_that_are_none(tmp_path):

@@ -26,7 +26,7 @@ from halflabel_cli import main
 NAMES = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "{{ 7771 * 3 }}{% raw %}${7771*3}", "a|b",
     "**bold** [x](y)", "key: [value, *alias", "=cmd|' /C calc'!A0", "# head", "'quoted' \"twice\"",
-    "$\\frac{$", "漢字 🦔 é", "null", "---", "@SUM(1)", "-1+2", "%s {} \\n", "0",
+    "$\\frac{$", "漢字 🦔 é", "null", "---", "@SUM(1)", "-1+2", "%s {} \\n", "0", "sign\u202egnp.exe",
 ]  # fmt: skip
 
 
@@ -141,6 +141,8 @@ def test_commands_that_measure_and_draw_take_them(model, data, tmp_path, capsys)
     assert main(["explain", str(model), picture, *why]) == 0
     told = capsys.readouterr().out
     assert all(f"{name}: " in told for name in NAMES[:3])
+    assert "\u202e" not in told
+    assert r"sign\u202egnp.exe" in told
     for path in (tmp_path / "found" / "errors.png", tmp_path / "why.png"):
         with Image.open(path) as image:
             assert image.width > 300

@@ -272,7 +272,7 @@ def write_shards(images: AnnotatedImages, folder: Path, shard_bytes: int = SHARD
 
 def writing_was_stopped(folder: Path) -> bool:
     """Tell whether `write_shards` was killed in a folder, so that shards may lack there."""
-    return any(folder.glob(_UNFINISHED))
+    return os.path.isdir(folder) and any(folder.glob(_UNFINISHED))  # noqa: PTH112 - which takes any name
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """One source of annotated pictures: how it is named, what is wrong in it, and where its pictures lie."""
 
+import contextlib
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import Repr
@@ -12,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..model.errors import HalflabelError, did_you_mean
+from ..model.labels import encode_value, uncertain_codes
 from .images import AnnotatedImages, check_split
 
 ABSENT = ("negative", "unknown")
@@ -247,6 +250,38 @@ def check_names(names: Sequence[object], wheres: Sequence[str], faults: Faults) 
             faults.add(where, f"the name {wrong}")
         else:
             seen[name] = where
+
+
+def name_labels(path: str | Path) -> str:
+    """Return how a source says which of its columns are labels, for the end of a message."""
+    source = json.dumps({"path": str(path), "labels": ["cat", "dog"]}, ensure_ascii=False)
+    return f"name the label columns by labels, with '{source}' as the source"
+
+
+def check_origins(
+    source: Source,
+    names: Collection[str],
+    labels: Collection[str],
+    words: Mapping[str, Collection[str]],
+    faults: Faults,
+) -> None:
+    """Note a column `group` or `source` that holds nothing but answers: taken for texts, a label would be lost.
+
+    Args:
+        source: Where it is from; who names its labels has said which columns are none.
+        names: All columns.
+        labels: The labels, which may stand in a column each.
+        words: The texts that are in each of the two columns that is there.
+        faults: Where to note it.
+    """
+    if source.labels or not {(source.label_map or {}).get(name, name) for name in names}.issuperset(labels):
+        return
+    uncertain = uncertain_codes(source.uncertain_values)
+    for name in words.keys() - source.named_labels:
+        with contextlib.suppress(HalflabelError):  # a word that is no answer
+            if {0, 1} & {encode_value(word, uncertain) for word in words[name]}:
+                text = "it holds answers, and says of a picture what belongs together or where it is from"
+                faults.add(f"column {name!r}", f"{text}; if it is a label, {name_labels(source.path)}")
 
 
 def locate_images(

@@ -23,10 +23,10 @@ from .pixels import draw_seed, drawing
 from .readers.hub import class_names, find_image_column, open_parts
 from .readers.hub_labels import find_labels
 from .readers.tables import Columns
-from .source import Faults, Source
+from .source import Faults, Source, check_origins
 
 _LABEL_ROWS, _PICTURE_ROWS = 4096, 8
-_MANY_IMAGES = 20_000
+_MANY_IMAGES, _MANY_WORDS = 20_000, 100
 _ORDERS = 32  # so many passes have an order and augmentations of their own; then the first comes again
 _PASS = "number of the pass"
 EXAMPLES = 64
@@ -241,14 +241,21 @@ def _counted(stream: ImageStream) -> ImageStream:
     tally: dict[str, LabelCounts] = {}
     rows_of: dict[tuple[str, str], int] = defaultdict(int)
     wanted = [name for name in _features(stream.parts) if name != stream.image_column]
+    words: dict[str, set[str]] = {name: set() for name in {"group", "source"}.intersection(wanted)}
     for name, part in open_parts(stream.source, True, wanted).items():
         for batch in part.iter(batch_size=_LABEL_ROWS):
             codes = stream.codes(batch)
+            for column, found in words.items():
+                if len(found) < _MANY_WORDS:  # of more it is known that they are no answers
+                    found.update(str(word) for word in batch[column])
             splits = np.array(_splits(batch, name, stream.source), dtype=object)
             for split in set(splits):
                 counts = count_labels(codes[splits == split])
                 tally[split] = tally[split] + counts if split in tally else counts
                 rows_of[name, split] += counts.images
+    faults = Faults(stream.source.title)
+    check_origins(stream.source, wanted, stream.label_space.names, words, faults)
+    faults.raise_any()
     if "train" not in tally:
         raise HalflabelError(f"{stream.source.title}: it has no training rows")
     return replace(stream, counts=tally, rows_of=rows_of)

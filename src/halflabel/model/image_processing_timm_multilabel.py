@@ -202,11 +202,11 @@ def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int |
     """
     content, path = record.get("bytes"), record.get("path")
     try:
-        if content is None and path is None:
+        source: Any = path if content is None else io.BytesIO(content)
+        if source is None:
             raise ValueError("there are neither bytes nor a path")
-        if content is None and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        if content is None and os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
             raise ValueError("it is no file")  # a pipe would be waited for without an end
-        source = path if content is None else io.BytesIO(content)
         with Image.open(source) as picture:
             if picture.format == "EPS":
                 raise ValueError("it is PostScript, a program, which is not run")

@@ -109,6 +109,7 @@ def _read(source: Source) -> AnnotatedImages:
     table = others.with_format("arrow")[:] if others.column_names else pa.table({"split": [""] * len(whole)})
     columns, classes = Columns(Path(source.title), table, Faults(source.title)), dict(class_names(others.features))
     matrix, names = find_labels(source, columns, classes)
+    columns.check_origins(source, names)
     texts = _read_texts(source, columns, classes)
     pictures = whole.cast_column(image, datasets.Image(decode=False)).select_columns([image])
     paths = _check_pictures(source, pictures, image, columns)

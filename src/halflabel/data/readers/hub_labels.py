@@ -58,7 +58,6 @@ def find_labels(source: Source, columns: Columns, classes: ClassNames) -> tuple[
     if ignored:
         log.info("%s: not read: %s", source.title, shortlist(ignored))
     if chosen is None:
-        columns.check_origins(source)
         return _read_columns(source, columns, classes, names)
     if chosen in lists:
         return _read_list(source, columns, chosen, classes.get(chosen))

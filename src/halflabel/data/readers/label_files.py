@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...model.errors import HalflabelError, did_you_mean, shortlist
 from ...model.labels import IGNORE_INDEX, IntMatrix, LabelSpace, uncertain_codes
 from ..images import TEXT_COLUMNS, AnnotatedImages, build_images
-from ..source import Source, holds_any, image_folder, leaves_folder, locate_images
-from .tables import Columns, column_names, name_labels, open_table, read_columns
+from ..source import Source, holds_any, image_folder, leaves_folder, locate_images, name_labels
+from .tables import Columns, column_names, open_table, read_columns
 
 log = logging.getLogger(__name__)
 LONG_COLUMNS = ("file_name", "label", "value")
@@ -55,7 +55,6 @@ def read_wide(source: Source) -> AnnotatedImages:
         raise HalflabelError(f"{columns.path}: column {place} has no name; {advice}")
     if not names:
         raise HalflabelError(f"{columns.path}: no label columns beside {', '.join(columns.names)}")
-    columns.check_origins(source)
     return attach_images(source, columns, _codes(columns, names, uncertain_codes(source.uncertain_values)), names)
 
 
@@ -79,6 +78,7 @@ def attach_images(source: Source, columns: Columns, matrix: IntMatrix, names: Se
     Raises:
         HalflabelError: As for `read_wide`, with the faults that `columns` holds already.
     """
+    columns.check_origins(source, names)
     splits, groups, sources = columns.splits(), columns.origins("group", source), columns.origins("source", source)
     files = columns.texts("file_name")
     _check_unique(columns, files, "file_name", splits)

@@ -23,9 +23,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from ...model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
-from ...model.labels import IGNORE_INDEX, IntMatrix, encode_value, uncertain_codes
+from ...model.labels import IGNORE_INDEX, IntMatrix, encode_value
 from ..images import check_split
-from ..source import Faults, Source, show
+from ..source import Faults, Source, check_origins, name_labels, show
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".jsonl")
 BLOCK = 1 << 24
@@ -134,14 +134,10 @@ class Columns:
         """Return the column `group` or `source` as `texts` does, all "" where the user calls it a label."""
         return [""] * len(self) if name in source.named_labels else self.texts(name)
 
-    def check_origins(self, source: Source) -> None:
-        """Note a column `group` or `source` that holds nothing but answers: taken for texts, a label would be lost."""
-        uncertain = uncertain_codes(source.uncertain_values)
-        for name in {"group", "source"}.intersection(self.names) - source.named_labels:
-            with contextlib.suppress(HalflabelError):  # a word that is no answer
-                if {0, 1} & {encode_value(text, uncertain) for text in set(self.texts(name))}:
-                    text = "it holds answers, and says of a picture what belongs together or where it is from"
-                    self.faults.add(f"column {name!r}", f"{text}; if it is a label, {name_labels(self.path)}")
+    def check_origins(self, source: Source, labels: Collection[str]) -> None:
+        """Note columns that hold nothing but answers and are no labels, see `source.check_origins`."""
+        words = {name: set(self.texts(name)) for name in {"group", "source"}.intersection(self.names)}
+        check_origins(source, self.names, labels, words, self.faults)
 
     def codes(self, name: str, uncertain: Collection[str] = ()) -> IntMatrix:
         """Return a label column as codes, int8 of shape (rows,), each distinct cell being looked at once.
@@ -187,12 +183,6 @@ def _other_separator(names: Sequence[str]) -> str:
     """Tell a table whose cells stand apart by something else: it has one column, with that in its name."""
     found = next((mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]), None)
     return "" if found is None else f"; the cells seem to be separated by {found!r}: a .csv has ',' there, a .tsv tabs"
-
-
-def name_labels(path: Path) -> str:
-    """Return how a source says which of its columns are labels, for the end of a message."""
-    source = json.dumps({"path": str(path), "labels": ["cat", "dog"]}, ensure_ascii=False)
-    return f"name the label columns by labels, with '{source}' as the source"
 
 
 def table_ending(path: str | Path) -> str:
