@@ -38,7 +38,7 @@ from .checkpoints import (
     move_to_its_place,
 )
 from .keys import TrainingKeys
-from .preparation import TrainingData, loss_configuration
+from .preparation import TrainingData, head_weight_decay, loss_configuration
 from .recipe import Recipe
 from .transfer import add_lora, freeze, optimizer_cls_and_kwargs
 
@@ -341,7 +341,11 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
     if not validated:
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
-    elif arguments.save_strategy != "no" and arguments.eval_strategy == arguments.save_strategy:
+    elif (
+        "load_best_model_at_end" not in recipe.said
+        and arguments.save_strategy != "no"
+        and arguments.eval_strategy == arguments.save_strategy
+    ):
         arguments.load_best_model_at_end = True
     callbacks: list[TrainerCallback] = []  # what happens to the weights
     if keys.ema_decay is not None:
@@ -357,6 +361,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         if not validated:
             raise HalflabelError("early_stopping_patience needs a validation split: set validation_share above 0")
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=keys.early_stopping_patience))
+    decay = head_weight_decay(recipe, model, train, data.target_counts(recipe))
     trainer = MultiLabelTrainer(
         model=model,
         args=arguments,
@@ -365,7 +370,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         eval_dataset=datasets["validation"] if validated else None,
         compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier, decay),
         images_in_stream=None if data.stream is None else data.counts.images,
     )
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
