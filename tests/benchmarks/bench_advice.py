@@ -17,11 +17,12 @@ import torch
 from halflabel.data.images import number_groups
 from halflabel.data.loading import load_images
 from halflabel.studies.advice_data import advise_data
-from halflabel.studies.held_out import Measured, cut_folds, measurable, rank_networks
+from halflabel.studies.held_out import Measured, measurable, rank_networks
 from halflabel.studies.multitask_advice import advise_multi_task
 from halflabel.studies.networks import held_out_probe, load_backbones, train_and_predict
 from halflabel.studies.transfer_advice import FOLDS, INFLATION, advise_transfer, rank_known
-from halflabel.training.evidence import FeatureBasis
+from halflabel.training.folds import cut_folds
+from halflabel.training.guesses import FeatureBasis
 
 
 def load(source):

@@ -15,7 +15,7 @@ from halflabel.studies.compare_runs import (
     split_images,
     train_and_score,
 )
-from halflabel.studies.held_out import cut_folds
+from halflabel.training.folds import cut_folds
 from halflabel.training.recipe import parse_recipe
 
 PROBE = {

@@ -5,13 +5,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from halflabel import HalflabelError
 from halflabel.data.images import build_images, number_groups
 from halflabel.studies.held_out import (
     Comparison,
     Estimate,
     Measured,
-    cut_folds,
     holm,
     judge,
     measurable,
@@ -52,27 +50,6 @@ def test_images_without_a_group_are_groups_of_their_own():
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
     assert groups.max() == 3
-
-
-def test_folds_keep_groups_whole_and_spread_yes_and_no_evenly(caplog, capsys):
-    labels = np.random.default_rng(0).choice([1, 0, -100], (200, 3), p=[0.15, 0.6, 0.25]).astype(np.int8)
-    images = annotate(labels)
-    fold_of = cut_folds(images, 5, seed=0)
-    assert np.abs(np.bincount(fold_of, minlength=5) - 40).max() <= 2
-    for column in labels.T:
-        for value in (0, 1):
-            counts = np.bincount(fold_of[column == value], minlength=5)
-            assert np.abs(counts - counts.mean()).max() <= 0.2 * counts.mean() + 1
-    np.testing.assert_array_equal(fold_of, cut_folds(images, 5, seed=0))
-    assert (fold_of != cut_folds(images, 5, seed=1)).any()
-    groups = np.random.default_rng(1).integers(0, 30, 200).astype(str).tolist()
-    grouped = cut_folds(annotate(labels, groups), 5, seed=0)
-    assert set(grouped) == set(range(5))
-    assert all(len({fold for fold, own in zip(grouped, groups, strict=True) if own == group}) == 1 for group in groups)
-    assert not caplog.records
-    assert "".join(capsys.readouterr()) == ""
-    with pytest.raises(HalflabelError, match="fewer than 5 groups"):
-        cut_folds(annotate(labels, ["all"] * 200), 5, seed=1)
 
 
 def test_a_label_answered_in_few_groups_is_not_measurable():

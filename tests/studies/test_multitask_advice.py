@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from halflabel.studies import networks, transfer_advice
 from halflabel.studies.advice_data import advise_data
-from halflabel.studies.held_out import cut_folds
 from halflabel.studies.multitask_advice import MOST_LABELS, advise_multi_task, held_out_together
 from halflabel.studies.networks import held_out_probe, load_backbones
-from halflabel.training.evidence import FeatureBasis
+from halflabel.training.folds import cut_folds
+from halflabel.training.guesses import FeatureBasis
 
 
 def advise(images, features, **options):

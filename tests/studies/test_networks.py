@@ -9,7 +9,7 @@ from halflabel import HalflabelError
 from halflabel.data.loading import load_images
 from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from halflabel.studies.networks import find_source_data, held_out_probe, load_backbones, train_and_predict
-from halflabel.training.evidence import FeatureBasis
+from halflabel.training.guesses import FeatureBasis
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 from halflabel.data.images import build_images
 from halflabel.data.loading import load_images
 from halflabel.studies import networks
-from halflabel.studies.held_out import cut_folds
 from halflabel.studies.networks import BackboneFeatures, SourceData, load_backbones, train_and_predict
 from halflabel.studies.transfer_advice import FOLDS, advise_transfer, rank_known
+from halflabel.training.folds import cut_folds
 
 NAMES = ["there", "drawn", "rare"]
 

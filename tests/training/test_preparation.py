@@ -54,7 +54,8 @@ def test_no_known_entry_at_all_is_an_error_even_when_not_strict(colour_images):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_the_head_starts_from_the_training_data(colour_table, tmp_path, tiny_model, cached):
-    made = recipe(colour_table, tmp_path, freeze_backbone=True, cache_features=cached, unknown="negative")
+    keys = {"freeze_backbone": True, "cache_features": cached, "unknown": "negative", "validation_share": 0.15}
+    made = recipe(colour_table, tmp_path, **keys)
     data = prepare_data(made)
     processor = TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone)
     train = data.images.of_split("train")

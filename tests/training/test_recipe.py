@@ -19,7 +19,15 @@ def test_default_then_file_then_command_line(tmp_path):
     assert parse_recipe(path).data.validation_share == 0.3
     assert parse_recipe(path, ["--validation_share", "0.4"]).data.validation_share == 0.4
     assert parse_recipe(path, ["--validation_share=0.4"]).data.validation_share == 0.4
-    assert parse_recipe(write(tmp_path)).data.validation_share == 0.15
+    assert parse_recipe(write(tmp_path)).data.validation_share is None
+
+
+def test_a_head_on_cached_features_keeps_no_picture_from_training(tmp_path):
+    probe = {"cache_features": True, "freeze_backbone": True}
+    assert parse_recipe(write(tmp_path)).validation_share == 0.15
+    assert parse_recipe(write(tmp_path, **probe)).validation_share == 0
+    assert parse_recipe(write(tmp_path, **probe, early_stopping_patience=2)).validation_share == 0.15
+    assert parse_recipe(write(tmp_path, **probe, validation_share=0.1)).validation_share == 0.1
 
 
 def test_a_float_that_yaml_reads_as_text_is_a_number(tmp_path):

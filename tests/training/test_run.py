@@ -63,7 +63,15 @@ def test_a_run_leaves_a_whole_model_and_its_measures(colour_table, tmp_path):
 def test_validation_batch_by_batch_tells_the_same(colour_table, tmp_path):
     histories = []
     for keys in ({}, {"batch_eval_metrics": True, "per_device_eval_batch_size": 3}):
-        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / f"out {len(histories)}"), **keys))
+        train(
+            recipe(
+                colour_table,
+                tmp_path,
+                validation_share=0.15,
+                output_dir=str(tmp_path / f"out {len(histories)}"),
+                **keys,
+            )
+        )
         log = json.loads((tmp_path / f"out {len(histories)}" / "training_log.json").read_text())
         histories.append(
             [{key: entry[key] for key in entry if re.fullmatch("eval_(m|known|und|CF|OF).*", key)} for entry in log]
@@ -125,7 +133,8 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
     monkeypatch.setattr(
         halflabel.training.run, "_test", lambda trainer, *_: states.append(trainer.state) or ({"split": None}, None)
     )
-    train(recipe(colour_table, tmp_path, per_device_eval_batch_size=batch_size, num_train_epochs=1))
+    keys = {"per_device_eval_batch_size": batch_size, "num_train_epochs": 1, "validation_share": 0.15}
+    train(recipe(colour_table, tmp_path, **keys))
     entry = next(row for row in states[0].log_history if "eval_mAP" in row)
     known = logs[0].label_ids != -100
     probabilities = 1 / (1 + np.exp(-logs[0].predictions[known].astype(float)))
@@ -171,7 +180,7 @@ def test_the_best_epoch_is_kept_and_without_validation_the_last(colour_table, tm
         return original(trainer, config, datasets, *rest)
 
     monkeypatch.setattr(halflabel.training.run, "_test", look)
-    train(recipe(colour_table, tmp_path))
+    train(recipe(colour_table, tmp_path, validation_share=0.15))
     np.testing.assert_allclose(seen["logits"], kept[0.9], rtol=1e-4, atol=1e-5)
     assert np.abs(kept[0.3] - kept[0.9]).max() > 1e-3
 
@@ -182,8 +191,29 @@ def test_no_validation_split_trains_to_the_end(colour_table, tmp_path):
     assert train(recipe(colour_table, tmp_path, validation_share=0)).metrics["split"] == "test"
 
 
+def test_a_head_is_trained_on_all_pictures_and_its_decisions_are_fitted_out_of_fold(colour_table, tmp_path):
+    result = train(recipe(colour_table, tmp_path, decide="f1", num_train_epochs=20))
+    answers = load_images(colour_table).of_split("train").labels
+    rule = result.model.config.decision_rule
+    assert rule.known == tuple((answers >= 0).sum(axis=0))  # all 32, each by a head that has not seen it
+    assert rule.positives == tuple((answers == 1).sum(axis=0))
+    assert result.metrics["macro_F1"] > 0.9
+    given = colour_table.read_text().splitlines()
+    given[1:6] = [row.replace("train", "validation") for row in given[1:6]]
+    colour_table.write_text("\n".join(given) + "\n")
+    held_out = load_images(colour_table).of_split("validation").labels
+    rule = train(recipe(colour_table, tmp_path, decide="f1")).model.config.decision_rule
+    assert rule.known == tuple((held_out >= 0).sum(axis=0))  # a validation split that the table names is respected
+
+
+def test_who_wants_the_last_epoch_gets_it(colour_table, tmp_path):
+    keys = {"validation_share": 0.15, "num_train_epochs": 2}
+    assert train(recipe(colour_table, tmp_path, load_best_model_at_end=False, **keys)).kept is None
+    assert train(recipe(colour_table, tmp_path, **keys)).kept is not None
+
+
 def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, monkeypatch):
-    train(recipe(colour_table, tmp_path))
+    train(recipe(colour_table, tmp_path, validation_share=0.15))
     whole = load_file(tmp_path / "out" / "model.safetensors")
     calls = []
 
@@ -193,7 +223,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, 
             raise KeyboardInterrupt
         return trainer_metrics(prediction)
 
-    broken = {"output_dir": str(tmp_path / "broken")}
+    broken = {"output_dir": str(tmp_path / "broken"), "validation_share": 0.15}
     with monkeypatch.context() as patch:
         patch.setattr(halflabel.training.trainer, "trainer_metrics", stop_at_third)
         with pytest.raises(KeyboardInterrupt):

@@ -210,6 +210,12 @@ class Rows(Protocol):
     def sample(self) -> Tensor:
         """Return all rows, or enough for their spread."""
 
+    def gather(self, rows: NDArray[np.intp]) -> Tensor:
+        """Return some rows."""
+
+    def select(self, rows: NDArray[np.intp]) -> "Rows":
+        """Return some rows, which stay on disk."""
+
 
 class FeatureDataset(Dataset[dict[str, Any]]):
     """Backbone features and labels for the Trainer: `features` as the head consumes them, `labels` (num_labels,).
@@ -252,8 +258,22 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return one image's view of this epoch; a batch mixes views."""
-        view = (position + int(self._epoch)) % self.views
-        return {"features": self.features[position * self.views + view], "labels": self.labels[position]}
+        return {"features": self.features[int(self._row(position))], "labels": self.labels[position]}
+
+    def batch(self, positions: NDArray[np.intp]) -> dict[str, Tensor]:
+        """Return what `collate` makes of some images, at once."""
+        rows = self._row(positions)
+        features = self.features[rows] if isinstance(self.features, Tensor) else self.features.gather(rows)
+        return {"features": features, "labels": torch.from_numpy(self.labels[positions].astype(np.float32))}
+
+    def select(self, positions: NDArray[np.intp], labels: NDArray[Any]) -> "FeatureDataset":
+        """Return some of the images, in all their views, with labels of their own."""
+        rows = (positions[:, None] * self.views + np.arange(self.views)).ravel()
+        features = self.features[rows] if isinstance(self.features, Tensor) else self.features.select(rows)
+        return FeatureDataset(features, labels, self.views)
+
+    def _row(self, position: Any) -> Any:  # noqa: ANN401 - one, or an array of them
+        return position * self.views + (position + int(self._epoch)) % self.views
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

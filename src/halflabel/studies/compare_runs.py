@@ -26,13 +26,13 @@ from ..metrics.ranking import average_precision, roc_auc
 from ..metrics.report import json_ready
 from ..model.errors import HalflabelError, shortlist
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels, evaluation_labels
+from ..training.folds import cut_folds, only_errors
 from ..training.keys import split_entrant
 from ..training.preparation import TrainingData, hide_known, hides_labels, make_datasets
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
 from ..training.trainer import build_model, make_trainer
 from ..training.transfer import choose_trained
-from .held_out import cut_folds, only_errors
 
 log = logging.getLogger(__name__)
 

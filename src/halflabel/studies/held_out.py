@@ -5,23 +5,18 @@ predict entry j and j helps to predict i: where all there is is chance, the vari
 of fixed scores. It is multiplied by 1 + runs * tested / trained (Nadeau and Bengio 2003): 2.25 for five folds.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..data.images import AnnotatedImages
-from ..data.splitting import assign_splits
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import RankingResamples, mean_over_labels, resample_ranking
 from ..metrics.ranking import average_precision, roc_auc
-from ..model.errors import HalflabelError, shortlist
+from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix
 
 CI, SAMPLES = 0.95, 400
@@ -30,21 +25,6 @@ NOT_ENOUGH = "not enough data to tell"
 
 MIN_GROUPS = 10
 """A label needs so many groups (images, where there are no groups) with a yes, and as many with a no: two a fold."""
-
-
-@contextmanager
-def only_errors() -> Iterator[None]:
-    """Let the package tell errors alone, without bars: of one of many trainings or cuts nobody needs to hear more."""
-    logger = logging.getLogger("halflabel")
-    level, bars = logger.level, not datasets.are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()
 
 
 def count_answering(labels: IntMatrix, groups: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -61,34 +41,6 @@ def measurable(labels: IntMatrix, groups: NDArray[np.intp]) -> IntMatrix:
     """Return the labels, those unknown throughout that have fewer than `MIN_GROUPS` groups with a yes, or a no."""
     enough = np.minimum(*count_answering(labels, groups)) >= MIN_GROUPS
     return np.where((labels >= 0) & enough, labels, IGNORE_INDEX).astype(np.int8)
-
-
-def cut_folds(images: AnnotatedImages, folds: int, seed: int) -> NDArray[np.intp]:
-    """Deal images out to folds: groups kept whole, each label's known yes and known no spread evenly.
-
-    Args:
-        images: Those to deal out, whatever their splits.
-        folds: At least 2.
-        seed: The same seed deals the same way.
-
-    Returns:
-        The fold of each image, shape (n,).
-
-    Raises:
-        HalflabelError: If there are fewer groups than folds.
-    """
-    fold_of = np.full(len(images), folds - 1)
-    rest = np.arange(len(images))
-    for fold in range(folds - 1):
-        part = images.select(rest)
-        with only_errors():  # what is said of a validation split means nothing here
-            part = assign_splits(part.with_column("split", ["train"] * len(part)), 1 / (folds - fold), 0, seed)
-        taken = part.column("split") == "validation"
-        fold_of[rest[taken]] = fold
-        rest = rest[~taken]
-    if len(set(fold_of.tolist())) < folds:
-        raise HalflabelError(f"the training images are in fewer than {folds} groups: too few to cross-validate")
-    return fold_of
 
 
 def ranks_within(scores: Floats, parts: NDArray[np.intp]) -> Floats:

@@ -16,9 +16,10 @@ from ..data.images import AnnotatedImages, number_groups
 from ..metrics.entries import Floats
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
-from ..training.evidence import FeatureBasis, mean_log_loss
+from ..training.folds import cut_folds
+from ..training.guesses import FeatureBasis, mean_log_loss
 from .advice_data import MIN_IMAGES
-from .held_out import HELPS, HURTS, NO_EVIDENCE, NOT_ENOUGH, Comparison, Measured, cut_folds, judge, measurable
+from .held_out import HELPS, HURTS, NO_EVIDENCE, NOT_ENOUGH, Comparison, Measured, judge, measurable
 from .networks import EPOCHS, PENALTY, RUNS, BackboneFeatures, held_out_probe, held_out_training, number_runs
 from .transfer_advice import FOLDS, INFLATION, TUNING_INFLATION, rank_known
 

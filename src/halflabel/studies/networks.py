@@ -21,8 +21,8 @@ from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.labels import IntMatrix, count_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
-from ..training.evidence import FeatureBasis
 from ..training.features import Views, cached_features
+from ..training.guesses import FeatureBasis
 from ..training.preparation import TrainingData
 from ..training.recipe import parse_recipe
 from ..training.run import prepare_training

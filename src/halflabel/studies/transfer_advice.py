@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ..data.images import AnnotatedImages, number_groups
 from ..metrics.entries import Floats
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
-from ..training.evidence import FeatureBasis
+from ..training.folds import cut_folds
+from ..training.guesses import FeatureBasis
 from .advice_data import MIN_IMAGES
 from .held_out import (
     CI,
@@ -22,7 +23,6 @@ from .held_out import (
     Comparison,
     Measured,
     count_answering,
-    cut_folds,
     judge,
     measurable,
     rank_networks,

@@ -212,6 +212,10 @@ class MappedRows:
             gathered[torch.from_numpy(mine)] = self._maps[number][torch.from_numpy(where[mine, 1])]
         return gathered
 
+    def select(self, rows: NDArray[np.int64]) -> "MappedRows":
+        """Return some rows, which stay on disk."""
+        return MappedRows(self._shards, self._where[rows])
+
     def sample(self) -> Tensor:
         """Read all rows, or where they are more than 256 MiB as many evenly spaced ones: enough for their spread."""
         count = min(len(self), max(1, _SAMPLE_BYTES // self._maps[0][0].nbytes))

@@ -46,7 +46,9 @@ class DataKeys:
     fast_decode: bool = _key(True, "decode a JPEG no larger than the transform needs")
     max_train_images: int | None = _key(None, "use only the first so many", least=1)
     max_test_images: int | None = _key(None, "use only the first so many", least=1)
-    validation_share: float = _key(0.15, "share of train to validate on if none is given")
+    validation_share: float | None = _key(
+        None, "share of train to validate on if none is given; default: 0.15, or 0 where features are cached"
+    )
     test_share: float = _key(0.2, "share to test on where the table names no splits")
     strict: bool = _key(False, "a label without known training entries is an error")
     hide_protocol: str = _key("random", "how known labels are hidden, to simulate unknowns")
@@ -83,6 +85,9 @@ class TrainingKeys:
     freeze: list[str] | None = _key(None, "backbone modules to keep: names, globs, or how many first layer groups")
     layer_decay: float = _key(1.0, "rate of a layer group relative to the one above it")
     head_lr_multiplier: float = _key(1.0, "factor of the head's learning rate")
+    head_ridge: float | None = _key(
+        None, "weight decay of the head, per feature, against the sum of the loss over all entries; like 0.16"
+    )
     ema_decay: float | None = _key(None, "evaluate and save a moving average of the weights, like 0.999")
     pseudo_labels: str | None = _key(
         None, "soft: guess unknown entries from features and neighbours", choices=("soft", "none")
@@ -108,13 +113,51 @@ class DecisionKeys:
     """What a recipe says of decisions, and of what is measured, shown and written."""
 
     decide: str | None = _key(
-        None, "fit a threshold per label on validation: f1, precision>=0.9, recall>=0.95, rate=0.05"
+        None, "fit a threshold per label, on validation or out of fold: f1, precision>=0.9, recall>=0.95, rate=0.05"
     )
     calibration: str = _key("platt", "fitted with it: platt, temperature or none")
     ci: float | None = _key(None, "confidence of intervals in metrics.json, like 0.95")
     plots: bool = _key(False, "also draw what was measured (extra plots)")
     license: str | None = _key(None, "of the model, for its card, like apache-2.0")
     compare_unknown_as_negative: bool = _key(False, "also train with unknown taken as negative, and show both results")
+
+
+@dataclass(frozen=True)
+class PseudoLabelOptions:
+    """How pseudo-labels are made.
+
+    Attributes:
+        neighbours: Of an image in the graph.
+        confidence: An entry is guessed where its answer has at least this chance, in [0.5, 1).
+        rounds: How often a probe is trained on the guesses and guesses again; round r of R may guess at r / R of each
+            label's unknown entries, the surest ones.
+        folds: In how many parts the known entries are hidden, at least 2.
+    """
+
+    neighbours: int = 5
+    confidence: float = 0.75
+    rounds: int = 2
+    folds: int = 5
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> "PseudoLabelOptions":
+        """Read the mapping of a recipe.
+
+        Raises:
+            HalflabelError: On an unknown name, or a value out of range.
+        """
+        for name, value in (given or {}).items():
+            if name not in _RANGES:
+                taken = f"it takes {', '.join(_RANGES)}{did_you_mean(name, _RANGES)}"
+                raise HalflabelError(f"pseudo_args takes no {name!r}; {taken}")
+            _RANGES[name].check(f"pseudo_args: {name}", value)
+        return cls(**(given or {}))
+
+
+_COUNT = number(1, whole=True)
+_RANGES = {
+    "neighbours": _COUNT, "confidence": number(0.5, 1, below=True), "rounds": _COUNT, "folds": number(2, whole=True),
+}  # fmt: skip
 
 
 GROUPS: dict[str, type] = {"data": DataKeys, "model": ModelKeys, "training": TrainingKeys, "decisions": DecisionKeys}

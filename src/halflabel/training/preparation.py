@@ -28,7 +28,8 @@ from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
-from .keys import DataKeys, ModelKeys, TrainingKeys
+from .guesses import make_pseudo_labels, pool
+from .keys import DataKeys, ModelKeys, PseudoLabelOptions, TrainingKeys
 from .recipe import Recipe, by_label, parse_policy
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ def load_data(recipe: Recipe) -> AnnotatedImages:
     data, seed = recipe.data, recipe.arguments.seed
     most, uncertain = (data.max_train_images, data.max_test_images), data.uncertain_values or ()
     images = load_images(data.data, data.image_folder, data.labels, *most, uncertain, data.contradictions)
-    return hide_known(assign_splits(images, data.validation_share, data.test_share, seed), data, seed)
+    return hide_known(assign_splits(images, recipe.validation_share, data.test_share, seed), data, seed)
 
 
 def hides_labels(data: DataKeys) -> bool:
@@ -371,9 +372,75 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: Processor) -
     return stream.training_rows(prepare, seed, data.shuffle_buffer)
 
 
+def add_pseudo_labels(
+    recipe: Recipe,
+    model: Model,
+    processor: Processor | None,
+    data: TrainingData,
+    train: Any,  # noqa: ANN401 - a data set
+) -> dict[str, Any] | None:
+    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
+
+    The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
+    Without a report the recipe wants none, or nothing is unknown. The processor is needed only in the second case.
+    """
+    keys = recipe.training
+    if keys.pseudo_labels is None:
+        return None
+    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
+    labels = data.images.of_split("train").labels
+    if not (labels == IGNORE_INDEX).any():
+        log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
+        return None
+    if isinstance(train, FeatureDataset):
+        features, views = train.features, train.views
+    else:
+        assert processor is not None
+        features, views = training_features(recipe, model, processor, data), 1
+    pooled, options = pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
+    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
+    _tell_guesses(report)
+    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
+    if guessed.any():
+        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
+    return report
+
+
+def _tell_guesses(report: dict[str, Any]) -> None:
+    """Log what each round of pseudo-labels found, and what was decided."""
+    for number, one in enumerate(report["rounds"], start=1):
+        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
+        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
+        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
+    if report["labels_without"]:
+        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
+    if report["rounds"] and not report["kept_round"]:
+        log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
+    elif report["kept_round"] < len(report["rounds"]):
+        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])
+
+
 def start_head(model: Model, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401
     """Set the head's bias from the training targets, and its standardisation where features are at hand."""
     entries = counts.asked if model.loss.assumes_negative else counts.answered  # what the loss at first takes for true
     model.head.set_prior_(torch.from_numpy(counts.positive), torch.from_numpy(entries))
     if isinstance(dataset, FeatureDataset):
         model.head.standardize_(dataset.sample())
+
+
+def head_weight_decay(recipe: Recipe, model: Model, dataset: Any, counts: TargetCounts) -> float | None:  # noqa: ANN401
+    """Return the weight decay that `head_ridge` means for this data, or None without it.
+
+    The penalty is a prior: `ridge * in_features / 2 * |w|^2` stands against the *sum* of the loss over the entries that
+    take part, so that it weighs the same, whatever share of them is known. What the Trainer minimises is this sum
+    divided by their number (of images, where the loss is), and so is the penalty.
+    """
+    if recipe.training.head_ridge is None:
+        return None
+    if recipe.model.normalizer == "images":
+        items = counts.images
+    elif model.loss.uses_unknown or not hasattr(dataset, "labels"):
+        items = (counts.asked if model.loss.uses_unknown else counts.answered).sum()
+    else:
+        items = (dataset.labels >= 0).sum()  # with pseudo-labels
+    return recipe.training.head_ridge * model.head.in_features / max(int(items), 1)

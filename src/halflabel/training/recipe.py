@@ -30,7 +30,6 @@ from ..model.errors import (
 from ..model.heads import find_head
 from ..model.labels import LabelSpace
 from ..model.losses import find_loss
-from .guesses import PseudoLabelOptions
 from .keys import (
     GROUPS,
     OWN_KEYS,
@@ -38,6 +37,7 @@ from .keys import (
     DataKeys,
     DecisionKeys,
     ModelKeys,
+    PseudoLabelOptions,
     TrainingKeys,
     check_value,
     read_keys,
@@ -118,6 +118,17 @@ class Recipe:
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(str(self.arguments.output_dir))
+
+    @property
+    def validation_share(self) -> float:
+        """The share of the training pictures to validate on where the source names none.
+
+        A head on cached features is trained to a fixed end, and its decisions are fitted out of fold: no picture is
+        kept from it, unless early stopping asks for some.
+        """
+        if self.data.validation_share is not None:
+            return self.data.validation_share
+        return 0.0 if self.training.cache_features and self.training.early_stopping_patience is None else 0.15
 
     @property
     def resumes(self) -> bool:

@@ -16,13 +16,13 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.pixels import FeatureDataset, sole_run
+from ..data.pixels import sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
 from ..metrics.report import json_ready
-from ..model.errors import HalflabelError, shortlist
+from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
-from ..model.labels import IGNORE_INDEX
+from ..model.labels import evaluation_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .checkpoints import (
     TRAINED_ON,
@@ -37,18 +37,18 @@ from .checkpoints import (
     read_json,
     write_in_order,
 )
-from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
+from .folds import out_of_fold_logits
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
+    add_pseudo_labels,
     count_skipped,
     describe_run,
     make_datasets,
     prepare_data,
     report_labels,
     start_head,
-    training_features,
 )
 from .recipe import Recipe, parse_recipe
 from .trainer import MultiLabelTrainer, build_model, make_trainer
@@ -151,7 +151,7 @@ def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=checkpoint)
     if recipe.training.lora_rank is not None:
         merge_lora(model)
-    _fit_rule(trainer, model, datasets, recipe)
+    _fit_rule(trainer, model, datasets, recipe, data)
     metrics, logits = _test(trainer, model, datasets, recipe)
     if recipe.training.pseudo_labels is not None:
         metrics["pseudo_labels"] = datasets["train"].pseudo_labels
@@ -253,20 +253,32 @@ def _kept_epoch(trainer: Trainer) -> tuple[float, float] | None:
     return None if best is None or not kept else (best["epoch"], round(state.epoch or 0, 2))
 
 
-def _fit_rule(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> None:
-    """Fit calibration and thresholds on the validation split, and store them in the model's configuration."""
+def _fit_rule(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe, data: TrainingData) -> None:
+    """Fit calibration and thresholds on held-out entries, and store them in the model's configuration."""
     keys = recipe.decisions
     if keys.decide is None:
         return
-    if trainer.eval_dataset is None:
-        log.warning("decide: no validation split to fit thresholds on, so yes is a score of at least 0.5")
+    logits, labels = _held_out(trainer, model, datasets, recipe, data)
+    if logits is None:
+        log.warning("decide: no held-out entries to fit thresholds on, so yes is a score of at least 0.5")
         return
-    logits = np.asarray(trainer.predict(datasets["validation"]).predictions)
-    rule = fit_decisions(logits, datasets["validation"].labels, keys.decide, keys.calibration)
+    rule = fit_decisions(logits, labels, keys.decide, keys.calibration)
     model.config.decisions = rule.to_dict()
     if trainer.is_world_process_zero():
         for note in decision_notes(rule, model.config.label_space.names):
             log.warning("%s", note)
+
+
+def _held_out(
+    trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe, data: TrainingData
+) -> tuple[Any, Any]:
+    """Return the logits and labels of the validation split, or else those of the training pictures, out of fold."""
+    if trainer.eval_dataset is not None:
+        return np.asarray(trainer.predict(datasets["validation"]).predictions), datasets["validation"].labels
+    logits = None
+    if recipe.training.cache_features:
+        logits = out_of_fold_logits(recipe, model, data, datasets["train"])
+    return logits, evaluation_labels(data.images.of_split("train").labels)
 
 
 def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], Any]:
@@ -317,7 +329,7 @@ def prepare_training(
     if recipe.training.channels_last and (arguments.device.type == "cpu" or arguments.bf16 or arguments.fp16):
         torch.nn.Module.to(model, memory_format=torch.channels_last)
     datasets = make_datasets(recipe, model, processor, data)
-    datasets["train"].pseudo_labels = _add_pseudo_labels(recipe, model, processor, data, datasets["train"])
+    datasets["train"].pseudo_labels = add_pseudo_labels(recipe, model, processor, data, datasets["train"])
     if probe is None:
         start_head(model, datasets["train"], data.target_counts(recipe))
     return model, processor, datasets
@@ -361,50 +373,3 @@ def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
         train_transform=recipe.training.train_transform, log_epochs=recipe.training.log_epochs,
     )  # fmt: skip
     return replace(probe, data=recipe.data, model=recipe.model, decisions=recipe.decisions, training=training)
-
-
-def _add_pseudo_labels(
-    recipe: Recipe,
-    model: Model,
-    processor: Processor,
-    data: TrainingData,
-    train: Any,  # noqa: ANN401 - a data set
-) -> dict[str, Any] | None:
-    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
-
-    The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
-    Without a report the recipe wants none, or nothing is unknown.
-    """
-    keys = recipe.training
-    if keys.pseudo_labels is None:
-        return None
-    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
-    labels = data.images.of_split("train").labels
-    if not (labels == IGNORE_INDEX).any():
-        log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
-        return None
-    if isinstance(train, FeatureDataset):
-        features, views = train.features, train.views
-    else:
-        features, views = training_features(recipe, model, processor, data), 1
-    pooled, options = pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
-    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
-    _tell_guesses(report)
-    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
-    if guessed.any():
-        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
-    return report
-
-
-def _tell_guesses(report: dict[str, Any]) -> None:
-    """Log what each round of pseudo-labels found, and what was decided."""
-    for number, one in enumerate(report["rounds"], start=1):
-        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
-        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
-        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
-    if report["labels_without"]:
-        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
-    if report["rounds"] and not report["kept_round"]:
-        log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
-    elif report["kept_round"] < len(report["rounds"]):
-        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])

@@ -30,7 +30,7 @@ from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassificatio
 from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items, label_scale
 from .checkpoints import KeepTrainingWeights, SaveAndStop, WholeCheckpoints, checkpoints_in
-from .preparation import TrainingData, loss_configuration
+from .preparation import TrainingData, head_weight_decay, loss_configuration
 from .recipe import Recipe
 from .transfer import AverageWeights, optimizer_cls_and_kwargs
 
@@ -371,6 +371,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         arguments.accelerator_config = config
     if keys.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=keys.early_stopping_patience))
+    decay = head_weight_decay(recipe, model, train, data.target_counts(recipe))
     with recipe.argument_faults_told():
         trainer = MultiLabelTrainer(
             model=model,
@@ -380,7 +381,9 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
             eval_dataset=datasets["validation"] if validated else None,
             compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
             callbacks=callbacks,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(
+                arguments, keys.layer_decay, keys.head_lr_multiplier, decay
+            ),
             images_in_stream=None if data.stream is None else data.counts.images,
         )
     for default in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):

@@ -89,7 +89,12 @@ def _matching(backbone: nn.Module, pattern: str) -> list[str]:
 
 
 def parameter_groups(
-    model: Model, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, head_lr_multiplier: float = 1.0
+    model: Model,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    head_lr_multiplier: float = 1.0,
+    head_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trained parameters by learning rate and weight decay, for any torch optimizer.
 
@@ -104,6 +109,7 @@ def parameter_groups(
         weight_decay: Of the parameters that are decayed.
         layer_decay: In (0, 1]; 1 asks nothing of the architecture.
         head_lr_multiplier: Above 0.
+        head_weight_decay: Of the head; None: as of the others.
 
     Returns:
         `{"params", "lr", "weight_decay"}` each, no two with equal numbers; the head's rate first, which is therefore
@@ -123,13 +129,17 @@ def parameter_groups(
         plain = parameter.ndim <= 1 or (inside != name and any(fnmatchcase(inside, pattern) for pattern in exempt))
         factor = head_lr_multiplier if inside == name else layer_decay ** (count - layers.get(inside, count))
         rate = learning_rate * factor
-        decay = 0.0 if plain else weight_decay
+        own = head_weight_decay if inside == name else None
+        decay = 0.0 if plain else weight_decay if own is None else own
         groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(parameter)
     return list(groups.values())
 
 
 def optimizer_cls_and_kwargs(
-    arguments: TrainingArguments, layer_decay: float = 1.0, head_lr_multiplier: float = 1.0
+    arguments: TrainingArguments,
+    layer_decay: float = 1.0,
+    head_lr_multiplier: float = 1.0,
+    head_weight_decay: float | None = None,
 ) -> tuple[Callable[[], Callable[..., Optimizer]], dict[str, Any]]:
     """Return the Trainer's `optimizer_cls_and_kwargs`: the optimizer of the arguments on `parameter_groups`.
 
@@ -158,7 +168,8 @@ def optimizer_cls_and_kwargs(
         if not is_class:
             made: Optimizer = chosen()(model, **kwargs)
             return made
-        rates = (arguments.learning_rate, arguments.weight_decay, layer_decay, head_lr_multiplier)
+        decay = arguments.weight_decay
+        rates = (arguments.learning_rate, decay, layer_decay, head_lr_multiplier, head_weight_decay)
         return chosen(own[-1] if own else parameter_groups(model, *rates), **kwargs)  # type: ignore[no-any-return]
 
     return (lambda: build), {}

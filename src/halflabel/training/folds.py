@@ -1,0 +1,172 @@
+"""Out-of-fold logits: what a head says of training pictures that it has not seen, so that all of them can train it.
+
+The pictures are dealt out to folds. For each fold a head is trained on the cached features of the others, as the
+Trainer trains it, and asked about the pictures of the fold.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import get_scheduler
+
+from ..data.images import AnnotatedImages, number_groups
+from ..data.pixels import FeatureDataset
+from ..data.splitting import assign_splits
+from ..model.errors import HalflabelError
+from ..model.labels import count_labels
+from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
+from ..model.objective import count_items
+from .preparation import (
+    TargetCounts,
+    TrainingData,
+    add_pseudo_labels,
+    head_weight_decay,
+    start_head,
+    training_targets,
+)
+from .recipe import Recipe
+from .transfer import optimizer_cls_and_kwargs
+
+FOLDS = 5
+_ROWS = 4096  # whose logits are computed at once
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """Let the package tell errors alone, without bars: of one of many trainings or cuts nobody needs to hear more."""
+    logger = logging.getLogger("halflabel")
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def cut_folds(images: AnnotatedImages, folds: int, seed: int) -> NDArray[np.intp]:
+    """Deal images out to folds: groups kept whole, each label's known yes and known no spread evenly.
+
+    Args:
+        images: Those to deal out, whatever their splits.
+        folds: At least 2.
+        seed: The same seed deals the same way.
+
+    Returns:
+        The fold of each image, shape (n,).
+
+    Raises:
+        HalflabelError: If there are fewer groups than folds.
+    """
+    fold_of = np.full(len(images), folds - 1)
+    rest = np.arange(len(images))
+    for fold in range(folds - 1):
+        part = images.select(rest)
+        with only_errors():  # what is said of a validation split means nothing here
+            part = assign_splits(part.with_column("split", ["train"] * len(part)), 1 / (folds - fold), 0, seed)
+        taken = part.column("split") == "validation"
+        fold_of[rest[taken]] = fold
+        rest = rest[~taken]
+    if len(set(fold_of.tolist())) < folds:
+        raise HalflabelError(f"the training images are in fewer than {folds} groups: too few to cross-validate")
+    return fold_of
+
+
+def out_of_fold_logits(recipe: Recipe, model: Model, data: TrainingData, train: FeatureDataset) -> Tensor | None:
+    """Return logits of all training pictures, each by a head that has not seen any picture of its group.
+
+    Pseudo-labels, where the recipe makes them, are made again without the answers of the fold.
+
+    Args:
+        recipe: It caches features.
+        model: With the head of the recipe, in any state; it is left as it was.
+        data: Its training pictures are those of `train`, in the same order.
+        train: Their features.
+
+    Returns:
+        float32 of shape (n, num_labels); None where all pictures are of one group.
+    """
+    images = data.images.of_split("train")
+    folds = min(FOLDS, len(np.unique(number_groups(images.column("group")))))
+    if folds < 2:
+        return None
+    fold_of, trained, epoch = cut_folds(images, folds, recipe.arguments.seed), model.head, model.epoch
+    found = torch.empty(len(images), len(data.names))
+    state, model.head = torch.get_rng_state(), copy.deepcopy(trained)
+    try:
+        for fold in range(folds):
+            torch.manual_seed(recipe.arguments.seed)
+            rows, held_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            part = images.select(rows)
+            seen = replace(data, images=part, counts=count_labels(part.labels))
+            mine = train.select(rows, training_targets(part.labels, data.names, recipe))
+            model.head.reset_parameters()
+            with only_errors():
+                add_pseudo_labels(recipe, model, None, seen, mine)
+            start_head(model, mine, seen.target_counts(recipe))
+            fit_head(recipe, model, mine, seen.target_counts(recipe))
+            found[torch.from_numpy(held_out)] = _logits(model, train, held_out)
+    finally:
+        model.head, model.epoch = trained, epoch
+        torch.set_rng_state(state)
+    return found
+
+
+def fit_head(recipe: Recipe, model: Model, train: FeatureDataset, counts: TargetCounts) -> None:
+    """Train the head as `MultiLabelTrainer` does on one device, but for checkpoints, averaged weights and logs.
+
+    Args:
+        recipe: For its `TrainingArguments` and rates.
+        model: Its backbone is not used; only its head is changed.
+        train: Features and targets.
+        counts: Of the targets, without pseudo-labels.
+    """
+    arguments, keys = recipe.arguments, recipe.training
+    size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    epoch_steps = math.ceil(len(train) / size)
+    steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * epoch_steps)
+    decay = head_weight_decay(recipe, model, train, counts)
+    make, _ = optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier, decay)
+    optimizer = make()(model)
+    warmup, options = arguments.get_warmup_steps(steps), cast(dict[str, Any], arguments.lr_scheduler_kwargs)
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, steps, options)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    weights = [weight for weight in model.head.parameters() if weight.requires_grad]
+    model.train()
+    for step in range(steps):
+        if step % epoch_steps == 0:
+            model.epoch = step // epoch_steps
+            train.set_epoch(model.epoch)
+            batches = torch.randperm(len(train), generator=generator).split(size)
+        batch = train.batch(batches[step % epoch_steps].numpy())
+        features, labels = (batch[name].to(model.device) for name in ("features", "labels"))
+        loss = model(features=features, labels=labels, num_items_in_batch=count_items(labels, model.loss)).loss
+        loss.backward()
+        if arguments.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(weights, arguments.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    train.set_epoch(0)
+
+
+@torch.no_grad()
+def _logits(model: Model, train: FeatureDataset, rows: NDArray[np.intp]) -> Tensor:
+    """Return the logits of some pictures in their plain view."""
+    model.train(False)
+    parts = np.array_split(rows, math.ceil(len(rows) / _ROWS))
+    return torch.cat([model(features=train.batch(part)["features"].to(model.device)).logits.cpu() for part in parts])
