@@ -4,6 +4,7 @@ A source of weights is stated, and never silently replaced by another.
 """
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,13 @@ def check_backbone_args(given: Any) -> None:  # noqa: ANN401 - from a file
     """
     if not isinstance(given, Mapping | None):
         raise HalflabelError(f"backbone_args is {given!r}, expected a mapping of names to values")
-    for name in given or ():
+    for name, value in (given or {}).items():
         if name in _WEIGHT_ARGUMENTS:
             raise HalflabelError(f"backbone_args: {name!r} would fetch other weights; weights says which to start from")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise HalflabelError(f"backbone_args: {name} is {value!r}, which no file can hold") from error
 
 
 def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any) -> nn.Module:  # noqa: ANN401

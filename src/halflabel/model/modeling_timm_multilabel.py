@@ -80,6 +80,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             head: A class, in the place of the configuration's.
             loss: A function of the signature of those in `LOSSES`, or a record, in the place of the configuration's.
         """
+        config.validate()  # what was set since it was made too
         super().__init__(config)
         if backbone is None:
             if is_own(config.backbone):

@@ -64,7 +64,8 @@ class TellEpoch(TrainerCallback):
         self.images_in_stream = images_in_stream
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Drop decisions that were fitted to the weights as they were."""
+        """Refuse a configuration that could not be saved; drop decisions, which belong to the weights as they were."""
+        model.config.validate()
         if model.config.decisions is not None:
             model.config.decisions = None
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
