@@ -241,7 +241,8 @@ class MlpHead(LinearHead):
         _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
         for layer in self.hidden:
             if isinstance(layer, _BatchNorm):
-                layer.reset_running_stats()
+                nn.init.zeros_(layer.running_mean)
+                nn.init.ones_(layer.running_var)
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""

@@ -210,6 +210,27 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         elif callable(restore := getattr(module, "init_non_persistent_buffers", None)):
             restore()
 
+    @torch.no_grad()
+    def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any) -> None:  # noqa: ANN401 - likewise
+        """Give what no file holds, and `_init_weights` leaves, the values of a new model, not memory as it was.
+
+        These are weights of the backbone that a checkpoint lacks or has in another shape, which transformers names in
+        a warning, and buffers that are not saved of parts that cannot restore them.
+        """
+        saved = self.state_dict()
+        buffers = [name for name, _ in self.named_buffers() if name not in saved]
+        owners = {name: self.get_submodule(name.rpartition(".")[0]) for name in buffers}
+        needed = [name for name in missing_keys if name.startswith("backbone.")]
+        needed += [name for name, owner in owners.items() if not hasattr(owner, "init_non_persistent_buffers")]
+        drawn: dict[str, Tensor] = {}
+        if needed:
+            own_backbone = self.backbone if is_own(self.config.backbone) else None
+            new = type(self)(self.config, own_backbone, self._own_head, self._own_loss)
+            drawn = dict([*new.named_parameters(), *new.named_buffers()])
+        super()._move_missing_keys_from_meta_to_device(missing_keys, *args)
+        for name in needed:
+            self.get_parameter_or_buffer(name).copy_(drawn[name])
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         self.backbone.set_grad_checkpointing(enable)
 
