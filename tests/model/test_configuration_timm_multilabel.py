@@ -185,7 +185,7 @@ def test_decisions_of_other_labels_go_and_the_log_says_so(caplog):
         ({"decisions": {"scale": [1.0]}}, "decisions: shift is missing"),
         ({"label2id": {"a": 0, "b": 2}}, "label2id is numbered 0, 2"),
         ({"id2label": {0: "a", 1: "b"}, "label2id": {"b": 0, "a": 1}}, "id2label says a, b, and label2id b, a: they"),
-        ({"id2label": {"0": "a", "x": "b"}}, "expected label names and their numbers"),
+        ({"id2label": {"0": "a", "x": "b"}}, "expected numbers from 0 and label names"),
         ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "num_labels is 3, and id2label names 2: a, b"),
         ({"num_labels": 10**9}, "num_labels is 1000000000, expected a whole number of at least 1 and at most 100000"),
         ({"problem_type": "regression"}, "problem_type is 'regression', expected multi_label_classification"),

@@ -13,6 +13,7 @@ from timm.data.transforms_factory import create_transform
 from transformers import AutoImageProcessor
 
 from halflabel import HalflabelError, TimmMultiLabelConfig, TimmMultiLabelImageProcessor
+from halflabel.model.backbones import create_backbone
 from halflabel.model.image_processing_timm_multilabel import decode_image, needed_side
 
 
@@ -117,6 +118,8 @@ def test_of_a_long_strip_the_middle_is_seen_where_timm_sees_it():
     [
         ({"input_size": [3, 10**6, 10**6]}, "input_size is"),
         ({"input_size": [3, 224]}, "input_size is"),
+        ({"input_size": [1, 224, 224]}, "three channels"),
+        ({"input_size": [3, 16384, 4096]}, "at most 4096 x 4096 pixels"),
         ({"input_size": "224"}, "input_size is '224'"),
         ({"std": [0.5, 0.5, 0]}, "std is"),
         ({"mean": [float("nan")] * 3}, "mean is"),
@@ -518,3 +521,14 @@ def test_postscript_is_a_program_and_not_run():
         decode_image(
             {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"}, "a.png"
         )
+
+
+@pytest.mark.parametrize(("size", "expected"), [(96, [3, 96, 96]), ([64, 96], [3, 64, 96])])
+def test_pictures_are_prepared_in_the_size_that_the_network_was_made_for(size, expected):
+    backbone = create_backbone("test_vit", None, img_size=size)
+    assert TimmMultiLabelImageProcessor.from_backbone(backbone).input_size == expected
+
+
+def test_a_network_for_other_than_three_channels_is_refused():
+    with pytest.raises(HalflabelError, match=r"input_size is \(1, 160, 160\), expected three channels"):
+        TimmMultiLabelImageProcessor.from_backbone(create_backbone("test_resnet", None, in_chans=1))

@@ -37,7 +37,8 @@ _SIDES = list_of(number(1, 16384, whole=True), "")
 # Of which settings, maybe from a stranger's file, a transform can be made.
 _SETTINGS: dict[str, Kind] = {
     "input_size": Kind(
-        "channels, height and width of 1 to 16384", lambda value: _SIDES.fits(value) and len(value) == 3
+        "three channels (pictures are made RGB), and height and width of 1 to 16384, at most 4096 x 4096 pixels",
+        lambda value: _SIDES.fits(value) and len(value) == 3 and value[0] == 3 and value[1] * value[2] <= 4096**2,
     ),
     "interpolation": one_of("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"),
     "mean": list_of(number(-1e6, 1e6), "finite numbers, one per channel"),

@@ -104,7 +104,7 @@ def ordered_names(
     count = next((len(names) for names in said.values()), num_labels)
     if count is None:
         return None
-    number(1, MOST_LABELS, whole=True).check("num_labels", count)
+    number(1, MOST_LABELS, whole=True).check("num_labels", count if num_labels is None else num_labels)
     (key, names), *others = said.items() or [("num_labels", tuple(f"LABEL_{i}" for i in range(count)))]
     for other, differing in others:
         if differing != names:
@@ -118,11 +118,11 @@ def _by_number(key: str, given: Any, place: int) -> tuple[str, ...]:  # noqa: AN
     """Return the names of a mapping in the order of their numbers, which stand at a place (0 or 1) of its items."""
     pairs = list(given.items()) if isinstance(given, Mapping) else [(None, None)]
     if not all(str(pair[place]).isdecimal() for pair in pairs):
-        raise HalflabelError(f"{key} is {given!r}, expected label names and their numbers from 0")
-    numbered = sorted((int(pair[place]), str(pair[1 - place])) for pair in pairs)
-    if [row for row, _ in numbered] != list(range(len(pairs))):
-        raise HalflabelError(f"{key} is numbered {shortlist(row for row, _ in numbered)}, expected 0, 1, 2 ...")
-    return LabelSpace(name for _, name in numbered).names
+        raise HalflabelError(f"{key} is {given!r}, expected numbers from 0 and label names")
+    names = {int(pair[place]): pair[1 - place] for pair in pairs}
+    if sorted(names) != list(range(len(pairs))):
+        raise HalflabelError(f"{key} is numbered {shortlist(sorted(names))}, expected 0, 1, 2 ...")
+    return LabelSpace(names[i] for i in range(len(names))).names
 
 
 def encode_value(value: Any, uncertain: Collection[str] = ()) -> int:  # noqa: ANN401 - whatever a table cell may hold

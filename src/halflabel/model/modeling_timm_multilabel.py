@@ -14,7 +14,15 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .backbones import create_backbone, position_width, raise_without_safetensors, take_backbone, to_positions
+from .backbones import (
+    check_lacking,
+    create_backbone,
+    keep_frozen_in_eval,
+    position_width,
+    raise_without_safetensors,
+    take_backbone,
+    to_positions,
+)
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import OWN, HalflabelError, is_own, missing_part, part_name, shortlist
 from .heads import Head, find_head
@@ -216,7 +224,11 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
 
         These are weights of the backbone that a checkpoint lacks or has in another shape, which transformers names in
         a warning, and buffers that are not saved of parts that cannot restore them.
+
+        Raises:
+            HalflabelError: If it lacks so much that the configuration must be of another network.
         """
+        check_lacking(self, missing_keys)
         saved = self.state_dict()
         buffers = [name for name, _ in self.named_buffers() if name not in saved]
         owners = {name: self.get_submodule(name.rpartition(".")[0]) for name in buffers}
@@ -256,7 +268,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if self.backbone_is_frozen:
             self.backbone.eval()
         elif mode:
-            _keep_frozen_in_eval(self.backbone)
+            keep_frozen_in_eval(self.backbone)
         return self
 
     def replace_head(
@@ -418,21 +430,6 @@ def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[s
     for name, dim in per_label.items():
         del shapes.get(name, [0] * (dim + 1))[dim]
     return shapes
-
-
-def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
-    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode.
-
-    One walk: to ask every part for all its parameters took twice as long, at every micro-batch.
-    """
-    parts = {child: _keep_frozen_in_eval(child) for child in module.children()}
-    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
-    if trained == {False}:
-        module.training = False
-        for child, inside in parts.items():
-            if not inside:
-                child.eval()
-    return trained
 
 
 def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
