@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
@@ -26,7 +26,7 @@ _TRANSFORMERS_KEYS = frozenset({
     "quantization_config", "torch_dtype", "use_cache",  # the Trainer writes it to the model it trains
 })  # fmt: skip
 _LABEL_KEYS = frozenset({"id2label", "label2id", "label_names", "num_labels"})
-_PROBLEM = "multi_label_classification"
+_PROBLEM: Literal["multi_label_classification"] = "multi_label_classification"
 """With it stock pipelines use the sigmoid."""
 
 

@@ -240,8 +240,8 @@ class MlpHead(LinearHead):
         _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
         for layer in self.hidden:
             if isinstance(layer, _BatchNorm):
-                nn.init.zeros_(layer.running_mean)
-                nn.init.ones_(layer.running_var)
+                for name, statistic in layer.named_buffers():
+                    (nn.init.ones_ if name == "running_var" else nn.init.zeros_)(statistic)
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""

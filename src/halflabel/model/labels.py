@@ -116,7 +116,7 @@ def ordered_names(
 
 def _by_number(key: str, given: Any, place: int) -> tuple[str, ...]:  # noqa: ANN401
     """Return the names of a mapping in the order of their numbers, which stand at a place (0 or 1) of its items."""
-    pairs = list(given.items()) if isinstance(given, Mapping) else [(None, None)]
+    pairs: list[Any] = list(given.items()) if isinstance(given, Mapping) else [(None, None)]
     if not all(str(pair[place]).isdecimal() for pair in pairs):
         raise HalflabelError(f"{key} is {given!r}, expected numbers from 0 and label names")
     names = {int(pair[place]): pair[1 - place] for pair in pairs}
