@@ -1,10 +1,13 @@
 """What the Trainer is told of the logits of a validation split."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import EvalPrediction
 
+from ..model.decisions import check_logits
 from .answers import decision_counts, decision_means
 from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, ratio
 from .ranking import rank
@@ -20,8 +23,11 @@ def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
         `mAP`, `mAUROC`, `known_loss` (mean binary cross-entropy over all known entries), `undefined_labels` (for how
         many AP is not defined), and `CF1` and `OF1` of the decisions logit >= 0, which is score >= 0.5; NaN where
         undefined.
+
+    Raises:
+        HalflabelError: As `entries.check_pair`, and if the logit of an unknown entry is not finite.
     """
-    return _measure(known_scores(*check_pair(prediction.predictions, prediction.label_ids)))
+    return _measure(known_scores(*_check(prediction)))
 
 
 class BatchMetrics:
@@ -45,11 +51,17 @@ class BatchMetrics:
             compute_result: Whether it is the last batch: what `trainer_metrics` says of all batches is returned, and
                 the next one begins anew. Else nothing is said.
         """
-        logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+        logits, labels = _check(prediction)
         entries = self._entries or EntryStore(labels.shape[1])
         entries.add(logits, labels)
         self._entries = None if compute_result else entries
         return _measure(entries.known_scores()) if compute_result else {}
+
+
+def _check(prediction: EvalPrediction) -> tuple[NDArray[Any], NDArray[Any]]:
+    logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+    check_logits(logits)
+    return logits, labels
 
 
 def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:

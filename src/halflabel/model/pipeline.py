@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import Pipeline
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .decisions import check_logits
 from .errors import FLAG, HalflabelError, check_arguments, number
 from .image_processing_timm_multilabel import decode_image
 
@@ -37,7 +38,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         timeout: Seconds to wait for a URL; None: as long as it takes.
 
     Raises:
-        HalflabelError: If the model is not one of halflabel, or an image cannot be read.
+        HalflabelError: If the model is not one of halflabel, an image cannot be read, or a logit is not finite.
     """
 
     _load_processor: Any = False
@@ -74,7 +75,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
 
     def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Score, decide and sort."""
-        scores = self._rule.scores(model_outputs["logits"].double().numpy())[0]
+        logits = model_outputs["logits"].double().numpy()
+        check_logits(logits, self._names, ["the picture"])
+        scores = self._rule.scores(logits)[0]
         decisions = self._rule.decide(scores)
         answers = [
             {"label": self._names[i], "score": float(scores[i]), "decision": bool(decisions[i])}

@@ -22,6 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
@@ -192,6 +193,18 @@ class MultiLabelTrainer(Trainer):
         """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
         known = "eval_known_loss" in logs
         super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+
+    def prediction_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - likewise
+        """Evaluate a batch.
+
+        Raises:
+            HalflabelError: If a logit is not finite, also of an unknown entry.
+        """
+        found = super().prediction_step(model, *args, **kwargs)
+        if found[1] is not None and not bool(found[1].isfinite().all()):
+            names = self.accelerator.unwrap_model(self.model).config.label_space.names
+            check_logits(found[1].float().cpu().numpy(), names)
+        return found
 
     @property
     def _keeping(self) -> list[KeepTrainingWeights]:

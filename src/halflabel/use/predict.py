@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.files import whole_file, write_whole
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError, nearest_file, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
@@ -71,8 +72,8 @@ def predict(
         is left out, logged, and told in `table.attrs["skipped"]`.
 
     Raises:
-        HalflabelError: If there is no such model or picture, if a label is not the model's, on another ending of the
-            output; and as `score_to`.
+        HalflabelError: If there is no such model or picture, if a label is not the model's, if a logit is not finite,
+            on another ending of the output; and as `score_to`.
     """
     if output is not None and not str(output).endswith((*_ENDINGS, "/", os.sep)):
         listed = ", ".join(_ENDINGS)
@@ -180,7 +181,9 @@ class Scorer:
             except HalflabelError as error:
                 errors.append(str(error))
         made = self.network(torch.stack(pixels)) if pixels else torch.empty(0, len(self.space))
-        return kept, made.double().numpy(), errors
+        logits = made.double().numpy()
+        check_logits(logits, self.space.names, [files[row] for row in kept])
+        return kept, logits, errors
 
     def _table(self, names: Sequence[str], logits: Any) -> pd.DataFrame:  # noqa: ANN401
         rule, chosen = self.model.config.decision_rule, np.array(self.labels)
