@@ -532,3 +532,44 @@ def test_pictures_are_prepared_in_the_size_that_the_network_was_made_for(size, e
 def test_a_network_for_other_than_three_channels_is_refused():
     with pytest.raises(HalflabelError, match=r"input_size is \(1, 160, 160\), expected three channels"):
         TimmMultiLabelImageProcessor.from_backbone(create_backbone("test_resnet", None, in_chans=1))
+
+
+def test_a_picture_is_the_same_in_every_form(processor, tmp_path):
+    """Grey with and without channels, RGB with an alpha that hides nothing, bytes, rows of data sets."""
+    image = picture(size=(60, 50))
+    rgb, grey, alpha = (np.asarray(image.convert(mode)) for mode in ("RGB", "L", "RGBA"))
+    image.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    forms = [
+        rgb, torch.tensor(rgb), np.moveaxis(rgb, -1, 0), alpha, np.moveaxis(alpha, -1, 0), torch.tensor(alpha),
+        content, {"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")}, tmp_path / "a.png",
+    ]  # fmt: skip
+    for form in [*forms, [rgb, content], np.stack([alpha, alpha])]:
+        for pixels in processor(form)["pixel_values"]:
+            assert torch.equal(pixels, processor(image)["pixel_values"][0])
+    for form in (grey, grey[..., None], grey[None], torch.tensor(grey)):
+        assert torch.equal(processor(form)["pixel_values"], processor(image.convert("L"))["pixel_values"])
+    hidden = alpha.copy()
+    hidden[..., 3] = 0
+    white = processor(np.full_like(rgb, 255))["pixel_values"]
+    assert torch.equal(processor(hidden)["pixel_values"], white)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((60, 50, 5), np.uint8), r"shape \(60, 50, 5\) is no picture of 1, 3 or 4 channels"),
+        (np.zeros((60, 50, 2), np.uint8), r"shape \(60, 50, 2\)"),
+        (np.zeros(60, np.uint8), r"shape \(60,\)"),
+        (np.zeros((0, 50, 3), np.uint8), r"shape \(0, 50, 3\)"),
+        ([], "there is no picture"),
+        ({"bytes": b"no", "path": None}, "image given as bytes cannot be read: it is not a picture"),
+        ({"label": 1}, "there are neither bytes nor a path"),
+        ("nowhere.png", "'nowhere.png' is neither a file nor a URL nor a picture in base64"),
+        (7, "is not supported"),
+    ],
+)
+def test_what_is_no_picture_is_told_in_one_line(processor, array, message):
+    with pytest.raises(HalflabelError, match=message) as error:
+        processor(array)
+    assert "\n" not in str(error.value)

@@ -328,3 +328,28 @@ def test_other_labels_leave_the_statistics_of_a_batch_norm_head(tmp_path):
     state, loaded = load_without([], model, tmp_path, **labels)
     changed = [key for key, value in state.items() if not torch.equal(loaded[key], value)]
     assert changed == ["head.linear.bias", "head.linear.weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts", [{"loss": "asl", "loss_args": {"clip": 0.1}, "pos_weight": [2.0, 1.0]}, {"head": "csra"}]
+)
+def test_a_model_with_labels_compiles_as_one_graph(parts):
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a", "b"], weights=None, **parts)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.tensor([[1.0, -100.0], [0.0, 1.0]])}
+    torch._dynamo.reset()
+    compiled = torch.compile(model.eval(), backend="aot_eager", fullgraph=True)
+    for counts in (None, torch.tensor([2, 1, 2])):
+        expected, found = (one(**batch, num_items_in_batch=counts).loss for one in (model, compiled))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        found.backward()
+
+
+def test_a_network_that_uses_a_tensor_twice_is_refused_when_it_is_built():
+    own = timm.create_model("test_resnet", num_classes=0)
+    own.layer2[0].bn1.weight = own.layer1[0].bn1.weight
+    message = "ResNet uses one tensor as layer1.0.bn1.weight and as layer2.0.bn1.weight, so that it cannot be saved"
+    with pytest.raises(HalflabelError, match=message):
+        TimmMultiLabelForImageClassification.from_backbone(own, ["a"])
+    with torch.device("meta"), pytest.raises(HalflabelError, match="CoaT uses one tensor as cpe1.proj.weight"):
+        TimmMultiLabelForImageClassification.from_backbone("coat_lite_tiny", ["a"], weights=None)

@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 from transformers import EvalPrediction
 
 from ..model.decisions import check_logits
+from ..model.errors import HalflabelError
 from .answers import decision_counts, decision_means
 from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, ratio
 from .ranking import rank
 
 
-def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def trainer_metrics(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
     """Measure logits on known entries: a `compute_metrics` for the Trainer.
 
     Args:
         prediction: `predictions` are logits (n, num_labels), `label_ids` the labels.
+        compute_result: False where `batch_eval_metrics` gives batch by batch; `MultiLabelTrainer` then measures by a
+            `BatchMetrics`, and the stock Trainer must be given one.
 
     Returns:
         `mAP`, `mAUROC`, `known_loss` (mean binary cross-entropy over all known entries), `undefined_labels` (for how
@@ -25,8 +28,10 @@ def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
         undefined.
 
     Raises:
-        HalflabelError: As `entries.check_pair`, and if the logit of an unknown entry is not finite.
+        HalflabelError: As `entries.check_pair`, if the logit of an unknown entry is not finite, or if this is a batch.
     """
+    if not compute_result:
+        raise HalflabelError("with batch_eval_metrics give the Trainer compute_metrics=BatchMetrics()")
     return _measure(known_scores(*_check(prediction)))
 
 
@@ -36,11 +41,15 @@ class BatchMetrics:
     `Trainer(compute_metrics=BatchMetrics(), args=TrainingArguments(batch_eval_metrics=True, ...))`: where
     `trainer_metrics` is given the logits of all images and labels at once, this keeps the known entries alone, in 4
     bytes each, and tells the same of them. It serves one Trainer, with `batch_eval_metrics` or without. An evaluation
-    that breaks off leaves its entries here: give the Trainer a new one then.
+    that breaks off leaves its entries here; `MultiLabelTrainer` then begins anew, with the stock Trainer call `begin`.
     """
 
     def __init__(self) -> None:
         """Start with no entry."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the entries of an evaluation that broke off."""
         self._entries: EntryStore | None = None
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:

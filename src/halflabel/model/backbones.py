@@ -234,6 +234,21 @@ def raise_without_safetensors(
         raise HalflabelError(f"model {str(model)!r} has no {SAFE_WEIGHTS_NAME}{instead}") from error
 
 
+def check_shared(backbone: nn.Module) -> None:
+    """Refuse a network that uses a tensor under several names: no safetensors file holds such a one.
+
+    Raises:
+        HalflabelError: It gives two of the names.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in backbone.state_dict(keep_vars=True).items():
+        if (other := first.setdefault(id(tensor), name)) != name:
+            raise HalflabelError(
+                f"{type(backbone).__name__} uses one tensor as {other} and as {name}, so that it cannot be saved: take "
+                "another backbone"
+            )
+
+
 def check_lacking(model: nn.Module, missing: Collection[str]) -> None:
     """Refuse to take memory for a checkpoint that lacks more than it has; a stranger's configuration may say any size.
 
@@ -276,7 +291,7 @@ def position_width(backbone: Any) -> int:  # noqa: ANN401 - a timm model
         HalflabelError: If the backbone gives no map that a head could attend over.
     """
     kind = type(backbone).__name__
-    if kind in _WITHOUT_A_MAP or (kind == "CoaT" and backbone.parallel_blocks is not None):
+    if kind in _WITHOUT_A_MAP:
         raise HalflabelError(
             f"{kind} gives no single map of positions: take head 'linear' or 'mlp', or another backbone"
         )
@@ -297,7 +312,6 @@ def to_positions(maps: Tensor, backbone: Any) -> Tensor:  # noqa: ANN401 - a tim
     if maps.ndim == 4:
         channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         return maps.flatten(1, 2) if channels_last else maps.flatten(2).transpose(1, 2)
-    kind = type(backbone).__name__
-    # Two families have a class token and do not say so.
-    silent = kind == "CoaT" or (kind == "VOLO" and backbone.post_network is not None)
+    # One family has a class token and does not say so.
+    silent = type(backbone).__name__ == "VOLO" and backbone.post_network is not None
     return maps[:, 1 if silent else getattr(backbone, "num_prefix_tokens", 0) :]

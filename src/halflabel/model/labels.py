@@ -189,8 +189,10 @@ class LabelCounts:
         return float(self.known.sum() / entries) if entries else math.nan
 
 
-def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]:
+def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]], *, any_below: bool = False) -> NDArray[Any]:
     """Return the labels as an array of shape (n, num_labels), all entries 1, 0, `IGNORE_INDEX` or `UNCERTAIN`.
+
+    With `any_below` any number below 0 may stand for what is not known, like scikit-learn's -1.
 
     Raises:
         HalflabelError: On another shape or on another value, which is named with its place.
@@ -199,12 +201,13 @@ def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]
     if matrix.ndim != 2:
         raise HalflabelError(f"labels have shape {matrix.shape}, expected (images, num_labels)")
     for start, rows in _pieces(matrix):
-        wrong = (rows != 0) & (rows != 1) & (rows != IGNORE_INDEX) & (rows != UNCERTAIN)
+        unknown = rows < 0 if any_below else (rows == IGNORE_INDEX) | (rows == UNCERTAIN)
+        wrong = (rows != 0) & (rows != 1) & ~unknown
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise HalflabelError(
                 f"label value {rows[row, column].item()!r} at row {start + row}, column {column} "
-                f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
+                f"is not 1, 0, {'or below 0 (unknown)' if any_below else f'{IGNORE_INDEX} or {UNCERTAIN}'}"
             )
     return matrix
 

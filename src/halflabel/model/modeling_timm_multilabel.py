@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from .backbones import (
     check_lacking,
+    check_shared,
     create_backbone,
     keep_frozen_in_eval,
     position_width,
@@ -94,6 +95,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             if is_own(config.backbone):
                 raise missing_part("backbone", config.backbone)
             backbone = create_backbone(config.backbone, None, **(config.backbone_args or {}))
+        check_shared(backbone)
         self.backbone = backbone
         self._own_head, self._own_loss = head, loss
         self.head = self._make_head(config, head)
@@ -379,7 +381,8 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             raise HalflabelError("give exactly one of pixel_values and features")
         if features is None:
             assert pixel_values is not None
-            features = self.extract_features(pixel_values.to(self.dtype))
+            given = next(self.parameters(), self.head.feature_mean)  # a replica of nn.DataParallel has buffers alone
+            features = self.extract_features(pixel_values.to(given.dtype))
         logits = self.head(features)
         loss = None
         if labels is not None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints, unwrap_peft_model
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
@@ -47,6 +48,18 @@ log = logging.getLogger(__name__)
 _REPEATED = "repeated_images"
 
 
+def own_model(model: Any) -> Model:  # noqa: ANN401 - a module
+    """Look through what wraps a model: several devices, compilation, peft.
+
+    Raises:
+        HalflabelError: If it is not one of halflabel.
+    """
+    found = unwrap_peft_model(extract_model_from_parallel(model, keep_torch_compile=False))
+    if not isinstance(found, Model):
+        raise HalflabelError(f"MultiLabelTrainer trains models of halflabel, not a {type(found).__name__}")
+    return found
+
+
 class TellEpoch(TrainerCallback):
     """Tell the model and the training data how many epochs are done; a resumed run is told right too.
 
@@ -66,22 +79,23 @@ class TellEpoch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Refuse a configuration that could not be saved; drop decisions, which belong to the weights as they were."""
-        model.config.validate()
-        if model.config.decisions is not None:
-            model.config.decisions = None
+        config = own_model(model).config
+        config.validate()
+        if config.decisions is not None:
+            config.decisions = None
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Tell the whole number of epochs done; a run resumed within an epoch has a fraction more."""
-        model.epoch = int((state.epoch or 0) + 1e-6)
+        epoch = own_model(model).epoch = int((state.epoch or 0) + 1e-6)
         if self.dataset is not None:
-            self.dataset.set_epoch(model.epoch)
+            self.dataset.set_epoch(epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Count the passes over a stream."""
         if self.images_in_stream:
             images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            model.epoch = images // self.images_in_stream
+            own_model(model).epoch = images // self.images_in_stream
 
 
 class MultiLabelTrainer(Trainer):
@@ -106,6 +120,8 @@ class MultiLabelTrainer(Trainer):
         """Take what `transformers.Trainer` takes; `images_in_stream` is for a stream, see `TellEpoch`."""
         self._saving = False
         super().__init__(*args, **kwargs)
+        if self.args.batch_eval_metrics and self.compute_metrics is trainer_metrics:
+            self.compute_metrics = BatchMetrics()
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
@@ -186,13 +202,19 @@ class MultiLabelTrainer(Trainer):
         """Write a short card of ours where there is no card."""
         path = Path(str(self.args.output_dir), "README.md")
         if self.is_world_process_zero() and not path.exists():
-            model = self.accelerator.unwrap_model(self.model)
-            path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
+            config = own_model(self.model).config
+            path.write_text(str(short_card(config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
     def log(self, logs: dict[str, float], *args: Any) -> None:  # noqa: ANN401 - transformers' own contract
         """Leave out `eval_loss`, a mean of batch means, where the mean over known entries stands beside it."""
         known = "eval_known_loss" in logs
         super().log({key: value for key, value in logs.items() if not (known and key == "eval_loss")}, *args)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Evaluate; entries that an evaluation left when it broke off are not measured again."""
+        if isinstance(self.compute_metrics, BatchMetrics):
+            self.compute_metrics.begin()
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - likewise
         """Evaluate a batch.
@@ -202,8 +224,7 @@ class MultiLabelTrainer(Trainer):
         """
         found = super().prediction_step(model, *args, **kwargs)
         if found[1] is not None and not bool(found[1].isfinite().all()):
-            names = self.accelerator.unwrap_model(self.model).config.label_space.names
-            check_logits(found[1].float().cpu().numpy(), names)
+            check_logits(found[1].float().cpu().numpy(), own_model(self.model).config.label_space.names)
         return found
 
     @property
@@ -212,9 +233,7 @@ class MultiLabelTrainer(Trainer):
 
     @property
     def _loss(self) -> Loss:
-        model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, Model)
-        return model.loss
+        return own_model(self.model).loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -377,7 +396,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         data_collator=collate,
         train_dataset=train,
         eval_dataset=datasets["validation"] if validated else None,
-        compute_metrics=BatchMetrics() if arguments.batch_eval_metrics else trainer_metrics,
+        compute_metrics=trainer_metrics,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(arguments, keys.layer_decay, keys.head_lr_multiplier),
         images_in_stream=None if data.stream is None else data.counts.images,

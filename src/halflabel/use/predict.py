@@ -38,6 +38,8 @@ PART_SIZE = 4096
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 _ABOUT = "_predict.json"  # readers of a folder of Parquet files pass over names that start with _
 _SKIPPED = b"halflabel.skipped"
+_UNREADABLE = (".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".dcm")
+"""Endings of pictures that Pillow alone cannot read: they are told as skipped, not passed over."""
 
 
 def predict(
@@ -115,7 +117,7 @@ def find_images(paths: Iterable[Name]) -> list[str]:
 
 
 def _pictures_in(folder: str) -> Iterator[str]:
-    endings = Image.registered_extensions()
+    endings = {*Image.registered_extensions(), *_UNREADABLE}
     for at, _, names in os.walk(os.path.normpath(folder)):
         for name in names:
             if os.path.splitext(name)[1].lower() in endings and os.path.isfile(file := os.path.join(at, name)):
