@@ -61,7 +61,7 @@ def test_nothing_known_is_nan_and_no_label_gives_no_value(measure):
     [
         (roc_auc, np.zeros((2, 2)), np.zeros((2, 3), int), "scores have shape (2, 2), labels (2, 3); they must agree"),
         (roc_auc, [0.5], [1], "labels have shape (1,), expected (images, num_labels)"),
-        (roc_auc, [[0.5]], [[2]], "label value 2 at row 0, column 0 is not 1, 0, -100 or -101"),
+        (roc_auc, [[0.5]], [[2]], "label value 2 at row 0, column 0 is not 1, 0, or below 0"),
         (roc_auc, [["a"]], [[1]], "scores hold values of type <U1, expected real numbers"),
         (average_precision, [[0.1], [math.nan]], [[1], [0]], "the score of a known entry, at row 1, column 0, is NaN"),
         (brier_score, [[0, -math.inf]], [[1, 1]], "the score of a known entry, at row 0, column 1, is NaN or infinite"),
@@ -72,3 +72,11 @@ def test_nothing_known_is_nan_and_no_label_gives_no_value(measure):
 def test_a_mistake_gets_one_clear_line(measure, scores, labels, message):
     with pytest.raises(HalflabelError, match=re.escape(message)):
         measure(scores, labels)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_any_number_below_0_is_unknown_as_the_docstrings_say(measure):
+    for code in (-1, -2, -99, -1.0):
+        np.testing.assert_array_equal(measure(SCORES, np.where(LABELS < 0, code, LABELS)), measure(SCORES, LABELS))
+    with pytest.raises(HalflabelError, match="label value 2 at row 0, column 0 is not 1, 0, or below 0"):
+        measure(SCORES, np.where(LABELS == 1, 2, LABELS))

@@ -8,7 +8,8 @@ from known_rows import of_known_rows
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score, roc_auc_score
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from halflabel import masked_loss
+from halflabel import HalflabelError, MultiLabelTrainer, masked_loss
+from halflabel.data.pixels import FeatureDataset, collate
 from halflabel.metrics.entries import EntryStore
 from halflabel.metrics.trainer import BatchMetrics, trainer_metrics
 
@@ -83,3 +84,25 @@ def test_the_trainer_is_told_the_same_batch_by_batch_without_holding_all_logits(
     assert max(batches) == 7
     assert told == [pytest.approx(one, abs=1e-6) for one in expected]
     assert run(BatchMetrics()) == [pytest.approx(one, abs=1e-6) for one in expected]  # it serves without as well
+
+
+def test_batches_are_measured_by_trainer_metrics_also_after_an_evaluation_that_broke_off(tiny_model, tmp_path):
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(30, tiny_model.head.in_features)).astype(np.float32))
+    dataset = FeatureDataset(features, rng.choice([0, 1, -100], (30, 2)).astype(np.int8))
+    told = []
+    for more in ({}, {"batch_eval_metrics": True}):
+        arguments = TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", use_cpu=True, **more)
+        trainer = MultiLabelTrainer(tiny_model, arguments, collate, compute_metrics=trainer_metrics)
+        with pytest.raises(HalflabelError, match="is nan for"):
+            trainer.evaluate(
+                FeatureDataset(torch.where(torch.arange(30)[:, None] > 20, torch.nan, features), dataset.labels)
+            )
+        told.append(trainer.evaluate(dataset))
+    assert told[1]["eval_mAP"] == pytest.approx(told[0]["eval_mAP"])
+    assert told[1]["eval_known_loss"] == pytest.approx(told[0]["eval_known_loss"])
+    arguments = TrainingArguments(tmp_path, report_to="none", use_cpu=True, batch_eval_metrics=True)
+    stock = Trainer(tiny_model, arguments, collate, eval_dataset=torch.utils.data.ConcatDataset([dataset] * 2),
+                    compute_metrics=trainer_metrics)  # fmt: skip
+    with pytest.raises(HalflabelError, match=r"give the Trainer compute_metrics=BatchMetrics\(\)"):
+        stock.evaluate()

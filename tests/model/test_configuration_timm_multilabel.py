@@ -2,9 +2,17 @@ import json
 from importlib.metadata import version
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, TrainingArguments
 
-from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig
+from halflabel import (
+    DecisionRule,
+    HalflabelError,
+    MultiLabelTrainer,
+    TimmMultiLabelConfig,
+    TimmMultiLabelImageProcessor,
+)
+from halflabel.data.pixels import PixelDataset, collate
 from halflabel.model.configuration_timm_multilabel import VERSION
 
 
@@ -163,3 +171,74 @@ def test_decisions_of_other_labels_go_and_the_log_says_so(caplog):
     assert [record.getMessage() for record in caplog.records] == ["decisions is dropped: no label stays"]
     assert config.with_labels(["a", "b", "c"], keep=False).decisions is None
     assert config.with_labels(["b"], head="mlp").decision_rule.scale == (0.25,)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"pos_weight": [-1.0, 2.0]}, "pos_weight holds -1.0"),
+        ({"label_weight": [float("nan"), 1.0]}, "label_weight holds nan"),
+        ({"loss": "bcee"}, "did you mean bce"),
+        ({"loss_args": {"gamma": 2}}, "takes no argument 'gamma'"),
+        ({"head": "liner"}, "did you mean linear"),
+        ({"normalizer": "label"}, "did you mean labels"),
+        ({"decisions": {"scale": [1.0]}}, "decisions: shift is missing"),
+        ({"label2id": {"a": 0, "b": 2}}, "label2id is numbered 0, 2"),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"b": 0, "a": 1}}, "id2label says a, b, and label2id b, a: they"),
+        ({"id2label": {"0": "a", "x": "b"}}, "expected numbers from 0 and label names"),
+        ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "num_labels is 3, and id2label names 2: a, b"),
+        ({"num_labels": 10**9}, "num_labels is 1000000000, expected a whole number of at least 1 and at most 100000"),
+        ({"problem_type": "regression"}, "problem_type is 'regression', expected multi_label_classification"),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation is 'someone/kernel', expected eager or sdpa"),
+    ],
+)
+def test_what_overrides_a_saved_configuration_is_checked_as_if_it_stood_there(override, message, tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    for load in (TimmMultiLabelConfig.from_pretrained, AutoModelForImageClassification.from_pretrained):
+        with pytest.raises(HalflabelError, match=message):
+            load(tmp_path, **override)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"id2label": {"1": "b", "0": "a", "2": "c"}},
+        {"label2id": {"b": 1, "a": 0, "c": 2}},
+        {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": "0", "b": "1", "c": "2"}, "num_labels": 3},
+    ],
+)
+def test_other_labels_may_be_said_as_the_stock_scripts_do(labels, tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, **labels)
+    assert (config.id2label, config.label2id) == ({0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2})
+    assert AutoConfig.from_pretrained(tmp_path, num_labels=2).label_space.names == ("red", "blue")
+    assert AutoConfig.from_pretrained(tmp_path, num_labels=3).label_space.names == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pos_weight", [-1.0, 2.0], "pos_weight holds -1.0"),
+        ("id2label", {0: "a", 1: "b"}, "id2label says a, b, and label2id red, blue"),
+        ("backbone_args", {"act_layer": torch.nn.GELU}, "backbone_args: .* which no file can hold"),
+        ("note", "trained on Monday", "has 'note', which no saved one may have"),
+    ],
+)
+def test_what_was_set_and_cannot_be_loaded_again_is_refused_before_training_and_saving(
+    key, value, message, tiny_model, colour_images, tmp_path
+):
+    setattr(tiny_model.config, key, value)
+    with pytest.raises(HalflabelError, match=message):
+        tiny_model.save_pretrained(tmp_path / "model")
+    dataset = PixelDataset(
+        colour_images, TimmMultiLabelImageProcessor.from_backbone(tiny_model.backbone).eval_transform()
+    )
+    trainer = MultiLabelTrainer(
+        model=tiny_model,
+        args=TrainingArguments(tmp_path / "run", max_steps=1, report_to="none", remove_unused_columns=False),
+        data_collator=collate,
+        train_dataset=dataset,
+    )
+    with pytest.raises(HalflabelError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0

@@ -13,6 +13,7 @@ from timm.data.transforms_factory import create_transform
 from transformers import AutoImageProcessor
 
 from halflabel import HalflabelError, TimmMultiLabelConfig, TimmMultiLabelImageProcessor
+from halflabel.model.backbones import create_backbone
 from halflabel.model.image_processing_timm_multilabel import decode_image, needed_side
 
 
@@ -117,6 +118,8 @@ def test_of_a_long_strip_the_middle_is_seen_where_timm_sees_it():
     [
         ({"input_size": [3, 10**6, 10**6]}, "input_size is"),
         ({"input_size": [3, 224]}, "input_size is"),
+        ({"input_size": [1, 224, 224]}, "three channels"),
+        ({"input_size": [3, 16384, 4096]}, "at most 4096 x 4096 pixels"),
         ({"input_size": "224"}, "input_size is '224'"),
         ({"std": [0.5, 0.5, 0]}, "std is"),
         ({"mean": [float("nan")] * 3}, "mean is"),
@@ -518,3 +521,55 @@ def test_postscript_is_a_program_and_not_run():
         decode_image(
             {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"}, "a.png"
         )
+
+
+@pytest.mark.parametrize(("size", "expected"), [(96, [3, 96, 96]), ([64, 96], [3, 64, 96])])
+def test_pictures_are_prepared_in_the_size_that_the_network_was_made_for(size, expected):
+    backbone = create_backbone("test_vit", None, img_size=size)
+    assert TimmMultiLabelImageProcessor.from_backbone(backbone).input_size == expected
+
+
+def test_a_network_for_other_than_three_channels_is_refused():
+    with pytest.raises(HalflabelError, match=r"input_size is \(1, 160, 160\), expected three channels"):
+        TimmMultiLabelImageProcessor.from_backbone(create_backbone("test_resnet", None, in_chans=1))
+
+
+def test_a_picture_is_the_same_in_every_form(processor, tmp_path):
+    """Grey with and without channels, RGB with an alpha that hides nothing, bytes, rows of data sets."""
+    image = picture(size=(60, 50))
+    rgb, grey, alpha = (np.asarray(image.convert(mode)) for mode in ("RGB", "L", "RGBA"))
+    image.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    forms = [
+        rgb, torch.tensor(rgb), np.moveaxis(rgb, -1, 0), alpha, np.moveaxis(alpha, -1, 0), torch.tensor(alpha),
+        content, {"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")}, tmp_path / "a.png",
+    ]  # fmt: skip
+    for form in [*forms, [rgb, content], np.stack([alpha, alpha])]:
+        for pixels in processor(form)["pixel_values"]:
+            assert torch.equal(pixels, processor(image)["pixel_values"][0])
+    for form in (grey, grey[..., None], grey[None], torch.tensor(grey)):
+        assert torch.equal(processor(form)["pixel_values"], processor(image.convert("L"))["pixel_values"])
+    hidden = alpha.copy()
+    hidden[..., 3] = 0
+    white = processor(np.full_like(rgb, 255))["pixel_values"]
+    assert torch.equal(processor(hidden)["pixel_values"], white)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((60, 50, 5), np.uint8), r"shape \(60, 50, 5\) is no picture of 1, 3 or 4 channels"),
+        (np.zeros((60, 50, 2), np.uint8), r"shape \(60, 50, 2\)"),
+        (np.zeros(60, np.uint8), r"shape \(60,\)"),
+        (np.zeros((0, 50, 3), np.uint8), r"shape \(0, 50, 3\)"),
+        ([], "there is no picture"),
+        ({"bytes": b"no", "path": None}, "image given as bytes cannot be read: it is not a picture"),
+        ({"label": 1}, "there are neither bytes nor a path"),
+        ("nowhere.png", "'nowhere.png' is neither a file nor a URL nor a picture in base64"),
+        (7, "is not supported"),
+    ],
+)
+def test_what_is_no_picture_is_told_in_one_line(processor, array, message):
+    with pytest.raises(HalflabelError, match=message) as error:
+        processor(array)
+    assert "\n" not in str(error.value)

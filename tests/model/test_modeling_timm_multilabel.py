@@ -3,7 +3,9 @@ import pytest
 import timm
 import torch
 from rounding import assert_computed_alike
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, pipeline
+from transformers.utils import logging as transformers_logging
 
 from halflabel import (
     IGNORE_INDEX,
@@ -257,3 +259,97 @@ def test_bad_requests():
         start("test_resnet", ["a"], weights=None, head_args={"depth": 2})
     with pytest.raises(HalflabelError, match="backbone_args"):
         start("test_resnet", ["a"], weights=None, backbone_args={"colour": 2})
+
+
+def fill_freed_memory():
+    """Leave numbers in memory that is about to be given out again."""
+    for _ in range(50):
+        torch.full((50_000,), 1e31)
+
+
+def load_without(keys, model, folder, **arguments):
+    model.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if k not in keys}, folder / "model.safetensors", {"format": "pt"})
+    fill_freed_memory()
+    return state, type(model).from_pretrained(folder, **arguments).state_dict()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_what_a_checkpoint_lacks_of_the_backbone_starts_as_in_a_new_model_and_is_named(name, tmp_path, caplog):
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        name, ["a", "b"], weights=None, backbone_args=FAMILIES.get(name)
+    )
+    model.backbone.load_state_dict({key: value + 1 for key, value in model.backbone.state_dict().items()})
+    lacking = [key for key in model.state_dict() if key.startswith("backbone.")][::3]
+    transformers_logging.enable_propagation()
+    state, loaded = load_without(lacking, model, tmp_path)
+    transformers_logging.disable_propagation()
+    assert "MISSING" in caplog.text
+    assert all(torch.equal(loaded[key], value) for key, value in state.items() if key not in lacking)
+    new = TimmMultiLabelForImageClassification(model.config).state_dict()
+    for key in lacking:
+        assert loaded[key].float().mean() == pytest.approx(new[key].float().mean().item(), abs=0.1), key
+        assert loaded[key].float().abs().max() < 10, key
+
+
+def test_a_backbone_of_another_shape_starts_new_where_it_differs(tmp_path):
+    model = TimmMultiLabelForImageClassification.from_backbone("test_vit", ["a", "b"], weights=None)
+    for arguments, differs in (
+        ({"img_size": 96}, "backbone.pos_embed"),
+        ({"in_chans": 1}, "backbone.patch_embed.proj.weight"),
+    ):
+        state, loaded = load_without([], model, tmp_path, backbone_args=arguments, ignore_mismatched_sizes=True)
+        assert [key for key in state if not torch.equal(state[key], loaded[key])] == [differs]
+        assert 0 < loaded[differs].abs().max() < 1
+
+
+def test_a_backbone_of_ones_own_keeps_what_a_checkpoint_lacks(tmp_path):
+    own = timm.create_model("test_resnet", num_classes=0)
+    own.register_buffer("places", torch.arange(5.0), persistent=False)
+    model = TimmMultiLabelForImageClassification.from_backbone(own, ["a", "b"])
+    again = timm.create_model("test_resnet", num_classes=0)
+    again.register_buffer("places", torch.arange(5.0), persistent=False)
+    expected = again.bn1.running_var.add_(3).clone()
+    state, loaded = load_without(["backbone.bn1.running_var"], model, tmp_path, backbone=again)
+    assert torch.equal(loaded["backbone.bn1.running_var"], expected)
+    assert again.places.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_other_labels_leave_the_statistics_of_a_batch_norm_head(tmp_path):
+    arguments = {"norm": "batch", "width": 8}
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        "test_resnet", ["a", "b"], weights=None, head="mlp", head_args=arguments
+    )
+    norm = model.head.hidden[1]
+    norm.running_mean.add_(3)
+    norm.running_var.add_(4)
+    labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "ignore_mismatched_sizes": True}
+    state, loaded = load_without([], model, tmp_path, **labels)
+    changed = [key for key, value in state.items() if not torch.equal(loaded[key], value)]
+    assert changed == ["head.linear.bias", "head.linear.weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts", [{"loss": "asl", "loss_args": {"clip": 0.1}, "pos_weight": [2.0, 1.0]}, {"head": "csra"}]
+)
+def test_a_model_with_labels_compiles_as_one_graph(parts):
+    model = TimmMultiLabelForImageClassification.from_backbone("test_resnet", ["a", "b"], weights=None, **parts)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.tensor([[1.0, -100.0], [0.0, 1.0]])}
+    torch._dynamo.reset()
+    compiled = torch.compile(model.eval(), backend="aot_eager", fullgraph=True)
+    for counts in (None, torch.tensor([2, 1, 2])):
+        expected, found = (one(**batch, num_items_in_batch=counts).loss for one in (model, compiled))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        found.backward()
+
+
+def test_a_network_that_uses_a_tensor_twice_is_refused_when_it_is_built():
+    own = timm.create_model("test_resnet", num_classes=0)
+    own.layer2[0].bn1.weight = own.layer1[0].bn1.weight
+    message = "ResNet uses one tensor as layer1.0.bn1.weight and as layer2.0.bn1.weight, so that it cannot be saved"
+    with pytest.raises(HalflabelError, match=message):
+        TimmMultiLabelForImageClassification.from_backbone(own, ["a"])
+    with torch.device("meta"), pytest.raises(HalflabelError, match="CoaT uses one tensor as cpe1.proj.weight"):
+        TimmMultiLabelForImageClassification.from_backbone("coat_lite_tiny", ["a"], weights=None)

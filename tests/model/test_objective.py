@@ -187,8 +187,17 @@ def test_gradcheck_of_plain_bce():
     assert torch.autograd.gradcheck(lambda z: PlainBCE.apply(z, labels, scale, 0.1)[0], logits.requires_grad_())
 
 
-@pytest.mark.parametrize(("loss", "arguments"), [("bce", {}), ("bce", {"label_smoothing": 0.1}), ("asl", {})])
-@pytest.mark.parametrize("normalizer", ["labels", "tasks"])
+@pytest.mark.parametrize(
+    ("loss", "arguments", "normalizer"),
+    [
+        ("bce", {}, "labels"),
+        ("bce", {"label_smoothing": 0.1}, "tasks"),
+        ("asl", {}, "tasks"),
+        ("selective", {"topk": 1}, "labels"),
+        ("ll_r", {"delta": 0.1, "epoch": 2}, "labels"),
+        ("ll_ct", {"delta": 0.1, "epoch": 2}, "labels"),
+    ],
+)
 def test_compiled_in_one_graph_equals_eager(loss, arguments, normalizer):
     logits, labels = (matrix.float() for matrix in soft_batch(rows=12))
     torch._dynamo.reset()

@@ -167,3 +167,16 @@ def test_the_pipeline_travels_with_the_model(folder, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert by_label(json.loads(run.stdout)) == by_label(pipeline(TASK, str(folder))(str(folder / "a.jpg")))
+
+
+def test_rows_of_data_sets_and_arrays_of_any_form_are_answered(folder):
+    answer, path = pipeline(TASK, str(folder)), folder / "a.jpg"
+    expected = by_label(answer(str(path)))
+    content = path.read_bytes()
+    assert by_label(answer({"bytes": content, "path": None})) == expected
+    assert by_label(answer(content)) == expected
+    assert [by_label(one) for one in answer([{"bytes": content}, {"path": str(path)}])] == [expected, expected]
+    grey = np.asarray(Image.open(path).convert("L"))
+    assert by_label(answer(grey)) == by_label(answer(Image.fromarray(grey)))
+    with pytest.raises(HalflabelError, match="an array of several pictures is given as one"):
+        answer(np.zeros((2, 60, 50, 3), np.uint8))

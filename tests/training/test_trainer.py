@@ -11,10 +11,16 @@ import yaml
 from forked import in_two_processes
 from safetensors.torch import load_file
 from transfer_runs import make_model, make_trainer
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from halflabel import IGNORE_INDEX, HalflabelError, TimmMultiLabelForImageClassification
-from halflabel.data.pixels import FeatureDataset
+from halflabel import (
+    IGNORE_INDEX,
+    HalflabelError,
+    MultiLabelTrainer,
+    TimmMultiLabelForImageClassification,
+    TimmMultiLabelImageProcessor,
+)
+from halflabel.data.pixels import FeatureDataset, PixelDataset, collate
 from halflabel.metrics.trainer import trainer_metrics
 from halflabel.training.checkpoints import find_fault
 from halflabel.training.trainer import TellEpoch, describe_log
@@ -356,3 +362,31 @@ def test_a_run_prints_lines_of_its_epochs_only_where_it_is_asked_to(colour_table
     assert len(printed) == 5
     assert printed[4].startswith("epoch 2: seconds ")
     assert "{" not in "".join(printed)
+
+
+def test_a_model_in_adapters_of_peft_trains_counts_and_is_told_the_epoch(tmp_path, colour_images):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = TimmMultiLabelForImageClassification.from_backbone(
+        "test_resnet", ["red", "blue"], weights=None, loss="splc"
+    )
+    processor = TimmMultiLabelImageProcessor.from_backbone(model.backbone)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["conv1.0", "layer1.0.conv1"], modules_to_save=["head"])
+    )
+    data = PixelDataset(colour_images, processor.eval_transform())
+    arguments = TrainingArguments(
+        tmp_path, num_train_epochs=2, per_device_train_batch_size=12, eval_strategy="epoch", report_to="none",
+        use_cpu=True, remove_unused_columns=False, disable_tqdm=True, batch_eval_metrics=True,
+    )  # fmt: skip
+    start = {key: value.clone() for key, value in adapted.state_dict().items()}
+    trainer = MultiLabelTrainer(adapted, arguments, collate, data, data, compute_metrics=trainer_metrics)
+    trainer.train()
+    assert model.epoch == 1
+    changed = {key for key, value in adapted.state_dict().items() if not torch.equal(value, start[key])}
+    assert any("lora" in key for key in changed)
+    assert any("modules_to_save" in key for key in changed)
+    assert not any("base_layer.weight" in key for key in changed)
+    assert np.isfinite(trainer.evaluate()["eval_known_loss"])
+    with pytest.raises(HalflabelError, match="trains models of halflabel, not a Linear"):
+        MultiLabelTrainer(torch.nn.Linear(1, 1), arguments, collate, data, data).train()

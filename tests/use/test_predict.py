@@ -101,6 +101,15 @@ def test_stored_decisions_are_applied_also_to_a_subset_of_labels(tiny_model, sav
     assert len({str(names) for names in frame["answered_yes"]}) == 2
 
 
+def test_a_picture_that_pillow_cannot_read_is_told_and_not_passed_over(saved_model, tmp_path):
+    for name in ("a.HEIC", "b.dng", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    Image.new("RGB", (40, 30)).save(tmp_path / "c.png")
+    table = predict(saved_model, tmp_path)
+    assert len(table) == 1
+    assert [Path(line.split()[1]).name for line in table.attrs["skipped"]] == ["a.HEIC", "b.dng"]
+
+
 def test_folder_glob_and_files(pictures, tmp_path):
     folder = Path(pictures[0]).parent
     (folder / "notes.txt").write_text("x")

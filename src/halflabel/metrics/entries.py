@@ -104,7 +104,7 @@ def check_pair(
     Raises:
         HalflabelError: On shapes that differ, other label values, or scores of known entries that are not such numbers.
     """
-    matrix, values = check_matrix(_array(labels)), _array(scores)
+    matrix, values = check_matrix(_array(labels), any_below=True), _array(scores)
     if values.shape != matrix.shape:
         raise HalflabelError(f"scores have shape {values.shape}, labels {matrix.shape}; they must agree")
     if values.dtype.kind not in "biuf":

@@ -1,10 +1,14 @@
 """What the Trainer is told of the logits of a validation split."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import EvalPrediction
 
+from ..model.decisions import check_logits
+from ..model.errors import HalflabelError
 from .answers import decision_counts, decision_means
 from .entries import EntryStore, KnownScores, check_pair, known_scores, mean_defined, ratio
 from .ranking import rank
@@ -13,18 +17,25 @@ MEASURES = ("mAP", "mAUROC", "known_loss", "undefined_labels", "CF1", "OF1")
 """What `trainer_metrics` returns."""
 
 
-def trainer_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def trainer_metrics(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
     """Measure logits on known entries: a `compute_metrics` for the Trainer.
 
     Args:
         prediction: `predictions` are logits (n, num_labels), `label_ids` the labels.
+        compute_result: False where `batch_eval_metrics` gives batch by batch; `MultiLabelTrainer` then measures by a
+            `BatchMetrics`, and the stock Trainer must be given one.
 
     Returns:
         `mAP`, `mAUROC`, `known_loss` (mean binary cross-entropy over all known entries), `undefined_labels` (for how
         many AP is not defined), and `CF1` and `OF1` of the decisions logit >= 0, which is score >= 0.5; NaN where
         undefined.
+
+    Raises:
+        HalflabelError: As `entries.check_pair`, if the logit of an unknown entry is not finite, or if this is a batch.
     """
-    return _measure(known_scores(*check_pair(prediction.predictions, prediction.label_ids)))
+    if not compute_result:
+        raise HalflabelError("with batch_eval_metrics give the Trainer compute_metrics=BatchMetrics()")
+    return _measure(known_scores(*_check(prediction)))
 
 
 class BatchMetrics:
@@ -33,11 +44,15 @@ class BatchMetrics:
     `Trainer(compute_metrics=BatchMetrics(), args=TrainingArguments(batch_eval_metrics=True, ...))`: where
     `trainer_metrics` is given the logits of all images and labels at once, this keeps the known entries alone, in 4
     bytes each, and tells the same of them. It serves one Trainer, with `batch_eval_metrics` or without. An evaluation
-    that breaks off leaves its entries here: give the Trainer a new one then.
+    that breaks off leaves its entries here; `MultiLabelTrainer` then begins anew, with the stock Trainer call `begin`.
     """
 
     def __init__(self) -> None:
         """Start with no entry."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the entries of an evaluation that broke off."""
         self._entries: EntryStore | None = None
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -48,11 +63,17 @@ class BatchMetrics:
             compute_result: Whether it is the last batch: what `trainer_metrics` says of all batches is returned, and
                 the next one begins anew. Else nothing is said.
         """
-        logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+        logits, labels = _check(prediction)
         entries = self._entries or EntryStore(labels.shape[1])
         entries.add(logits, labels)
         self._entries = None if compute_result else entries
         return _measure(entries.known_scores()) if compute_result else {}
+
+
+def _check(prediction: EvalPrediction) -> tuple[NDArray[Any], NDArray[Any]]:
+    logits, labels = check_pair(prediction.predictions, prediction.label_ids)
+    check_logits(logits)
+    return logits, labels
 
 
 def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:

@@ -4,7 +4,9 @@ A source of weights is stated, and never silently replaced by another.
 """
 
 import importlib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ INSTALLED = {
 _WEIGHT_ARGUMENTS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 )
+# What no network of timm comes near: a stranger's configuration could ask for more than a machine has.
+_MOST_IN_AN_ARGUMENT, _MOST_LAYERS, _MOST_DRAWN = 8192, 512, 10**9
+_LAYERS = re.compile("depth|layer|block")
 # Families whose `forward_features` gives no single map: one at each of several scales, or the class tokens alone.
 _WITHOUT_A_MAP = frozenset({"CrossVit", "EfficientViM", "EfficientViMDistilled", "PoolingVisionTransformer"})
 
@@ -62,9 +67,26 @@ def check_backbone_args(given: Any) -> None:  # noqa: ANN401 - from a file
     """
     if not isinstance(given, Mapping | None):
         raise HalflabelError(f"backbone_args is {given!r}, expected a mapping of names to values")
-    for name in given or ():
+    for name, value in (given or {}).items():
+        numbers = list(_numbers_in(value))
+        if any(abs(one) > _MOST_IN_AN_ARGUMENT for one in numbers) or (
+            _LAYERS.search(name) and sum(numbers) > _MOST_LAYERS
+        ):
+            raise HalflabelError(f"backbone_args: {name} is {value!r}, more than any network has")
         if name in _WEIGHT_ARGUMENTS:
             raise HalflabelError(f"backbone_args: {name!r} would fetch other weights; weights says which to start from")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise HalflabelError(f"backbone_args: {name} is {value!r}, which no file can hold") from error
+
+
+def _numbers_in(value: Any) -> Iterator[float]:  # noqa: ANN401
+    """Give the numbers of a value, also those within lists and mappings."""
+    if isinstance(value, int | float):
+        yield value
+    for one in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _numbers_in(one)
 
 
 def create_backbone(name: str, weights: str | Path | None, **backbone_args: Any) -> nn.Module:  # noqa: ANN401
@@ -110,9 +132,15 @@ def take_backbone(backbone: Any) -> None:  # noqa: ANN401 - whatever a program g
 
 def _create(name: str, **kwargs: Any) -> Any:  # noqa: ANN401 - a module, whose methods of timm mypy does not know
     try:
-        return timm.create_model(name, **{"num_classes": 0, **kwargs})
+        model: Any = timm.create_model(name, **{"num_classes": 0, **kwargs})
     except TypeError as error:
         raise HalflabelError(f"timm cannot build {name!r} with these backbone_args: {error}") from error
+    if kwargs.keys() & {"img_size", "in_chans"}:  # timm leaves what it says of the input as it is for the weights
+        channels, *sides = model.pretrained_cfg.get("input_size") or (3, 224, 224)
+        size = kwargs.get("img_size") or sides
+        sides = list(size) if isinstance(size, list | tuple) else [size, size]
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (kwargs.get("in_chans", channels), *sides)}
+    return model
 
 
 def _from_hub(name: str, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -206,6 +234,56 @@ def raise_without_safetensors(
         raise HalflabelError(f"model {str(model)!r} has no {SAFE_WEIGHTS_NAME}{instead}") from error
 
 
+def check_shared(backbone: nn.Module) -> None:
+    """Refuse a network that uses a tensor under several names: no safetensors file holds such a one.
+
+    Raises:
+        HalflabelError: It gives two of the names.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in backbone.state_dict(keep_vars=True).items():
+        if (other := first.setdefault(id(tensor), name)) != name:
+            raise HalflabelError(
+                f"{type(backbone).__name__} uses one tensor as {other} and as {name}, so that it cannot be saved: take "
+                "another backbone"
+            )
+
+
+def check_lacking(model: nn.Module, missing: Collection[str]) -> None:
+    """Refuse to take memory for a checkpoint that lacks more than it has; a stranger's configuration may say any size.
+
+    Args:
+        model: It has the checkpoint's tensors; what is missing is on the meta device.
+        missing: The names of parameters and buffers that the checkpoint lacks.
+
+    Raises:
+        HalflabelError: It names the first ones.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    held = sum(tensor.numel() for tensor in tensors.values() if tensor.device.type != "meta")
+    lacking = sum(tensor.numel() for tensor in tensors.values() if tensor.device.type == "meta")
+    if lacking > max(held, _MOST_DRAWN):
+        raise HalflabelError(
+            f"the configuration asks for {lacking:,} numbers that the checkpoint does not hold"
+            f" ({shortlist(sorted(missing), 3)}): it is that of another network"
+        )
+
+
+def keep_frozen_in_eval(module: nn.Module) -> set[bool]:
+    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode.
+
+    One walk: to ask every part for all its parameters took twice as long, at every micro-batch.
+    """
+    parts = {child: keep_frozen_in_eval(child) for child in module.children()}
+    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
+    if trained == {False}:
+        module.training = False
+        for child, inside in parts.items():
+            if not inside:
+                child.eval()
+    return trained
+
+
 def position_width(backbone: Any) -> int:  # noqa: ANN401 - a timm model
     """Return the number of channels of each position; it may differ from that of the pooled vector.
 
@@ -213,7 +291,7 @@ def position_width(backbone: Any) -> int:  # noqa: ANN401 - a timm model
         HalflabelError: If the backbone gives no map that a head could attend over.
     """
     kind = type(backbone).__name__
-    if kind in _WITHOUT_A_MAP or (kind == "CoaT" and backbone.parallel_blocks is not None):
+    if kind in _WITHOUT_A_MAP:
         raise HalflabelError(
             f"{kind} gives no single map of positions: take head 'linear' or 'mlp', or another backbone"
         )
@@ -234,7 +312,6 @@ def to_positions(maps: Tensor, backbone: Any) -> Tensor:  # noqa: ANN401 - a tim
     if maps.ndim == 4:
         channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         return maps.flatten(1, 2) if channels_last else maps.flatten(2).transpose(1, 2)
-    kind = type(backbone).__name__
-    # Two families have a class token and do not say so.
-    silent = kind == "CoaT" or (kind == "VOLO" and backbone.post_network is not None)
+    # One family has a class token and does not say so.
+    silent = type(backbone).__name__ == "VOLO" and backbone.post_network is not None
     return maps[:, 1 if silent else getattr(backbone, "num_prefix_tokens", 0) :]

@@ -3,15 +3,15 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from .backbones import check_backbone, check_backbone_args
 from .decisions import DecisionRule
-from .errors import HalflabelError, did_you_mean, is_own, number, shortlist
+from .errors import HalflabelError, Kind, did_you_mean, is_own, number, one_of, shortlist
 from .heads import find_head
-from .labels import LabelSpace
+from .labels import LabelSpace, ordered_names
 from .losses import find_loss
 from .objective import check_normalizer
 
@@ -21,10 +21,13 @@ VERSION = "0.2.0"
 
 # Keys that transformers itself writes to, or passes through, a configuration beside its own fields.
 _TRANSFORMERS_KEYS = frozenset({
-    "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation",
-    "model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
-    "torch_dtype", "use_cache",  # the Trainer writes it to the model it trains
+    "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config",
+    "experts_implementation", "model_type", "name_or_path", "output_attentions", "per_layer_config",
+    "quantization_config", "torch_dtype", "use_cache",  # the Trainer writes it to the model it trains
 })  # fmt: skip
+_LABEL_KEYS = frozenset({"id2label", "label2id", "label_names", "num_labels"})
+_PROBLEM: Literal["multi_label_classification"] = "multi_label_classification"
+"""With it stock pipelines use the sigmoid."""
 
 
 def check_version(written: object) -> None:
@@ -61,12 +64,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         normalizer: What the loss is divided by; see `losses.masked_loss`.
         decisions: Calibration and threshold per label, as `DecisionRule.to_dict` gives them; None: none were fitted.
         halflabel_version: Who wrote the configuration; it is checked, and becomes this one's.
-        label_names: The yes/no questions, in order (also accepted as `id2label`).
+        label_names: The yes/no questions, in order (also accepted as `id2label`, `label2id` or both).
 
     Raises:
         HalflabelError: On the configuration of a newer halflabel, an unknown key, backbone, head, loss, argument or
-            normalizer, a value out of range, decisions for other labels, or label names that are empty, repeated or not
-            numbered from 0.
+            normalizer, a value out of range, decisions for other labels, or label names that are empty, repeated, not
+            numbered from 0, or said in two ways that contradict.
     """
 
     model_type = "timm_multilabel"
@@ -88,7 +91,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         """Check every value; transformers calls this with the keys that are not fields."""
         check_version(self.halflabel_version)  # first: what is wrong with a newer one's keys is that they are newer
         self.halflabel_version = VERSION
-        label_names = kwargs.pop("label_names", None)
+        named = {key: kwargs.pop(key, None) for key in ("label_names", "num_labels")}
         if kwargs.pop("relations", None) is not None:  # a key of version 0.1
             raise HalflabelError(
                 "the model has relations between labels, which halflabel has no more since version 0.2: set relations "
@@ -98,24 +101,32 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         if unknown:
             known = [*self.__dataclass_fields__, "label_names"]
             raise HalflabelError(f"unknown configuration key {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-        if label_names is not None:
-            self.id2label = dict(enumerate(label_names))
-        if not isinstance(self.id2label, Mapping | None) or not all(str(i).isdecimal() for i in self.id2label or ()):
-            raise HalflabelError(f"id2label is {self.id2label!r}, expected numbers from 0 and their label names")
+        names = ordered_names(id2label=self.id2label, label2id=self.label2id, **named)
+        if names is not None:
+            self.id2label, self.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         PreTrainedConfig.__post_init__(self, **kwargs)
-        self.problem_type = "multi_label_classification"  # stock pipelines then use the sigmoid
+        self.problem_type = self.problem_type or _PROBLEM
+        self.validate()
+
+    def validate(self) -> None:
+        """Check every value as it is now: transformers asks for it before it saves, a model when it is made.
+
+        Raises:
+            HalflabelError: As the class, and on an attribute that a saved configuration cannot have.
+        """
+        Kind(_PROBLEM, lambda value: value == _PROBLEM).check("problem_type", self.problem_type)
+        # By any other word transformers would look for code on the Hub.
+        one_of("eager", "sdpa").or_none().check("attn_implementation", self._attn_implementation)
+        attributes = {key for key in self.__dict__ if not key.startswith("_")}
+        if unknown := sorted(attributes - {*self.__dataclass_fields__, *_TRANSFORMERS_KEYS}):
+            raise HalflabelError(f"the configuration has {unknown[0]!r}, which no saved one may have: take it away")
         if not is_own(self.backbone):
             check_backbone(self.backbone)
         check_backbone_args(self.backbone_args)
         if not is_own(self.head):
             find_head(self.head).check_arguments(self.head_args, self.head)
         check_normalizer(self.normalizer)
-        names: dict[int, str] = {int(key): value for key, value in (self.id2label or {}).items()}
-        if sorted(names) != list(range(len(names))):
-            raise HalflabelError(f"id2label is numbered {shortlist(sorted(names))}, expected 0, 1, 2 ...")
-        space = LabelSpace([names[i] for i in range(len(names))])
-        self.id2label = dict(enumerate(space.names))
-        self.label2id = {name: i for i, name in enumerate(space.names)}
+        space = LabelSpace(ordered_names(id2label=self.id2label, label2id=self.label2id) or ())
         if not is_own(self.loss):
             find_loss(self.loss).check(self.loss, self.loss_args or {}, len(space))
         for name, weights, kind in (
@@ -126,6 +137,22 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         if self.decisions is not None:
             DecisionRule.from_dict(self.decisions, len(space))
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # noqa: ANN401 - transformers' own contract
+        """Read a configuration, with other values in the place of some: they are checked as if they stood there.
+
+        Labels given by any of their keys replace those that stand there.
+        """
+        own = {*cls.__annotations__, "problem_type", *_LABEL_KEYS}
+        given = {key: kwargs.pop(key) for key in own & kwargs.keys()}
+        if given.keys() & _LABEL_KEYS == {"num_labels"} and given["num_labels"] == len(
+            config_dict.get("id2label") or ()
+        ):
+            del given["num_labels"]
+        dropped = _LABEL_KEYS if given.keys() & _LABEL_KEYS else ()
+        kept = {key: value for key, value in config_dict.items() if key not in dropped}
+        return super().from_dict({**kept, **given}, **kwargs)
+
     @property
     def decision_rule(self) -> DecisionRule:
         """The stored calibration and thresholds; without any, the plain sigmoid and yes from a score of 0.5."""
@@ -135,7 +162,7 @@ class TimmMultiLabelConfig(PreTrainedConfig):
     @property
     def label_space(self) -> LabelSpace:
         """The label names, in the order of the logits."""
-        return LabelSpace((self.id2label or {}).values())
+        return LabelSpace(ordered_names(id2label=self.id2label) or ())
 
     def with_labels(
         self,

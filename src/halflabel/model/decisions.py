@@ -29,6 +29,29 @@ def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))
 
 
+def check_logits(logits: ArrayLike, label_names: Sequence[str] = (), images: Sequence[str] = ()) -> None:
+    """Refuse logits that are NaN or infinite: no score follows from them, and every decision would be no.
+
+    Args:
+        logits: Shape (n, num_labels).
+        label_names: What the columns are called in the message; without names they are numbered.
+        images: What the rows are called, likewise.
+
+    Raises:
+        HalflabelError: It names the first one.
+    """
+    values = np.atleast_2d(logits)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        label = repr(label_names[column]) if len(label_names) else f"number {column}"
+        image = images[row] if len(images) else f"picture number {row}"
+        raise HalflabelError(
+            f"the logit of label {label} is {values[row, column]} for {image}: the model's weights, or what goes "
+            "through them, are out of range, and nothing can be answered"
+        )
+
+
 @dataclass(frozen=True)
 class DecisionRule:
     """Scores `sigmoid(scale * logit + shift)` and the answer `score >= threshold`, each label with its own numbers.
@@ -107,7 +130,8 @@ class DecisionRule:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def scores(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return calibrated probabilities of logits; both have shape (..., num_labels)."""
+        """Return calibrated probabilities of logits; both have shape (..., num_labels); errors as `check_logits`."""
+        check_logits(logits)
         return sigmoid(np.asarray(logits, dtype=np.float64) * np.array(self.scale) + np.array(self.shift))
 
     def decide(self, scores: ArrayLike) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ CHUNK = 1 << 21
 SMALL, START = 0.01, 0.1  # standard deviations of a last layer's first weights, and of the scores of a drawn vector
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-_COUNT, _DROPOUT = number(1, whole=True), number(0, 1, below=True)
+_COUNT, _LAYERS, _DROPOUT = number(1, 1 << 16, whole=True), number(1, 64, whole=True), number(0, 1, below=True)
 _POWER = number(0, 1, above=True)
 _TEMPERATURE = Kind("", lambda value: value == "max" or number(0, above=True).fits(value))
 
@@ -65,8 +65,7 @@ class Head(nn.Module, ABC):
     def __init__(self, in_features: int, num_labels: int) -> None:
         """Make the standardisation for features of one width; a subclass adds its layers and resets all."""
         super().__init__()
-        self.in_features = in_features
-        self.num_labels = num_labels
+        self.in_features, self.num_labels = in_features, num_labels
         self.register_buffer("feature_mean", torch.zeros(in_features))
         self.register_buffer("feature_scale", torch.ones(in_features))
 
@@ -198,7 +197,7 @@ class MlpHead(LinearHead):
     """Several new layers, then a linear one: h <- dropout(activation(norm(W h + c))), logit_i = w_i . h + b_i."""
 
     arguments: ClassVar = {
-        "layers": _COUNT, "width": _COUNT, "dropout": _DROPOUT, "norm": one_of("layer", "batch", "none"),
+        "layers": _LAYERS, "width": _COUNT, "dropout": _DROPOUT, "norm": one_of("layer", "batch", "none"),
         "activation": one_of(*ACTIVATIONS), "power": _POWER,
     }  # fmt: skip
 
@@ -241,7 +240,8 @@ class MlpHead(LinearHead):
         _reset_layers(self.hidden, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
         for layer in self.hidden:
             if isinstance(layer, _BatchNorm):
-                layer.reset_running_stats()
+                for name, statistic in layer.named_buffers():
+                    (nn.init.ones_ if name == "running_var" else nn.init.zeros_)(statistic)
 
     def compute_logits(self, features: Tensor) -> Tensor:
         """Map standardised features of shape (batch, in_features) to logits of shape (batch, num_labels)."""

@@ -3,11 +3,14 @@
 JPEGs are decoded no larger than the transform needs.
 """
 
+import base64
 import io
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -18,10 +21,10 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import make_flat_list_of_images
 
 from .errors import HalflabelError, Kind, did_you_mean, list_of, number, one_of, printable, reason_of
 
+_CHANNELS = (1, 3, 4)  # of an array: grey, RGB, RGB and alpha
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as phones and stereo cameras write them
 _END_OF_JPEG = b"\xff\xd9"
 _NARROWEST_CROP = 3 / 4  # timm's random crops are 3/4 to 4/3 as wide as they are high
@@ -37,7 +40,8 @@ _SIDES = list_of(number(1, 16384, whole=True), "")
 # Of which settings, maybe from a stranger's file, a transform can be made.
 _SETTINGS: dict[str, Kind] = {
     "input_size": Kind(
-        "channels, height and width of 1 to 16384", lambda value: _SIDES.fits(value) and len(value) == 3
+        "three channels (pictures are made RGB), and height and width of 1 to 16384, at most 4096 x 4096 pixels",
+        lambda value: _SIDES.fits(value) and len(value) == 3 and value[0] == 3 and value[1] * value[2] <= 4096**2,
     ),
     "interpolation": one_of("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"),
     "mean": list_of(number(-1e6, 1e6), "finite numbers, one per channel"),
@@ -46,6 +50,9 @@ _SETTINGS: dict[str, Kind] = {
     "crop_mode": one_of("center", "squash", "border"),
 }
 _TRANSFORMERS_KEYS = frozenset({"image_processor_type", "auto_map", "processor_class", "video_processor_type"})
+
+ENCODED = (str, os.PathLike, bytes, Mapping)
+"""The types by which `read_image` is given a picture."""
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
@@ -143,13 +150,20 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
         return math.ceil(_DECODE_MARGIN * needed_side(self.data_config))
 
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:  # noqa: ANN401
-        """Turn one picture or several (PIL, uint8 array, path, URL) into `pixel_values`.
+        """Turn one picture or several into `pixel_values`.
+
+        Args:
+            images: A picture is PIL's, a uint8 array or tensor (see `to_rgb`), a path, a URL, encoded bytes, or a row
+                of a data set with `bytes` or `path`; several are a list, or an array of four dimensions.
+            return_tensors: `"pt"`.
+            kwargs: None is known.
 
         Returns:
             A batch with `pixel_values`, float32 of shape (batch, channels, height, width).
 
         Raises:
-            HalflabelError: If `return_tensors` is not `"pt"`, or an option is not known.
+            HalflabelError: If `return_tensors` is not `"pt"`, an option is not known, or there is no picture, or one
+                that cannot be read.
         """
         if return_tensors != "pt":
             raise HalflabelError(f"return_tensors={return_tensors!r} is not supported; use 'pt'")
@@ -157,28 +171,72 @@ class TimmMultiLabelImageProcessor(BaseImageProcessor):
             raise HalflabelError(
                 f"unknown option {sorted(kwargs)[0]!r}: the processor's settings are fixed by its backbone"
             )
-        fetched: Any = self.fetch_images(images)
         transform = self.eval_transform()
-        flat: Any = make_flat_list_of_images(fetched)
-        pixels = [transform(to_rgb(image)) for image in flat]
+        pixels = [transform(picture) for picture in self._pictures(images)]
+        if not pixels:
+            raise HalflabelError("there is no picture to prepare")
         return BatchFeature({"pixel_values": torch.stack(pixels)})
+
+    def _pictures(self, images: Any) -> Iterator[Image.Image]:  # noqa: ANN401
+        """Give the RGB pictures of what `preprocess` was given."""
+        if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
+            for image in images:
+                yield from self._pictures(image)
+        else:
+            yield read_image(images) if isinstance(images, ENCODED) else to_rgb(images)
 
 
 def to_rgb(image: Any) -> Image.Image:  # noqa: ANN401 - any of three array kinds
-    """Return a PIL picture, uint8 array or uint8 tensor (channels first or last) as an RGB picture.
+    """Return a PIL picture, uint8 array or uint8 tensor as an RGB picture.
 
-    A PIL picture of another mode, or with an EXIF orientation, is treated as a decoded file is, so that a model sees
-    the same pixels in training and in use.
+    An array has no channels (grey), or first or last 1 (grey), 3 (RGB) or 4 (RGB and alpha) of them. A PIL picture of
+    another mode, or with an EXIF orientation, is treated as a decoded file is, so that a model sees the same pixels in
+    training and in use.
+
+    Raises:
+        HalflabelError: On an array of another type or shape.
     """
     if isinstance(image, Image.Image):
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return as_rgb(ImageOps.exif_transpose(image) if turned else image)
-    array = np.asarray(image)
+    array = np.asarray(image.cpu() if isinstance(image, Tensor) else image)
     if array.dtype != np.uint8:
         raise HalflabelError(f"an image array of {array.dtype} is not supported; pass uint8 values from 0 to 255")
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
+    if array.ndim == 3 and array.shape[0] in _CHANNELS and array.shape[-1] not in _CHANNELS:
         array = np.moveaxis(array, 0, -1)
-    return Image.fromarray(array.squeeze(-1) if array.ndim == 3 and array.shape[-1] == 1 else array).convert("RGB")
+    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[-1] not in _CHANNELS):
+        raise HalflabelError(f"an image array of shape {array.shape} is no picture of 1, 3 or 4 channels")
+    return as_rgb(Image.fromarray(array.squeeze(-1) if array.ndim == 3 and array.shape[-1] == 1 else array))
+
+
+def read_image(source: Any, shortest_side: int | None = None, timeout: float | None = None) -> Image.Image:  # noqa: ANN401
+    """Decode a picture from wherever it is.
+
+    Args:
+        source: Of the types in `ENCODED`: a path, a URL, base64 text, encoded bytes, or a record for `decode_image`.
+        shortest_side: See `decode_image`.
+        timeout: Seconds to wait for a URL; None: as long as it takes.
+
+    Raises:
+        HalflabelError: If it cannot be fetched or read.
+    """
+    if isinstance(source, bytes | Mapping):
+        return decode_image({"bytes": source} if isinstance(source, bytes) else source, shortest_side=shortest_side)
+    text = os.fspath(source)
+    if text.startswith(("http://", "https://")):
+        try:
+            with urlopen(Request(text, headers={"User-Agent": "halflabel"}), timeout=timeout) as answer:
+                content = answer.read()
+        except (OSError, HTTPException) as error:
+            raise HalflabelError(f"image {text} cannot be fetched: {error}") from error
+        return decode_image({"bytes": content}, text, shortest_side)
+    if os.path.isfile(text):
+        return decode_image({"path": text}, shortest_side=shortest_side)
+    try:
+        content = base64.b64decode(text.rpartition(",")[2], validate=True)
+        return decode_image({"bytes": content}, shortest_side=shortest_side)
+    except ValueError as error:
+        raise HalflabelError(f"image {text[:80]!r} is neither a file nor a URL nor a picture in base64") from error
 
 
 def decode_image(record: Mapping[str, Any], name: str = "", shortest_side: int | None = None) -> Image.Image:

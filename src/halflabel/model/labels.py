@@ -8,14 +8,14 @@ A *label* is one yes/no question. For one image it is *known* (1 or 0), *unknown
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import HalflabelError, did_you_mean, shortlist
+from .errors import HalflabelError, did_you_mean, number, shortlist
 
 IGNORE_INDEX = -100
 """The value of an unknown entry in a batch: the Trainer counts `labels.ne(-100)`, so its loss counts are exact."""
@@ -26,6 +26,9 @@ UNCERTAIN = -101
 IntMatrix = NDArray[np.int8]
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # surrogates are half a letter, which no file can hold
 _PIECE = 255  # rows looked at together
+
+MOST_LABELS = 100_000
+"""A model has no more: a stranger's configuration could name any number, and memory would be taken for it."""
 
 POSITIVE_CODES = frozenset({"1", "1.0", "true", "yes"})
 NEGATIVE_CODES = frozenset({"0", "0.0", "false", "no"})
@@ -75,6 +78,51 @@ class LabelSpace:
         if name not in self._index:
             raise HalflabelError(f"unknown label {name!r}{did_you_mean(name, self.names)}")
         return self._index[name]
+
+
+def ordered_names(
+    id2label: Any = None,  # noqa: ANN401 - these are from files
+    label2id: Any = None,  # noqa: ANN401
+    label_names: Any = None,  # noqa: ANN401
+    num_labels: Any = None,  # noqa: ANN401
+) -> tuple[str, ...] | None:
+    """Return the label names in order, from whichever of transformers' keys say them; None where none does.
+
+    Args:
+        id2label: A mapping of numbers, or as in JSON their digits, to names.
+        label2id: The other way round.
+        label_names: The names in order.
+        num_labels: How many; where nothing else is given they are called LABEL_0, LABEL_1 ..., as in transformers.
+
+    Raises:
+        HalflabelError: If they are not numbered 0, 1, 2 ..., are too many, or one key contradicts another.
+    """
+    said: dict[str, tuple[str, ...]] = {} if label_names is None else {"label_names": LabelSpace(label_names).names}
+    for key, given, place in (("id2label", id2label, 0), ("label2id", label2id, 1)):
+        if given is not None:
+            said[key] = _by_number(key, given, place)
+    count = next((len(names) for names in said.values()), num_labels)
+    if count is None:
+        return None
+    number(1, MOST_LABELS, whole=True).check("num_labels", count if num_labels is None else num_labels)
+    (key, names), *others = said.items() or [("num_labels", tuple(f"LABEL_{i}" for i in range(count)))]
+    for other, differing in others:
+        if differing != names:
+            raise HalflabelError(f"{key} says {shortlist(names)}, and {other} {shortlist(differing)}: they must agree")
+    if num_labels not in (None, count):
+        raise HalflabelError(f"num_labels is {num_labels}, and {key} names {count}: {shortlist(names)}")
+    return names
+
+
+def _by_number(key: str, given: Any, place: int) -> tuple[str, ...]:  # noqa: ANN401
+    """Return the names of a mapping in the order of their numbers, which stand at a place (0 or 1) of its items."""
+    pairs: list[Any] = list(given.items()) if isinstance(given, Mapping) else [(None, None)]
+    if not all(str(pair[place]).isdecimal() for pair in pairs):
+        raise HalflabelError(f"{key} is {given!r}, expected numbers from 0 and label names")
+    names = {int(pair[place]): pair[1 - place] for pair in pairs}
+    if sorted(names) != list(range(len(pairs))):
+        raise HalflabelError(f"{key} is numbered {shortlist(sorted(names))}, expected 0, 1, 2 ...")
+    return LabelSpace(names[i] for i in range(len(names))).names
 
 
 def encode_value(value: Any, uncertain: Collection[str] = ()) -> int:  # noqa: ANN401 - whatever a table cell may hold
@@ -141,8 +189,10 @@ class LabelCounts:
         return float(self.known.sum() / entries) if entries else math.nan
 
 
-def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]:
+def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]], *, any_below: bool = False) -> NDArray[Any]:
     """Return the labels as an array of shape (n, num_labels), all entries 1, 0, `IGNORE_INDEX` or `UNCERTAIN`.
+
+    With `any_below` any number below 0 may stand for what is not known, like scikit-learn's -1.
 
     Raises:
         HalflabelError: On another shape or on another value, which is named with its place.
@@ -151,12 +201,13 @@ def check_matrix(labels: NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[Any]
     if matrix.ndim != 2:
         raise HalflabelError(f"labels have shape {matrix.shape}, expected (images, num_labels)")
     for start, rows in _pieces(matrix):
-        wrong = (rows != 0) & (rows != 1) & (rows != IGNORE_INDEX) & (rows != UNCERTAIN)
+        unknown = rows < 0 if any_below else (rows == IGNORE_INDEX) | (rows == UNCERTAIN)
+        wrong = (rows != 0) & (rows != 1) & ~unknown
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise HalflabelError(
                 f"label value {rows[row, column].item()!r} at row {start + row}, column {column} "
-                f"is not 1, 0, {IGNORE_INDEX} or {UNCERTAIN}"
+                f"is not 1, 0, {'or below 0 (unknown)' if any_below else f'{IGNORE_INDEX} or {UNCERTAIN}'}"
             )
     return matrix
 

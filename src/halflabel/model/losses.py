@@ -173,7 +173,7 @@ def ll_r(
         delta: Growth of the share per epoch, in 0..1 (the paper's 0.2 %).
     """
     unknown, assumed = _assume_negative(targets)
-    large = _largest(logits, unknown, math.ceil(min(delta * epoch, 1.0) * int(unknown.sum())))
+    large = _largest_share(logits, unknown, min(delta * epoch, 1.0))
     return torch.where(large, 0, bce(logits, assumed, pos_weight))
 
 
@@ -185,7 +185,7 @@ def ll_ct(
     From Kim et al. 2022; the arguments are those of `ll_r`.
     """
     unknown, assumed = _assume_negative(targets)
-    large = _largest(logits, unknown, math.ceil(min(delta * epoch, 1.0) * int(unknown.sum())))
+    large = _largest_share(logits, unknown, min(delta * epoch, 1.0))
     return bce(logits, torch.where(large, 1, assumed), pos_weight)
 
 
@@ -235,17 +235,22 @@ def _assume_negative(targets: Tensor) -> tuple[Tensor, Tensor]:
     return targets == IGNORE_INDEX, targets.clamp(min=0)
 
 
-def _largest(logits: Tensor, among: Tensor, k: int) -> Tensor:
-    """Return a mask of the k largest logits among some entries, or of all these where there are no more than k.
+def _largest_share(logits: Tensor, among: Tensor, share: float) -> Tensor:
+    """Return a mask of a share, rounded up, of the largest logits among some entries."""
+    count = torch.ceil(among.sum().cpu().double() * share)  # not every device has float64
+    return _largest(logits, among, math.ceil(share * among.numel()), count.to(logits.device, torch.int64))
 
-    The loss of an entry taken as negative grows with its logit, so the largest logits are the largest losses.
+
+def _largest(logits: Tensor, among: Tensor, most: int, count: Tensor | None = None) -> Tensor:
+    """Return a mask of the largest logits among some entries: `count` of them, or where it is not given `most`.
+
+    Where there are no more all are masked. The loss of an entry taken as negative grows with its logit, so the largest
+    logits are the largest losses. Nothing that is done depends on values, so that it can be compiled as a whole.
     """
-    k = min(k, int(among.sum()))
-    if not k:
-        return torch.zeros_like(among)
     candidates = logits.detach().masked_fill(~among, -torch.inf).flatten()
+    places = candidates.topk(min(most, len(candidates))).indices
     chosen = torch.zeros_like(among).flatten()
-    chosen[candidates.topk(k).indices] = True
+    chosen[places] = True if count is None else torch.arange(len(places), device=logits.device) < count
     return chosen.view_as(among) & among
 
 

@@ -14,7 +14,16 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .backbones import create_backbone, position_width, raise_without_safetensors, take_backbone, to_positions
+from .backbones import (
+    check_lacking,
+    check_shared,
+    create_backbone,
+    keep_frozen_in_eval,
+    position_width,
+    raise_without_safetensors,
+    take_backbone,
+    to_positions,
+)
 from .configuration_timm_multilabel import TimmMultiLabelConfig
 from .errors import OWN, HalflabelError, is_own, missing_part, part_name, shortlist
 from .heads import Head, find_head
@@ -80,11 +89,13 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             head: A class, in the place of the configuration's.
             loss: A function of the signature of those in `LOSSES`, or a record, in the place of the configuration's.
         """
+        config.validate()  # what was set since it was made too
         super().__init__(config)
         if backbone is None:
             if is_own(config.backbone):
                 raise missing_part("backbone", config.backbone)
             backbone = create_backbone(config.backbone, None, **(config.backbone_args or {}))
+        check_shared(backbone)
         self.backbone = backbone
         self._own_head, self._own_loss = head, loss
         self.head = self._make_head(config, head)
@@ -209,6 +220,31 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         elif callable(restore := getattr(module, "init_non_persistent_buffers", None)):
             restore()
 
+    @torch.no_grad()
+    def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any) -> None:  # noqa: ANN401 - likewise
+        """Give what no file holds, and `_init_weights` leaves, the values of a new model, not memory as it was.
+
+        These are weights of the backbone that a checkpoint lacks or has in another shape, which transformers names in
+        a warning, and buffers that are not saved of parts that cannot restore them.
+
+        Raises:
+            HalflabelError: If it lacks so much that the configuration must be of another network.
+        """
+        check_lacking(self, missing_keys)
+        saved = self.state_dict()
+        buffers = [name for name, _ in self.named_buffers() if name not in saved]
+        owners = {name: self.get_submodule(name.rpartition(".")[0]) for name in buffers}
+        needed = [name for name in missing_keys if name.startswith("backbone.")]
+        needed += [name for name, owner in owners.items() if not hasattr(owner, "init_non_persistent_buffers")]
+        drawn: dict[str, Tensor] = {}
+        if needed:
+            own_backbone = self.backbone if is_own(self.config.backbone) else None
+            new = type(self)(self.config, own_backbone, self._own_head, self._own_loss)
+            drawn = dict([*new.named_parameters(), *new.named_buffers()])
+        super()._move_missing_keys_from_meta_to_device(missing_keys, *args)
+        for name in needed:
+            self.get_parameter_or_buffer(name).copy_(drawn[name])
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         self.backbone.set_grad_checkpointing(enable)
 
@@ -234,7 +270,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
         if self.backbone_is_frozen:
             self.backbone.eval()
         elif mode:
-            _keep_frozen_in_eval(self.backbone)
+            keep_frozen_in_eval(self.backbone)
         return self
 
     def replace_head(
@@ -355,7 +391,8 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
             raise HalflabelError("give exactly one of pixel_values and features")
         if features is None:
             assert pixel_values is not None
-            features = self.extract_features(pixel_values.to(self.dtype))
+            given = next(self.parameters(), self.head.feature_mean)  # a replica of nn.DataParallel has buffers alone
+            features = self.extract_features(pixel_values.to(given.dtype))
         logits = self.head(features)
         loss = None
         if labels is not None:
@@ -406,21 +443,6 @@ def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[s
     for name, dim in per_label.items():
         del shapes.get(name, [0] * (dim + 1))[dim]
     return shapes
-
-
-def _keep_frozen_in_eval(module: nn.Module) -> set[bool]:
-    """Return what `requires_grad` is in a module; one that has parameters and trains none is set to evaluation mode.
-
-    One walk: to ask every part for all its parameters took twice as long, at every micro-batch.
-    """
-    parts = {child: _keep_frozen_in_eval(child) for child in module.children()}
-    trained = {parameter.requires_grad for parameter in module.parameters(recurse=False)}.union(*parts.values())
-    if trained == {False}:
-        module.training = False
-        for child, inside in parts.items():
-            if not inside:
-                child.eval()
-    return trained
 
 
 def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:

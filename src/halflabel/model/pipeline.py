@@ -1,19 +1,14 @@
 """The pipeline task `multi-label-image-classification`: a calibrated score and a decision for every label."""
 
-import base64
-import os
 from collections.abc import Mapping
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-from PIL import Image
 from transformers import Pipeline
 
 from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .decisions import check_logits
 from .errors import FLAG, HalflabelError, check_arguments, number
-from .image_processing_timm_multilabel import decode_image
+from .image_processing_timm_multilabel import ENCODED, read_image
 
 TASK = "multi-label-image-classification"
 _BEFORE = {"fast_decode": FLAG, "timeout": number(0, above=True).or_none()}
@@ -24,8 +19,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     """Answers every yes/no question of a halflabel model about an image.
 
     `pipeline("multi-label-image-classification", model)` makes one. Called with an image (path, URL, base64 text, PIL
-    picture, or uint8 array or tensor), it returns a list with `label`, `score` (0..1) and `decision` (True is yes) for
-    each label, the highest score first; called with a list, a generator or a data set of images, such a list for each.
+    picture, uint8 array or tensor, encoded bytes, or a row of a data set with them), it returns a list with `label`,
+    `score` (0..1) and `decision` (True is yes) for each label, the highest score first; called with a list, a generator
+    or a data set of images, such a list for each.
 
     Score and decision are those of the model's stored decision rule, without one the plain sigmoid and a score of at
     least 0.5. Files are decoded and transformed as `halflabel predict` does.
@@ -37,7 +33,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         timeout: Seconds to wait for a URL; None: as long as it takes.
 
     Raises:
-        HalflabelError: If the model is not one of halflabel, or an image cannot be read.
+        HalflabelError: If the model is not one of halflabel, an image cannot be read, or a logit is not finite.
     """
 
     _load_processor: Any = False
@@ -65,16 +61,21 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         """Turn one image into `pixel_values` of shape (1, channels, height, width)."""
         processor: Any = self.image_processor
         side = processor.needed_side() if options.get("fast_decode", True) else None
-        if isinstance(input_, str | Path):
-            input_ = _decode(str(input_), side, options.get("timeout"))
-        return processor(input_)
+        if isinstance(input_, ENCODED):
+            input_ = read_image(input_, side, options.get("timeout"))
+        prepared = processor(input_)
+        if len(prepared["pixel_values"]) > 1:  # only the first would be answered
+            raise HalflabelError("an array of several pictures is given as one: give a list of pictures")
+        return prepared
 
     def _forward(self, input_tensors: Mapping[str, Any], **_: Any) -> Any:  # noqa: ANN401
         return self.model(**input_tensors)
 
     def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Score, decide and sort."""
-        scores = self._rule.scores(model_outputs["logits"].double().numpy())[0]
+        logits = model_outputs["logits"].double().numpy()
+        check_logits(logits, self._names, ["the picture"])
+        scores = self._rule.scores(logits)[0]
         decisions = self._rule.decide(scores)
         answers = [
             {"label": self._names[i], "score": float(scores[i]), "decision": bool(decisions[i])}
@@ -82,20 +83,3 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             if decisions[i] or not options.get("yes_only")
         ]
         return answers[: options.get("top_k")]
-
-
-def _decode(text: str, side: int | None, timeout: float | None) -> Image.Image:
-    """Read a picture from a URL, a path or base64 text."""
-    if text.startswith(("http://", "https://")):
-        try:
-            with urlopen(Request(text, headers={"User-Agent": "halflabel"}), timeout=timeout) as answer:
-                content = answer.read()
-        except (OSError, HTTPException) as error:
-            raise HalflabelError(f"image {text} cannot be fetched: {error}") from error
-        return decode_image({"bytes": content}, text, side)
-    if os.path.isfile(text):
-        return decode_image({"path": text}, shortest_side=side)
-    try:
-        return decode_image({"bytes": base64.b64decode(text.rpartition(",")[2], validate=True)}, shortest_side=side)
-    except ValueError as error:
-        raise HalflabelError(f"image {text[:80]!r} is neither a file nor a URL nor a picture in base64") from error

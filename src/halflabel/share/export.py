@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TimmWrapperForImageClassification
 
 from ..data.files import put_in_place
-from ..model.decisions import NEVER, DecisionRule, sigmoid
+from ..model.decisions import NEVER, DecisionRule, check_logits, sigmoid
 from ..model.errors import HalflabelError, did_you_mean, reason_of
 from ..model.heads import LinearHead
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
@@ -167,8 +167,9 @@ def _compare(of: str, found: Sequence[Tensor], expected: Sequence[Tensor], most:
     """Return by how much scores differ from the model's, each given behind its logits.
 
     Raises:
-        HalflabelError: If they or the logits differ by more than is allowed, or are NaN.
+        HalflabelError: If they or the logits differ by more than is allowed, or are not finite.
     """
+    check_logits(expected[0])
     logits, scores = (float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
     logits /= max(1.0, float(expected[0].abs().max()))
     if not (logits <= most[1] and scores <= most[0]):

@@ -53,7 +53,7 @@ def draw_examples(
     pictures = [decode_image(images.dataset[i]["image"], images.dataset[i]["file_name"]) for i in chosen]
     with torch.inference_mode():
         pixels = processor(pictures)["pixel_values"].to(model.device)
-        logits = model.train(False)(pixel_values=pixels).logits.double().cpu().numpy()
+        logits = model.train(False)(pixel_values=pixels).logits.cpu().double().numpy()
     scores = model.config.decision_rule.scores(logits)
     names = images.label_space.names[:_MOST_BARS]
     height = 2 * _PAD + _SIDE + 10 + (len(names) + 1) * _ROW

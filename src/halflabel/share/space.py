@@ -56,11 +56,11 @@ def answer(model: Any, processor: Any, path: str | None) -> tuple[str, Any]:  # 
     say_threshold = sys.modules[type(rule).__module__].say_threshold
     try:
         picture = decode_image({"path": path}, Path(path).name, processor.needed_side())
+        with torch.inference_mode():
+            logits = model(pixel_values=processor(picture)["pixel_values"].to(model.device)).logits
+        scores = rule.scores(logits.cpu().double().numpy())[0]
     except ValueError as error:
         return quiet(str(error)), nothing
-    with torch.inference_mode():
-        logits = model(pixel_values=processor(picture)["pixel_values"].to(model.device)).logits
-    scores = rule.scores(logits.double().cpu().numpy())[0]
     decisions, rows = rule.decide(scores), []
     order = (-scores).argsort(kind="stable")
     for i in order:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, SchedulerType
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, unwrap_peft_model
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, trainer_metrics
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
@@ -36,6 +38,18 @@ from .transfer import AverageWeights, optimizer_cls_and_kwargs
 
 log = logging.getLogger(__name__)
 _REPEATED = "repeated_images"
+
+
+def own_model(model: Any) -> Model:  # noqa: ANN401 - a module
+    """Look through what wraps a model: several devices, compilation, peft.
+
+    Raises:
+        HalflabelError: If it is not one of halflabel.
+    """
+    found = unwrap_peft_model(extract_model_from_parallel(model, keep_torch_compile=False))
+    if not isinstance(found, Model):
+        raise HalflabelError(f"MultiLabelTrainer trains models of halflabel, not a {type(found).__name__}")
+    return found
 
 
 class TellEpoch(TrainerCallback):
@@ -56,22 +70,24 @@ class TellEpoch(TrainerCallback):
         self.images_in_stream = images_in_stream
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Drop decisions that were fitted to the weights as they were."""
-        if model.config.decisions is not None:
-            model.config.decisions = None
+        """Refuse a configuration that could not be saved; drop decisions, which belong to the weights as they were."""
+        config = own_model(model).config
+        config.validate()
+        if config.decisions is not None:
+            config.decisions = None
             log.warning("the decisions are dropped: training changes the scores they were fitted on; calibrate again")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Tell the whole number of epochs done; a run resumed within an epoch has a fraction more."""
-        model.epoch = int((state.epoch or 0) + 1e-6)
+        epoch = own_model(model).epoch = int((state.epoch or 0) + 1e-6)
         if self.dataset is not None:
-            self.dataset.set_epoch(model.epoch)
+            self.dataset.set_epoch(epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Count the passes over a stream."""
         if self.images_in_stream:
             images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-            model.epoch = images // self.images_in_stream
+            own_model(model).epoch = images // self.images_in_stream
 
 
 class MultiLabelTrainer(WholeCheckpoints):
@@ -97,6 +113,8 @@ class MultiLabelTrainer(WholeCheckpoints):
         self._evaluated: list[Tensor] = []
         self._first_step = 0
         super().__init__(*args, **kwargs)
+        if self.args.batch_eval_metrics and self.compute_metrics is trainer_metrics:
+            self.compute_metrics = BatchMetrics()
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
@@ -152,8 +170,8 @@ class MultiLabelTrainer(WholeCheckpoints):
         """Write a short card of ours where there is no card."""
         path = Path(str(self.args.output_dir), "README.md")
         if self.is_world_process_zero() and not path.exists():
-            model = self.accelerator.unwrap_model(self.model)
-            path.write_text(str(short_card(model.config, self.hub_model_id or path.parent.name)), encoding="utf-8")
+            config = own_model(self.model).config
+            path.write_text(str(short_card(config, self.hub_model_id or path.parent.name)), encoding="utf-8")
 
     def evaluation_loop(
         self,
@@ -163,8 +181,13 @@ class MultiLabelTrainer(WholeCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Have the loss of an evaluation or a prediction divided once, by what all batches hold, not batch by batch."""
+        """Have the loss of an evaluation or a prediction divided once, by what all batches hold, not batch by batch.
+
+        What an evaluation left when it broke off is measured in none.
+        """
         self._evaluated = []
+        if isinstance(self.compute_metrics, BatchMetrics):
+            self.compute_metrics.begin()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         metrics, key = output.metrics or {}, f"{metric_key_prefix}_loss"
         if "loss" in self.args.include_for_metrics:  # else the stock one was told of no loss
@@ -180,8 +203,14 @@ class MultiLabelTrainer(WholeCheckpoints):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Put aside what the loss of the known entries is made of, where the loss is the model's own."""
+        """Put aside what the loss of the known entries is made of, where the loss is the model's own.
+
+        Raises:
+            HalflabelError: If a logit is not finite, also of an unknown entry.
+        """
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if isinstance(logits, Tensor) and not bool(logits.isfinite().all()):
+            check_logits(logits.float().cpu().numpy(), self._network.config.label_space.names)
         if loss is not None and self.compute_loss_func is None and isinstance(logits, Tensor):
             batch = self._without_repeats({"labels": labels})
             batch["labels"] = batch["labels"].masked_fill(batch["labels"] < 0, self._no_part)
@@ -206,9 +235,7 @@ class MultiLabelTrainer(WholeCheckpoints):
 
     @property
     def _network(self) -> Model:
-        model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, Model)
-        return model
+        return own_model(self.model)
 
     @property
     def _loss(self) -> Loss:

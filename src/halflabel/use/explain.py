@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.backbones import position_width, to_positions
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor, decode_image
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -66,8 +67,8 @@ def explain(
         labels: Whose maps to make, in this order; None: those of the six highest scores.
 
     Raises:
-        HalflabelError: If a label is not the model's, the picture cannot be read, or the backbone has no map of
-            positions.
+        HalflabelError: If a label is not the model's, the picture cannot be read, a logit is not finite, or the
+            backbone has no map of positions.
     """
     saved = open_model(model)
     network, processor = saved.model, saved.processor
@@ -79,7 +80,9 @@ def explain(
     network.train(False)
     with torch.enable_grad():
         logits, maps, baseline = _run(network, pixels)
-    scores = rule.scores(logits.detach().double().cpu().numpy())[0]
+    values = logits.detach().cpu().double().numpy()
+    check_logits(values, space.names, ["the picture"])
+    scores = rule.scores(values)[0]
     answers, found = rule.decide(scores), []
     grid, size = _grid(network, maps, pixels), (pixels.shape[-2], pixels.shape[-1])
     for i in np.argsort(-scores, kind="stable")[:SHOWN].tolist() if chosen is None else chosen:

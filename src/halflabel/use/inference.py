@@ -28,6 +28,7 @@ from ..data.files import check_model_place
 from ..data.images import AnnotatedImages
 from ..data.pixels import PixelDataset, collate
 from ..metrics.entries import Floats
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError, did_you_mean, nearest_file, reason_of, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification
@@ -186,7 +187,11 @@ def choose_split(
 def predict_logits(
     saved: SavedModel, images: AnnotatedImages, batch_size: int = 32, fast_decode: bool = True
 ) -> Floats:
-    """Return the logits of n images, shape (n, num_labels), by the Trainer's own prediction loop; see `evaluate`."""
+    """Return the logits of n images, shape (n, num_labels), by the Trainer's own prediction loop; see `evaluate`.
+
+    Raises:
+        HalflabelError: If one is not finite.
+    """
     side = saved.processor.needed_side() if fast_decode else None
     dataset = PixelDataset(images, saved.processor.eval_transform(), shortest_side=side)
     with tempfile.TemporaryDirectory() as folder:
@@ -196,4 +201,6 @@ def predict_logits(
             use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
         )  # fmt: skip
         trainer = Trainer(model=saved.model, args=arguments, data_collator=collate)
-        return np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
+        logits = np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
+    check_logits(logits, saved.label_names, images.column("file_name").tolist())
+    return logits

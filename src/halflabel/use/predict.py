@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..data.files import LOCK, UNFINISHED, file_identity, whole_file, write_whole
 from ..data.pixels import sole_run
+from ..model.decisions import check_logits
 from ..model.errors import HalflabelError, nearest_file, printable, reason_of, shortlist
 from ..model.image_processing_timm_multilabel import decode_image
 from ..model.labels import LabelSpace
@@ -38,6 +39,8 @@ PART_SIZE = 4096
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 _ABOUT = "_predict.json"  # readers of a folder of Parquet files pass over names that start with _
 _SKIPPED = b"halflabel.skipped"
+_UNREADABLE = (".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".dcm")
+"""Endings of pictures that Pillow alone cannot read: they are told as skipped, not passed over."""
 
 
 def predict(
@@ -73,8 +76,8 @@ def predict(
         is left out, logged, and told in `table.attrs["skipped"]`.
 
     Raises:
-        HalflabelError: If there is no such model or picture, if a label is not the model's, on another ending of the
-            output; and as `score_to`.
+        HalflabelError: If there is no such model or picture, if a label is not the model's, if a logit is not finite,
+            on another ending of the output; and as `score_to`.
     """
     if output is not None and not str(output).endswith((*_ENDINGS, "/", os.sep)):
         listed = ", ".join(_ENDINGS)
@@ -116,7 +119,7 @@ def find_images(paths: Iterable[Name]) -> list[str]:
 
 
 def _pictures_in(folder: str) -> Iterator[str]:
-    endings = Image.registered_extensions()
+    endings = {*Image.registered_extensions(), *_UNREADABLE}
     for at, _, names in os.walk(os.path.normpath(folder)):
         for name in names:
             if os.path.splitext(name)[1].lower() in endings and os.path.isfile(file := os.path.join(at, name)):
@@ -183,7 +186,9 @@ class Scorer:
             except HalflabelError as error:
                 errors.append(str(error))
         made = self.network(torch.stack(pixels)) if pixels else torch.empty(0, len(self.space))
-        return kept, made.double().numpy(), errors
+        logits = made.double().numpy()
+        check_logits(logits, self.space.names, [files[row] for row in kept])
+        return kept, logits, errors
 
     def _table(self, names: Sequence[str], logits: Any) -> pd.DataFrame:  # noqa: ANN401
         rule, chosen = self.model.config.decision_rule, np.array(self.labels)
