@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from ..data.files import sync_files, sync_folder
+from ..data.files import sync_files, sync_folder, write_whole
 from ..model.errors import HalflabelError, reason_of, shortlist
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise HalflabelError(f"{path} is cut off or damaged; start in another folder") from error
     return found
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of an output folder as a whole."""
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def check_same_run(place: Path, now: dict[str, Any]) -> None:
@@ -319,7 +324,7 @@ class WholeCheckpoints(Trainer):
                 callback.write(self.accelerator.unwrap_model(model), unfinished)
         super()._save_checkpoint(model, trial)
         if self.args.should_save and self.trained_on is not None:
-            (unfinished / TRAINED_ON).write_text(json.dumps(self.trained_on, indent=1) + "\n", encoding="utf-8")
+            write_json(unfinished / TRAINED_ON, self.trained_on)
         if self.state.best_model_checkpoint == str(unfinished):
             self.state.best_model_checkpoint = str(place)
             if self.args.should_save:

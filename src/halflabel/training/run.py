@@ -16,7 +16,6 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.files import write_whole
 from ..data.pixels import FeatureDataset, sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -36,6 +35,7 @@ from .checkpoints import (
     last_checkpoint,
     later_checkpoints,
     read_json,
+    write_json,
 )
 from .guesses import PseudoLabelOptions, make_pseudo_labels, pool
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
@@ -284,9 +284,8 @@ def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metr
     (folder / RECIPE).write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     history = json.dumps(json_ready(trainer.state.log_history), indent=1)
     (folder / TRAINING_LOG).write_text(history + "\n", encoding="utf-8")
-    about = json.dumps({**trained_on, "steps": trainer.state.global_step})
-    write_whole(folder / TRAINED_ON, about + "\n")
-    write_whole(folder / METRICS, json.dumps(metrics, indent=1) + "\n")  # last: it is done
+    write_json(folder / TRAINED_ON, {**trained_on, "steps": trainer.state.global_step})
+    write_json(folder / METRICS, metrics)  # last: it is done
 
 
 def prepare_training(
