@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
+from ..data.files import sync_files, write_whole
 from ..data.pixels import sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -35,7 +36,6 @@ from .checkpoints import (
     last_checkpoint,
     later_checkpoints,
     read_json,
-    write_in_order,
 )
 from .folds import out_of_fold_logits
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
@@ -303,9 +303,12 @@ def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metr
         RECIPE: yaml.safe_dump(resolved, sort_keys=False),
         TRAINING_LOG: json.dumps(json_ready(trainer.state.log_history), indent=1) + "\n",
         TRAINED_ON: json.dumps({**trained_on, "steps": trainer.state.global_step}) + "\n",
-        METRICS: json.dumps(metrics, indent=1) + "\n",  # last: it is done
+        METRICS: json.dumps(metrics, indent=1) + "\n",
     }
-    write_in_order(folder, files)
+    for name, content in files.items():
+        if name == METRICS:  # it says that the run is done: only when the disk holds all of it
+            sync_files(path for path in folder.glob("[!.]*") if path.is_file())
+        write_whole(folder / name, content)
 
 
 def prepare_training(
