@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, SchedulerType, rotate_checkpoints
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
-from ..metrics.trainer import BatchMetrics, trainer_metrics
+from ..metrics.trainer import BatchMetrics, describe_log, trainer_metrics
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
@@ -327,29 +327,6 @@ class Progress(ProgressCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, *_: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Show nothing."""
-
-
-_WORDS = {
-    "loss": "training loss",
-    "learning_rate": "learning rate",
-    "eval_mAP": "validation mAP",
-    "eval_mAUROC": "mAUROC",
-    "eval_known_loss": "loss",
-    "eval_undefined_labels": "undefined labels",
-    "train_runtime": "seconds of training",
-}
-"""What stands in the line of a log; `training_log.json` holds everything."""
-
-
-def describe_log(logs: Mapping[str, Any]) -> str:
-    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at."""
-    parts = []
-    for key, value in logs.items():
-        if key in _WORDS and (value or key != "eval_undefined_labels"):
-            shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
-            parts.append(f"{_WORDS[key]} {shown}")
-    start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
-    return start + ", ".join(parts)
 
 
 def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
