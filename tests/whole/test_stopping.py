@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM in every command: a line that says what is kept and what goes on with it, and exit code 130."""
 
 import json
+import re
 import shlex
 import signal
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ STOPPED = [
     ),
     (
         "advise {table} --backbone test_resnet --weights {weights}",
-        "005.png",
+        "labels.csv",
         "the features that were computed are kept",
     ),
     ("push {model} alice/model", r"share/(__pycache__/)?push\.", "files are pushed all together or not at all"),
@@ -72,6 +73,7 @@ def stop(places, tmp_path, monkeypatch):
         code = halflabel(words, tmp_path / "output", kill_at=(file, 1), number=number)
         said = (tmp_path / "output").read_text()
         assert code == 130, said
+        assert (tmp_path / "output").stat().st_mtime - float(re.search(r"signal at ([\d.]+)", said)[1]) < 2
         assert "Traceback" not in said
         lines = [line for line in said.splitlines() if line.startswith("halflabel: ")]
         assert len(lines) == 1, said
