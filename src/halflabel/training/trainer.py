@@ -388,9 +388,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
     elif not (arguments.load_best_model_at_end or "load_best_model_at_end" in recipe.said or "no" in strategies):
-        log.warning(
-            "eval_strategy %s, save_strategy %s: they differ, so the last model is kept, not the best", *strategies
-        )
+        log.warning("eval_strategy and save_strategy differ, so the last model is kept, not the best")
     callbacks: list[TrainerCallback] = [SaveAndStop()]  # and what happens to the weights
     if keys.ema_decay is not None:
         callbacks.append(AverageWeights(keys.ema_decay))
