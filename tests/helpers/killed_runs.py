@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import sys
+import time
 
 import forked
 
@@ -62,6 +63,7 @@ def _killer(number, pattern, count, awaited="open"):
         if event == awaited and re.search(pattern, str(arguments[0])):
             left -= 1
             if not left:
+                os.write(1, f"signal at {time.time()}\n".encode())
                 os.kill(os.getpid(), number)
 
     return watch

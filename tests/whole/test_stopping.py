@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from halflabel.cli.commands import COMMANDS
 from halflabel_cli import main
 
-# The command, a file at whose opening the signal comes, and what is said to be kept.
+# The command, a pattern of the file at whose opening the signal comes, and what is said to be kept.
 STOPPED = [
     ("train {recipe} --output_dir new", "005.png", "no checkpoint is there yet"),
     ("predict {model} {pictures} --output scores.csv --part_size 4", "009.png", "2 finished parts are kept in"),
@@ -25,16 +25,20 @@ STOPPED = [
     ("calibrate {model} {table} --split train", "005.png", "nothing is kept"),
     ("review {model} {table} --output found", "005.png", "nothing is kept"),
     ("explain {model} {pictures}/005.png", "005.png", "nothing is kept"),
-    ("compare {table} --recipes {recipe} {recipe}", "005.png", "the runs that are finished and the features are kept"),
+    (
+        "compare {table} --recipes {recipe} '{recipe} --loss em'",
+        "005.png",
+        "the runs that are finished and the features are kept",
+    ),
     (
         "advise {table} --backbone test_resnet --weights {weights}",
-        "005.png",
+        "labels.csv",
         "the features that were computed are kept",
     ),
-    ("push {model} alice/model", "metrics.json", "files are pushed all together or not at all"),
+    ("push {model} alice/model", r"share/(__pycache__/)?push\.", "files are pushed all together or not at all"),
     ("card {model}", "metrics.json", "nothing is kept"),
-    ("export {model} --format timm --output plain", "model.safetensors", "nothing is kept"),
-    ("demo {model}", "model.safetensors", "the page is closed"),
+    ("export {model} --format timm --output plain", "config.json", "nothing is kept"),
+    ("demo {model}", "config.json", "the page is closed"),
     ("recipes {recipe}", "ok.yaml", "nothing is kept"),
 ]
 
@@ -66,9 +70,10 @@ def stop(places, tmp_path, monkeypatch):
 
     def run(command, file, number):
         words = shlex.split(command.format(**vars(places)))
-        code = halflabel(words, tmp_path / "output", kill_at=(re.escape(file), 1), number=number)
+        code = halflabel(words, tmp_path / "output", kill_at=(file, 1), number=number)
         said = (tmp_path / "output").read_text()
         assert code == 130, said
+        assert (tmp_path / "output").stat().st_mtime - float(re.search(r"signal at ([\d.]+)", said)[1]) < 2
         assert "Traceback" not in said
         lines = [line for line in said.splitlines() if line.startswith("halflabel: ")]
         assert len(lines) == 1, said

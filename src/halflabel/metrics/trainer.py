@@ -1,6 +1,7 @@
-"""What the Trainer is told of the logits of a validation split."""
+"""What the Trainer is told of the logits of a validation split, and how its logs are told in a line."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,26 @@ def _measure(labels: Iterable[KnownScores]) -> dict[str, float]:
     undefined, known_loss = int(np.isnan(ap).sum()), float(ratio(cost.sum(), count.sum()))
     values = (mean_defined(ap), mean_defined(auroc), known_loss, undefined, means["CF1"], means["OF1"])
     return dict(zip(MEASURES, values, strict=True))
+
+
+_WORDS = {
+    "loss": "training loss",
+    "learning_rate": "learning rate",
+    "eval_mAP": "validation mAP",
+    "eval_mAUROC": "mAUROC",
+    "eval_known_loss": "loss",
+    "eval_undefined_labels": "undefined labels",
+    "train_runtime": "seconds of training",
+}
+"""What stands in the line of a log; `training_log.json` holds everything."""
+
+
+def describe_log(logs: Mapping[str, Any]) -> str:
+    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at."""
+    parts = []
+    for key, value in logs.items():
+        if key in _WORDS and (value or key != "eval_undefined_labels"):
+            shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
+            parts.append(f"{_WORDS[key]} {shown}")
+    start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
+    return start + ", ".join(parts)

@@ -7,7 +7,7 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, SchedulerType, unwrap_peft_model
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
-from ..metrics.trainer import BatchMetrics, trainer_metrics
+from ..metrics.trainer import BatchMetrics, describe_log, trainer_metrics
 from ..model.decisions import check_logits
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
@@ -316,29 +316,6 @@ class Progress(ProgressCallback):
         """Show nothing."""
 
 
-_WORDS = {
-    "loss": "training loss",
-    "learning_rate": "learning rate",
-    "eval_mAP": "validation mAP",
-    "eval_mAUROC": "mAUROC",
-    "eval_known_loss": "loss",
-    "eval_undefined_labels": "undefined labels",
-    "train_runtime": "seconds of training",
-}
-"""What stands in the line of a log; `training_log.json` holds everything."""
-
-
-def describe_log(logs: Mapping[str, Any]) -> str:
-    """Return what the Trainer logs as one line: the epoch, and of its numbers those that one looks at."""
-    parts = []
-    for key, value in logs.items():
-        if key in _WORDS and (value or key != "eval_undefined_labels"):
-            shown = value if not isinstance(value, float) else "undefined" if math.isnan(value) else f"{value:.3g}"
-            parts.append(f"{_WORDS[key]} {shown}")
-    start = f"epoch {logs['epoch']:.4g}: " if "epoch" in logs else ""
-    return start + ", ".join(parts)
-
-
 def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
     """Return the recipe's model, all of it trainable, and its image processor.
 
@@ -383,9 +360,7 @@ def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: T
         arguments.eval_strategy = arguments.eval_strategy.__class__("no")
         arguments.load_best_model_at_end = False
     elif not (arguments.load_best_model_at_end or "load_best_model_at_end" in recipe.said or "no" in strategies):
-        log.warning(
-            "eval_strategy %s, save_strategy %s: they differ, so the last model is kept, not the best", *strategies
-        )
+        log.warning("eval_strategy and save_strategy differ, so the last model is kept, not the best")
     callbacks: list[TrainerCallback] = [SaveAndStop()]  # and what happens to the weights
     if keys.ema_decay is not None:
         callbacks.append(AverageWeights(keys.ema_decay))
