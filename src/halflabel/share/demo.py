@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from packaging.requirements import Requirement
 
 from ..model.errors import HalflabelError
+from ..training.features import process_state
 from ..use.explain import explain
 from ..use.inference import Name, SavedModel, hub_reason, open_model
 from .image_plots import draw_heat_map
@@ -67,7 +68,7 @@ def demo(
     except ImportError as error:
         raise HalflabelError("the demo needs Gradio: pip install 'halflabel[demo]'") from error
     saved = open_model(model)
-    torch.nn.Module.to(saved.model, "cuda" if torch.cuda.is_available() else "cpu")
+    torch.nn.Module.to(saved.model, process_state().device)
     title = saved.folder.resolve().name if saved.folder else saved.name
     page = build_page(saved.model, saved.processor, title, lambda path, label: show_heat_map(saved, path, label))
     try:

@@ -11,6 +11,8 @@ import logging
 import math
 import os
 import platform
+import shutil
+import tempfile
 import threading
 import time
 from collections import deque
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -96,11 +98,12 @@ class Network:
         pixels = pixels.to(memory_format=torch.channels_last)
         on_cuda = self.device.type == "cuda"
         if on_cuda:
-            pixels = pixels.pin_memory()  # from pinned memory a copy runs beside the network
-        pixels = pixels.to(self.device, non_blocking=on_cuda).to(self.dtype)
+            # From pinned memory a copy runs beside the network; other accelerators may not be used by two threads.
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         with self.turn:  # on an accelerator the activations of one batch at a time
-            made = self.run(self.model, pixels)
-        return made.float().cpu()
+            made = self.run(self.model, pixels.to(self.device, self.dtype)).float()
+            made = made if on_cuda else made.cpu()
+        return made.cpu()
 
 
 def run_in_threads(call: Callable[[Item], Made], source: Iterable[Item], device: torch.device) -> Iterator[Made]:
@@ -257,10 +260,10 @@ def cached_features(
         return run_backbone(model, views, rows, title=title, **options)
 
     state = process_state()
+    if folder is None and state.num_processes > 1:
+        return _gathered_features(model, views, title, **options)
     if folder is None:
-        mine = np.array_split(np.arange(len(views)), state.num_processes)[state.process_index].tolist()
-        part = [torch.cat(list(run(mine)))] if mine else []
-        return torch.cat(gather_object(part) if state.num_processes > 1 else part)
+        return torch.cat(list(run(range(len(views)))))
     cache, keys = FeatureFolder(folder, backbone_parts(model)), views.keys()
     found = cache.find(keys)
     of = f"{len(keys)}" + (f" ({len(keys) // views.views} images in {views.views} views)" if views.views > 1 else "")
@@ -282,6 +285,20 @@ def cached_features(
     except (KeyError, FileNotFoundError) as error:
         raise HalflabelError(f"features in {cache.path} were removed while they were computed; start again") from error
     return rows.gather() if len(rows.shape) == 2 else rows
+
+
+def _gathered_features(model: Model, views: Views, title: str, **options: Any) -> Tensor:  # noqa: ANN401
+    """Return what several processes compute in memory: they hand it over in files, not through their devices."""
+    state, names = process_state(), [""]
+    if state.is_main_process:
+        names[0] = tempfile.mkdtemp()
+    broadcast_object_list(names)
+    rows = cached_features(model, views, names[0], title, **options)
+    found = rows if isinstance(rows, Tensor) else rows.gather()
+    state.wait_for_everyone()
+    if state.is_local_main_process:
+        shutil.rmtree(names[0], ignore_errors=True)
+    return found
 
 
 def _compute(

@@ -115,7 +115,7 @@ class MultiLabelTrainer(WholeCheckpoints):
         super().__init__(*args, **kwargs)
         if self.args.batch_eval_metrics and self.compute_metrics is trainer_metrics:
             self.compute_metrics = BatchMetrics()
-        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
+        if max(self.args.world_size, self.args.n_gpu) > 1 and not self.args.average_tokens_across_devices:
             raise HalflabelError("average_tokens_across_devices must be true on several devices for an exact loss")
         self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
 
