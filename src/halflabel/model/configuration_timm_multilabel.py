@@ -1,10 +1,12 @@
 """The model's configuration: which backbone, which labels, which head, which loss."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from .backbones import check_backbone, check_backbone_args
@@ -46,6 +48,31 @@ def check_version(written: object) -> None:
         raise HalflabelError(
             f"the model was saved by halflabel {written}, and this is halflabel {VERSION}: pip install -U halflabel"
         )
+
+
+TAGS = ["halflabel", "timm", "multi-label"]
+_TEXT = """
+# {name}
+
+A multi-label image classifier: each of its {count} yes/no questions is answered by its own sigmoid, on the timm
+backbone `{backbone}`. Yes is a score of at least
+
+````json
+{thresholds}
+````
+
+## Use
+
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", {repository}, trust_remote_code=True, top_k=None)
+print(classify("photo.jpg"))
+```
+
+`trust_remote_code` is not needed after `import halflabel`. How the model was trained and measured is not told here;
+`halflabel train` writes a card that does.
+"""
 
 
 class TimmMultiLabelConfig(PreTrainedConfig):
@@ -229,3 +256,17 @@ def _follow(name: str, weights: list[float] | None, rows: Sequence[int | None]) 
     if None in rows:
         log.warning("%s is 1 for the new labels", name)
     return [1.0 if row is None else weights[row] for row in rows]
+
+
+def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
+    """Return the card of a model with this configuration; its example loads the repository that it is pushed to."""
+    metadata = ModelCardData(library_name="transformers", pipeline_tag="image-classification", tags=TAGS)
+    thresholds = dict(zip(config.label_space.names, config.decision_rule.thresholds, strict=True))
+    text = _TEXT.format(
+        name=repository.rsplit("/", 1)[-1],
+        count=len(thresholds),
+        backbone=config.backbone,
+        thresholds=json.dumps(thresholds, indent=1, ensure_ascii=False),
+        repository=json.dumps(repository),
+    )
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")

@@ -1,6 +1,5 @@
 """A timm backbone with a multi-label head and a loss over the known entries, as a transformers model."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -24,37 +22,14 @@ from .backbones import (
     take_backbone,
     to_positions,
 )
-from .configuration_timm_multilabel import TimmMultiLabelConfig
+from .configuration_timm_multilabel import TAGS, TimmMultiLabelConfig, short_card
 from .errors import OWN, HalflabelError, is_own, missing_part, part_name, shortlist
 from .heads import Head, find_head
 from .losses import Loss, find_loss
 from .objective import masked_loss, sum_losses
 
 log = logging.getLogger(__name__)
-TAGS = ["halflabel", "timm", "multi-label"]
 _STOCK = "This model card has been automatically generated."
-_TEXT = """
-# {name}
-
-A multi-label image classifier: each of its {count} yes/no questions is answered by its own sigmoid, on the timm
-backbone `{backbone}`. Yes is a score of at least
-
-````json
-{thresholds}
-````
-
-## Use
-
-```python
-from transformers import pipeline
-
-classify = pipeline("image-classification", {repository}, trust_remote_code=True, top_k=None)
-print(classify("photo.jpg"))
-```
-
-`trust_remote_code` is not needed after `import halflabel`. How the model was trained and measured is not told here;
-`halflabel train` writes a card that does.
-"""
 
 
 class TimmMultiLabelForImageClassification(PreTrainedModel):
@@ -443,17 +418,3 @@ def _shared(state: Mapping[str, Tensor], per_label: Mapping[str, int]) -> dict[s
     for name, dim in per_label.items():
         del shapes.get(name, [0] * (dim + 1))[dim]
     return shapes
-
-
-def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
-    """Return the card of a model with this configuration; its example loads the repository that it is pushed to."""
-    metadata = ModelCardData(library_name="transformers", pipeline_tag="image-classification", tags=TAGS)
-    thresholds = dict(zip(config.label_space.names, config.decision_rule.thresholds, strict=True))
-    text = _TEXT.format(
-        name=repository.rsplit("/", 1)[-1],
-        count=len(thresholds),
-        backbone=config.backbone,
-        thresholds=json.dumps(thresholds, indent=1, ensure_ascii=False),
-        repository=json.dumps(repository),
-    )
-    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")

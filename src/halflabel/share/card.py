@@ -20,12 +20,11 @@ from ..data.files import read_yaml, write_whole
 from ..data.loading import find_format, parse_sources
 from ..decide.report import decision_notes, number
 from ..model.backbones import INSTALLED
-from ..model.configuration_timm_multilabel import TimmMultiLabelConfig
+from ..model.configuration_timm_multilabel import TAGS, TimmMultiLabelConfig
 from ..model.decisions import DecisionRule, yes_from
 from ..model.errors import OWN, HalflabelError, is_own, printable, reason_of, shortlist
 from ..model.labels import LabelCounts
 from ..model.losses import find_loss
-from ..model.modeling_timm_multilabel import TAGS
 from ..training.keys import DEFAULTS, INFORMATION, REMOVED, TRAINING_DEFAULTS
 from ..training.run import FIGURES, METRICS, PLOTS, RECIPE
 from ..use.inference import Name

@@ -23,13 +23,13 @@ from transformers.trainer_utils import EvalLoopOutput, SchedulerType, unwrap_pef
 
 from ..data.pixels import FeatureDataset, PixelDataset, collate
 from ..metrics.trainer import BatchMetrics, describe_log, trainer_metrics
+from ..model.configuration_timm_multilabel import short_card
 from ..model.decisions import check_logits
 from ..model.errors import HalflabelError
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
-from ..model.modeling_timm_multilabel import short_card
 from ..model.objective import count_items, label_scale
 from .checkpoints import KeepTrainingWeights, SaveAndStop, WholeCheckpoints, checkpoints_in
 from .preparation import TrainingData, head_weight_decay, loss_configuration
