@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from ..data.files import sync_files, sync_folder
+from ..data.files import sync_files, sync_folder, write_whole
 from ..model.errors import HalflabelError, reason_of, shortlist
 
 log = logging.getLogger(__name__)
@@ -211,6 +211,15 @@ def disk_faults_told(what: Path) -> Iterator[None]:
             f"{what} cannot be written ({reason}); is the disk full? What was written earlier is there: "
             "make room, and go on with --resume_from_checkpoint"
         ) from error
+
+
+def write_in_order(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files by their names; the last, which says that a run is done, when the disk holds all of the folder's."""
+    *first, last = files
+    for name in first:
+        write_whole(folder / name, files[name])
+    sync_files(path for path in folder.glob("[!.]*") if path.is_file())
+    write_whole(folder / last, files[last])
 
 
 def move_to_its_place(unfinished: Path, place: Path) -> None:

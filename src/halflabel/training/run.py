@@ -16,7 +16,6 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.files import sync_files, write_whole
 from ..data.pixels import sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -36,6 +35,7 @@ from .checkpoints import (
     last_checkpoint,
     later_checkpoints,
     read_json,
+    write_in_order,
 )
 from .folds import out_of_fold_logits
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
@@ -305,10 +305,7 @@ def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metr
         TRAINED_ON: json.dumps({**trained_on, "steps": trainer.state.global_step}) + "\n",
         METRICS: json.dumps(metrics, indent=1) + "\n",
     }
-    for name, content in files.items():
-        if name == METRICS:  # it says that the run is done: only when the disk holds all of it
-            sync_files(path for path in folder.glob("[!.]*") if path.is_file())
-        write_whole(folder / name, content)
+    write_in_order(folder, files)
 
 
 def prepare_training(
