@@ -237,6 +237,20 @@ def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> No
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
 
 
+def check_targets(counts: TargetCounts, loss: Any) -> None:  # noqa: ANN401 - as `find_loss` takes it
+    """Refuse targets that are all yes, or all no, for every label, where the loss learns from nothing else.
+
+    Raises:
+        HalflabelError: It says what such data mostly come from.
+    """
+    learned = (counts.positive > 0) & (counts.positive < counts.answered)
+    if not learned.any() and not find_loss(loss).uses_unknown:
+        raise HalflabelError(
+            "no label has both a yes and a no to train on, so that nothing can be learned: in a table -1 is unknown "
+            "(write 0 for no, or train with unknown: negative), and of a set without annotations nothing is yes"
+        )
+
+
 def make_datasets(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> dict[str, Any]:
     """Return the data set of each split that has images; of features, where the recipe caches these."""
     made: dict[str, Any] = {}

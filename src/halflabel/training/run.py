@@ -30,6 +30,7 @@ from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
+    check_targets,
     count_skipped,
     make_datasets,
     prepare_data,
@@ -108,6 +109,7 @@ def run_recipe(recipe: Recipe, present: Callable[[Trained], Any] = lambda traine
     checkpoint = _checkpoint(recipe, folder)
     data = prepare_data(recipe)
     report_labels(data.counts, data.names, recipe.data.strict)
+    check_targets(data.target_counts(recipe), recipe.model.loss)
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:
