@@ -33,8 +33,7 @@ from halflabel.training.preparation import (
     training_targets,
 )
 from halflabel.training.recipe import parse_recipe
-from halflabel.training.trainer import build_model
-from halflabel.training.transfer import choose_trained
+from halflabel.training.transfer import build_model, choose_trained
 
 PROTOCOLS = {
     "random 0.3": {"protocol": "random", "keep": 0.3},

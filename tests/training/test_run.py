@@ -626,3 +626,17 @@ def test_a_broken_run_goes_on_to_the_same_model(known_colours, tmp_path):
 def test_keys_that_contradict_each_other(known_colours, tmp_path, keys, message):
     with pytest.raises(HalflabelError, match=message):
         guessing(known_colours, tmp_path, **keys)
+
+
+@pytest.mark.parametrize("answers", [(1, -1), (0, 0)])
+def test_labels_of_one_answer_alone_are_refused_before_training_but_by_losses_for_them(answers, colour_table, tmp_path):
+    rows = [f"{i:03d}.png,{answers[i % 2]},{answers[(i // 2) % 2]}" for i in range(32)]
+    table = colour_table.with_name("one.csv")
+    table.write_text("\n".join(["file_name,red,blue", *rows]) + "\n")
+    keys = {"backbone": "test_resnet", "weights": "none", "feature_cache": "none", "num_train_epochs": 1}
+    with pytest.raises(HalflabelError, match="no label has both a yes and a no to train on.*-1 is unknown"):
+        halflabel.train("linear_probe", data=table, output_dir=str(tmp_path / "run"), **keys)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    if -1 in answers:
+        for number, more in enumerate(({"loss": "wan"}, {"unknown": "negative"})):
+            halflabel.train("linear_probe", data=table, output_dir=str(tmp_path / f"run{number}"), **keys, **more)

@@ -31,8 +31,8 @@ from ..training.keys import split_entrant
 from ..training.preparation import TrainingData, hide_known, hides_labels, make_datasets
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
-from ..training.trainer import build_model, make_trainer
-from ..training.transfer import choose_trained
+from ..training.trainer import make_trainer
+from ..training.transfer import build_model, choose_trained
 
 log = logging.getLogger(__name__)
 

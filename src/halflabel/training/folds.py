@@ -22,16 +22,19 @@ from transformers import get_scheduler
 from ..data.images import AnnotatedImages, number_groups
 from ..data.pixels import FeatureDataset
 from ..data.splitting import assign_splits
-from ..model.errors import HalflabelError
-from ..model.labels import count_labels
+from ..model.errors import HalflabelError, shortlist
+from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from ..model.labels import IGNORE_INDEX, count_labels
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.objective import count_items
+from .guesses import make_pseudo_labels, pool
+from .keys import PseudoLabelOptions
 from .preparation import (
     TargetCounts,
     TrainingData,
-    add_pseudo_labels,
     head_weight_decay,
     start_head,
+    training_features,
     training_targets,
 )
 from .recipe import Recipe
@@ -124,6 +127,54 @@ def out_of_fold_logits(recipe: Recipe, model: Model, data: TrainingData, train: 
         model.head, model.epoch = trained, epoch
         torch.set_rng_state(state)
     return found
+
+
+def add_pseudo_labels(
+    recipe: Recipe,
+    model: Model,
+    processor: Processor | None,
+    data: TrainingData,
+    train: Any,  # noqa: ANN401 - a data set
+) -> dict[str, Any] | None:
+    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
+
+    The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
+    Without a report the recipe wants none, or nothing is unknown. The processor is needed only in the second case.
+    """
+    keys = recipe.training
+    if keys.pseudo_labels is None:
+        return None
+    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
+    labels = data.images.of_split("train").labels
+    if not (labels == IGNORE_INDEX).any():
+        log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
+        return None
+    if isinstance(train, FeatureDataset):
+        features, views = train.features, train.views
+    else:
+        assert processor is not None
+        features, views = training_features(recipe, model, processor, data), 1
+    pooled, options = pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
+    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
+    _tell_guesses(report)
+    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
+    if guessed.any():
+        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
+    return report
+
+
+def _tell_guesses(report: dict[str, Any]) -> None:
+    """Log what each round of pseudo-labels found, and what was decided."""
+    for number, one in enumerate(report["rounds"], start=1):
+        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
+        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
+        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
+    if report["labels_without"]:
+        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
+    if report["rounds"] and not report["kept_round"]:
+        log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
+    elif report["kept_round"] < len(report["rounds"]):
+        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])
 
 
 def fit_head(recipe: Recipe, model: Model, train: FeatureDataset, counts: TargetCounts) -> None:

@@ -28,8 +28,7 @@ from ..model.losses import find_loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .cache import DEFAULT_FOLDER, MappedRows
 from .features import Views, cached_features
-from .guesses import make_pseudo_labels, pool
-from .keys import DataKeys, ModelKeys, PseudoLabelOptions, TrainingKeys
+from .keys import DataKeys, ModelKeys, TrainingKeys
 from .recipe import Recipe, by_label, parse_policy
 
 log = logging.getLogger(__name__)
@@ -311,6 +310,20 @@ def report_labels(counts: LabelCounts, names: Sequence[str], strict: bool) -> No
     log.info("%d training images, %.0f %% of the entries known", counts.images, 100 * counts.known_fraction)
 
 
+def check_targets(counts: TargetCounts, loss: Any) -> None:  # noqa: ANN401 - as `find_loss` takes it
+    """Refuse targets that are all yes, or all no, for every label, where the loss learns from nothing else.
+
+    Raises:
+        HalflabelError: It says what such data mostly come from.
+    """
+    learned = (counts.positive > 0) & (counts.positive < counts.answered)
+    if not learned.any() and not find_loss(loss).uses_unknown:
+        raise HalflabelError(
+            "no label has both a yes and a no to train on, so that nothing can be learned: in a table -1 is unknown "
+            "(write 0 for no, or train with unknown: negative), and of a set without annotations nothing is yes"
+        )
+
+
 def make_datasets(recipe: Recipe, model: Model, processor: Processor, data: TrainingData) -> dict[str, Any]:
     """Return the data set of each split that has images; of features, where the recipe caches these."""
     made: dict[str, Any] = {}
@@ -370,54 +383,6 @@ def _stream_dataset(recipe: Recipe, stream: ImageStream, processor: Processor) -
     transform = recipe.training.train_transform or processor.train_transform()
     prepare = PrepareRows(stream, transform, lambda codes: training_targets(codes, names, recipe), side, skipped, seed)
     return stream.training_rows(prepare, seed, data.shuffle_buffer)
-
-
-def add_pseudo_labels(
-    recipe: Recipe,
-    model: Model,
-    processor: Processor | None,
-    data: TrainingData,
-    train: Any,  # noqa: ANN401 - a data set
-) -> dict[str, Any] | None:
-    """Fill unknown entries of the training data set with pseudo-labels, in place, and return their report.
-
-    The features are those that a probe is trained on, or, where the backbone is to be trained, those it has before.
-    Without a report the recipe wants none, or nothing is unknown. The processor is needed only in the second case.
-    """
-    keys = recipe.training
-    if keys.pseudo_labels is None:
-        return None
-    # As annotated: what nobody could tell is not guessed, whatever it is trained on.
-    labels = data.images.of_split("train").labels
-    if not (labels == IGNORE_INDEX).any():
-        log.warning("pseudo_labels: no training entry is unknown, so there is nothing to learn from; training plainly")
-        return None
-    if isinstance(train, FeatureDataset):
-        features, views = train.features, train.views
-    else:
-        assert processor is not None
-        features, views = training_features(recipe, model, processor, data), 1
-    pooled, options = pool(features, model.head.power), PseudoLabelOptions.of(keys.pseudo_args)
-    targets, report = make_pseudo_labels(pooled, labels, data.names, options, views, recipe.arguments.seed)
-    _tell_guesses(report)
-    guessed = (labels == IGNORE_INDEX) & (targets >= 0)
-    if guessed.any():
-        train.labels = np.where(guessed, targets, train.labels).astype(np.float32)
-    return report
-
-
-def _tell_guesses(report: dict[str, Any]) -> None:
-    """Log what each round of pseudo-labels found, and what was decided."""
-    for number, one in enumerate(report["rounds"], start=1):
-        right = "undefined" if one["precision"] is None else f"{one['precision']:.3f}"
-        told = "pseudo-labels, round %d: %d yes, %d no; precision %s on %d hidden known entries"
-        log.info(told, number, one["yes"], one["no"], right, one["hidden"])
-    if report["labels_without"]:
-        log.warning("no pseudo-labels for want of known yes or no: %s", shortlist(report["labels_without"]))
-    if report["rounds"] and not report["kept_round"]:
-        log.warning("pseudo-labels do not help to foretell hidden known entries; training on the known ones alone")
-    elif report["kept_round"] < len(report["rounds"]):
-        log.warning("round %d of the pseudo-labels was best and is kept", report["kept_round"])
 
 
 def start_head(model: Model, dataset: Any, counts: TargetCounts) -> None:  # noqa: ANN401

@@ -37,12 +37,12 @@ from .checkpoints import (
     read_json,
     write_in_order,
 )
-from .folds import out_of_fold_logits
+from .folds import add_pseudo_labels, out_of_fold_logits
 from .keys import INFORMATION, LIBRARIES, TrainingKeys
 from .preparation import (
     SKIPPED,
     TrainingData,
-    add_pseudo_labels,
+    check_targets,
     count_skipped,
     describe_run,
     make_datasets,
@@ -51,8 +51,8 @@ from .preparation import (
     start_head,
 )
 from .recipe import Recipe, parse_recipe
-from .trainer import MultiLabelTrainer, build_model, make_trainer
-from .transfer import choose_trained, merge_lora
+from .trainer import MultiLabelTrainer, make_trainer
+from .transfer import build_model, choose_trained, merge_lora
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,7 @@ def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
     if (folder / METRICS).is_file():
         log.warning("%s holds a finished run, which this one replaces; another --output_dir would keep it", folder)
     report_labels(data.counts, data.names, recipe.data.strict)
+    check_targets(data.target_counts(recipe), recipe.model.loss)
     set_seed(recipe.arguments.seed)
     model, processor, datasets = prepare_training(recipe, data, checkpoint)
     if checkpoint is not None:

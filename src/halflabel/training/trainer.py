@@ -26,13 +26,12 @@ from ..metrics.trainer import BatchMetrics, describe_log, trainer_metrics
 from ..model.configuration_timm_multilabel import short_card
 from ..model.decisions import check_logits
 from ..model.errors import HalflabelError
-from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.objective import count_items, label_scale
 from .checkpoints import KeepTrainingWeights, SaveAndStop, WholeCheckpoints, checkpoints_in
-from .preparation import TrainingData, head_weight_decay, loss_configuration
+from .preparation import TrainingData, head_weight_decay
 from .recipe import Recipe
 from .transfer import AverageWeights, optimizer_cls_and_kwargs
 
@@ -314,25 +313,6 @@ class Progress(ProgressCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, *_: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Show nothing."""
-
-
-def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
-    """Return the recipe's model, all of it trainable, and its image processor.
-
-    Raises:
-        HalflabelError: On a backbone, head or loss that does not fit, or weights that cannot be had.
-    """
-    keys = recipe.model
-    model = Model.from_backbone(
-        keys.backbone,
-        data.names,
-        weights=keys.weights,
-        head=keys.head,
-        head_args=dict(keys.head_args or {}) or None,
-        backbone_args=dict(keys.backbone_args or {}) or None,
-        **loss_configuration(recipe, data.target_counts(recipe), data.names),
-    )
-    return model, Processor.from_backbone(model.backbone)
 
 
 def make_trainer(recipe: Recipe, model: Model, datasets: dict[str, Any], data: TrainingData) -> MultiLabelTrainer:

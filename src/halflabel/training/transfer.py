@@ -21,6 +21,8 @@ from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcesso
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from .checkpoints import KeepTrainingWeights, copy_weights, weights_of
 from .keys import TrainingKeys
+from .preparation import TrainingData, loss_configuration
+from .recipe import Recipe
 
 log = logging.getLogger(__name__)
 _BELONGS_TO_NO_GROUP = "\0"
@@ -315,6 +317,25 @@ def _layers_that_run(model: Model) -> list[str]:
             hook.remove()
         model.train(training)
     return list(ran)
+
+
+def build_model(recipe: Recipe, data: TrainingData) -> tuple[Model, Processor]:
+    """Return the recipe's model, all of it trainable, and its image processor.
+
+    Raises:
+        HalflabelError: On a backbone, head or loss that does not fit, or weights that cannot be had.
+    """
+    keys = recipe.model
+    model = Model.from_backbone(
+        keys.backbone,
+        data.names,
+        weights=keys.weights,
+        head=keys.head,
+        head_args=dict(keys.head_args or {}) or None,
+        backbone_args=dict(keys.backbone_args or {}) or None,
+        **loss_configuration(recipe, data.target_counts(recipe), data.names),
+    )
+    return model, Processor.from_backbone(model.backbone)
 
 
 def choose_trained(model: Model, keys: TrainingKeys) -> None:
