@@ -6,16 +6,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from halflabel import HalflabelError
 from halflabel.share.trained import train
 from halflabel.studies.compare_runs import (
-    FOLDS,
     RunLog,
-    held_out_logits,
     judge,
     parse_entrants,
     run_all,
     split_images,
     train_and_score,
 )
-from halflabel.training.folds import cut_folds
+from halflabel.training.folds import FOLDS, cut_folds
 from halflabel.training.recipe import parse_recipe
 
 PROBE = {
@@ -52,8 +50,9 @@ def hide(truth, share, seed=1):
 
 
 def test_a_run_reaches_what_train_reaches(probe, hiding, colour_table, colour_images, tmp_path):
-    logits = train_and_score(hiding[0].recipe, split_images(colour_images, hiding[0].recipe), seed=3)
-    flags = ["--data", str(colour_table), "--output_dir", str(tmp_path / "out"), "--validation_share", "0"]
+    images = split_images(colour_images, hiding[0].recipe)
+    _, logits = train_and_score(hiding[0].recipe, images, cut_folds(images.of_split("train"), FOLDS, seed=0), seed=3)
+    flags = ["--data", str(colour_table), "--output_dir", str(tmp_path / "out")]
     flags += ["--report_to", "none", "--seed", "3", "--disable_tqdm", "true"]
     result = train(parse_recipe(probe, flags))
     labels = colour_images.of_split("test").labels
@@ -64,10 +63,10 @@ def test_a_run_reaches_what_train_reaches(probe, hiding, colour_table, colour_im
 def test_an_image_is_scored_by_a_model_that_did_not_see_its_answers(plain, colour_images):
     images = colour_images.of_split("train")
     fold_of = cut_folds(images, FOLDS, seed=0)
-    logits = held_out_logits(plain, images, fold_of, seed=0)
+    logits, _ = train_and_score(plain, images, fold_of, seed=0)
     changed = images.labels.copy()
     changed[fold_of == 2] = 1 - changed[fold_of == 2].clip(0)
-    again = held_out_logits(plain, images.with_labels(changed), fold_of, seed=0)
+    again, _ = train_and_score(plain, images.with_labels(changed), fold_of, seed=0)
     np.testing.assert_array_equal(again[fold_of == 2], logits[fold_of == 2])
     assert (again[fold_of != 2] != logits[fold_of != 2]).all()
 

@@ -87,9 +87,9 @@ def test_folds_keep_groups_whole_and_spread_yes_and_no_evenly(caplog, capsys):
      "max_grad_norm": 0.02},
     {"loss": "splc", "normalizer": "images", "max_steps": 11},
     {"head": "mlp", "head_args": {"dropout": 0}},
+    {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 2, "max_steps": 50, "data_seed": 4},
 ])  # fmt: skip
 def test_a_head_is_trained_as_the_trainer_trains_it(tmp_path, keys):
-    """With all images in a batch, so that their order makes no difference."""
     recipe, model, data, train = problem(tmp_path, *draw(known=0.5, signal=1.0), **keys)
     counts = data.target_counts(recipe)
     start_head(model, train, counts)

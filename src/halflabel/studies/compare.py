@@ -18,8 +18,9 @@ from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_interval, mean_over_labels, percentile_interval
 from ..metrics.report import json_ready
 from ..model.errors import HalflabelError, shortlist
+from ..training.folds import FOLDS
 from ..training.preparation import hides_labels
-from .compare_runs import FOLDS, Entrant, Run, RunLog, describe_comparison, parse_entrants, run_all, split_images
+from .compare_runs import Entrant, Run, RunLog, describe_comparison, parse_entrants, run_all, split_images
 
 FEW = 20
 """With fewer known entries per label than this, on average, cross-validation cannot tell recipes apart."""

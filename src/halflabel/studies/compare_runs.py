@@ -1,11 +1,9 @@
 """Recipes trained and measured on held-out entries, again and again: what `compare` is made of."""
 
-import gc
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from ..data.files import write_whole
 from ..data.images import AnnotatedImages, number_groups, picture_identities
@@ -26,18 +24,14 @@ from ..metrics.ranking import average_precision, roc_auc
 from ..metrics.report import json_ready
 from ..model.errors import HalflabelError, shortlist
 from ..model.labels import IGNORE_INDEX, UNCERTAIN, IntMatrix, count_labels, evaluation_labels
-from ..training.folds import cut_folds, only_errors
+from ..training.folds import FOLDS, cut_folds, fit_head, logits_of, only_errors, out_of_fold_logits
 from ..training.keys import split_entrant
 from ..training.preparation import TrainingData, hide_known, hides_labels, make_datasets
 from ..training.recipe import Recipe, parse_recipe
 from ..training.run import prepare_training
-from ..training.trainer import make_trainer
 from ..training.transfer import build_model, choose_trained
 
 log = logging.getLogger(__name__)
-
-FOLDS = 4
-"""In how many parts the training images are cut; each recipe is trained once without each of them."""
 
 SAMPLES = 200
 """How many resamples of the images an interval rests on."""
@@ -235,26 +229,13 @@ def run_all(entrants: Sequence[Entrant], images: AnnotatedImages, seeds: int, ru
             len(entrants), seeds, len(keys), len(keys) - len(missing), each,
         )  # fmt: skip
         _extract(entrants, images)
-    with tqdm(total=len(missing), unit="run", disable=not missing) as bar, only_errors(), _little_garbage():
+    with tqdm(total=len(missing), unit="run", disable=not missing) as bar, only_errors():
         for seed in range(seeds):
             for run in _run_seed([one for one in entrants if (seed, one.name) in missing], seed, images):
                 runs.add(run)
                 bar.set_postfix_str(f"seed {seed}, {run.recipe[:40]}")
                 bar.update()
     return [runs.runs[key] for key in keys]
-
-
-@contextmanager
-def _little_garbage() -> Iterator[None]:
-    """Look for garbage only among what trainings make.
-
-    The Trainer collects garbage at the start; among all that is imported that takes longer than training a small head.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _extract(entrants: Sequence[Entrant], images: AnnotatedImages) -> None:
@@ -277,11 +258,8 @@ def _run_seed(entrants: Sequence[Entrant], seed: int, images: AnnotatedImages) -
     known, groups = evaluation_labels(train.labels), number_groups(train.column("group"))
     fold_of = cut_folds(train, FOLDS, seed)
     for one in entrants:
-        test_ap = None
-        if hides_labels(keys):
-            logits = train_and_score(one.recipe, images, seed)
-            test_ap = json_ready(average_precision(logits, evaluation_labels(test.labels)))
-        held_out = held_out_logits(one.recipe, train, fold_of, seed)
+        held_out, logits = train_and_score(one.recipe, images, fold_of, seed)
+        test_ap = None if logits is None else json_ready(average_precision(logits, evaluation_labels(test.labels)))
         judged, resampled = judge(held_out, train.labels, groups)
         yield Run(
             seed, one.name, float((known >= 0).sum() / known.shape[1]), test_ap,
@@ -289,46 +267,36 @@ def _run_seed(entrants: Sequence[Entrant], seed: int, images: AnnotatedImages) -
         )  # fmt: skip
 
 
-def train_and_score(recipe: Recipe, images: AnnotatedImages, seed: int) -> Floats:
-    """Train a recipe on the training split, to its last epoch, and return its logits of the test split.
+def train_and_score(
+    recipe: Recipe, images: AnnotatedImages, fold_of: NDArray[np.intp], seed: int
+) -> tuple[Floats, Floats | None]:
+    """Return logits of the training images, each by a head that was trained without its fold, and of the test images.
 
     Args:
         recipe: One on cached features. Its own seed decides its augmented views, so that these are made once.
         images: Of the splits `train` and `test`.
+        fold_of: The folds of the training images, see `cut_folds`.
         seed: Of the head's start and of the order of the images.
 
     Returns:
-        Shape (test images, num_labels).
+        Shapes (training images, num_labels) and (test images, num_labels); None where the recipe hides no labels, for
+        then nothing is measured on test.
     """
+    hidden = hides_labels(recipe.data)
+    images = images if hidden else images.of_split("train")
     data = TrainingData(images, count_labels(images.of_split("train").labels))
     set_seed(seed)
-    model, _, datasets = prepare_training(recipe, data)
+    model, _, datasets = prepare_training(
+        recipe if hidden else recipe.change(pseudo_labels=None, pseudo_args=None), data
+    )
     model.backbone = nn.Identity()  # features are cached: half of the time of a step went on walking through its layers
-    trainer = make_trainer(recipe.change(seed=seed), model, datasets, data)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return np.asarray(trainer.predict(datasets["test"]).predictions, dtype=np.float64)
-
-
-def held_out_logits(recipe: Recipe, images: AnnotatedImages, fold_of: NDArray[np.intp], seed: int) -> Floats:
-    """Return logits of every image by a model that was trained without the images of its fold.
-
-    Args:
-        recipe: One on cached features.
-        images: Those to train on, whatever their splits.
-        fold_of: See `cut_folds`.
-        seed: Of training.
-
-    Returns:
-        Shape (n, num_labels).
-    """
-    logits = np.empty(images.labels.shape)
-    for fold in np.unique(fold_of):
-        outside = fold_of == fold
-        logits[outside] = train_and_score(
-            recipe, images.with_column("split", np.where(outside, "test", "train").astype(object)), seed
-        )
-    return logits
+    recipe, train = recipe.change(seed=seed), datasets["train"]
+    found = out_of_fold_logits(recipe, model, data, train, fold_of)
+    assert found is not None
+    if not hidden:
+        return found.double().numpy(), None
+    fit_head(recipe, model, train, data.target_counts(recipe))
+    return found.double().numpy(), logits_of(model, datasets["test"]).double().numpy()
 
 
 def judge(logits: Floats, labels: IntMatrix, groups: NDArray[np.intp] | None = None) -> tuple[float, Floats]:

@@ -89,7 +89,9 @@ def cut_folds(images: AnnotatedImages, folds: int, seed: int) -> NDArray[np.intp
     return fold_of
 
 
-def out_of_fold_logits(recipe: Recipe, model: Model, data: TrainingData, train: FeatureDataset) -> Tensor | None:
+def out_of_fold_logits(
+    recipe: Recipe, model: Model, data: TrainingData, train: FeatureDataset, fold_of: NDArray[np.intp] | None = None
+) -> Tensor | None:
     """Return logits of all training pictures, each by a head that has not seen any picture of its group.
 
     Pseudo-labels, where the recipe makes them, are made again without the answers of the fold.
@@ -99,19 +101,22 @@ def out_of_fold_logits(recipe: Recipe, model: Model, data: TrainingData, train: 
         model: With the head of the recipe, in any state; it is left as it was.
         data: Its training pictures are those of `train`, in the same order.
         train: Their features.
+        fold_of: See `cut_folds`; None: `FOLDS` folds, or as many as there are groups.
 
     Returns:
         float32 of shape (n, num_labels); None where all pictures are of one group.
     """
     images = data.images.of_split("train")
-    folds = min(FOLDS, len(np.unique(number_groups(images.column("group")))))
-    if folds < 2:
-        return None
-    fold_of, trained, epoch = cut_folds(images, folds, recipe.arguments.seed), model.head, model.epoch
+    if fold_of is None:
+        folds = min(FOLDS, len(np.unique(number_groups(images.column("group")))))
+        if folds < 2:
+            return None
+        fold_of = cut_folds(images, folds, recipe.arguments.seed)
+    trained, epoch = model.head, model.epoch
     found = torch.empty(len(images), len(data.names))
     state, model.head = torch.get_rng_state(), copy.deepcopy(trained)
     try:
-        for fold in range(folds):
+        for fold in np.unique(fold_of):
             torch.manual_seed(recipe.arguments.seed)
             rows, held_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
             part = images.select(rows)
@@ -122,7 +127,7 @@ def out_of_fold_logits(recipe: Recipe, model: Model, data: TrainingData, train: 
                 add_pseudo_labels(recipe, model, None, seen, mine)
             start_head(model, mine, seen.target_counts(recipe))
             fit_head(recipe, model, mine, seen.target_counts(recipe))
-            found[torch.from_numpy(held_out)] = _logits(model, train, held_out)
+            found[torch.from_numpy(held_out)] = logits_of(model, train, held_out)
     finally:
         model.head, model.epoch = trained, epoch
         torch.set_rng_state(state)
@@ -195,14 +200,15 @@ def fit_head(recipe: Recipe, model: Model, train: FeatureDataset, counts: Target
     optimizer = make()(model)
     warmup, options = arguments.get_warmup_steps(steps), cast(dict[str, Any], arguments.lr_scheduler_kwargs)
     scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup, steps, options)
-    generator = torch.Generator().manual_seed(arguments.seed)
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     weights = [weight for weight in model.head.parameters() if weight.requires_grad]
     model.train()
     for step in range(steps):
         if step % epoch_steps == 0:
             model.epoch = step // epoch_steps
             train.set_epoch(model.epoch)
-            batches = torch.randperm(len(train), generator=generator).split(size)
+            order = torch.Generator().manual_seed(seed + model.epoch)  # as Accelerate's sampler draws it
+            batches = torch.randperm(len(train), generator=order).split(size)
         batch = train.batch(batches[step % epoch_steps].numpy())
         features, labels = (batch[name].to(model.device) for name in ("features", "labels"))
         loss = model(features=features, labels=labels, num_items_in_batch=count_items(labels, model.loss)).loss
@@ -216,8 +222,9 @@ def fit_head(recipe: Recipe, model: Model, train: FeatureDataset, counts: Target
 
 
 @torch.no_grad()
-def _logits(model: Model, train: FeatureDataset, rows: NDArray[np.intp]) -> Tensor:
-    """Return the logits of some pictures in their plain view."""
+def logits_of(model: Model, images: FeatureDataset, rows: NDArray[np.intp] | None = None) -> Tensor:
+    """Return the logits of some images, or all, in their plain view, float32 of shape (rows, num_labels)."""
     model.train(False)
+    rows = np.arange(len(images)) if rows is None else rows
     parts = np.array_split(rows, math.ceil(len(rows) / _ROWS))
-    return torch.cat([model(features=train.batch(part)["features"].to(model.device)).logits.cpu() for part in parts])
+    return torch.cat([model(features=images.batch(part)["features"].to(model.device)).logits.cpu() for part in parts])
