@@ -8,7 +8,6 @@ The backbone sees each picture once; every cell trains the head of the recipe `l
 import argparse
 import json
 import statistics
-import tempfile
 
 import numpy as np
 import torch
@@ -16,14 +15,14 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from halflabel import (
-    MultiLabelTrainer,
     TimmMultiLabelForImageClassification,
     average_precision,
     count_labels,
     hide_labels,
 )
-from halflabel.data.pixels import FeatureDataset, collate
+from halflabel.data.pixels import FeatureDataset
 from halflabel.metrics.entries import mean_defined
+from halflabel.training.folds import fit_head
 from halflabel.training.preparation import (
     TargetCounts,
     loss_configuration,
@@ -57,7 +56,7 @@ LOSSES = {
 }
 
 
-def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
+def probe(recipe, backbone, features, names, labels, test_labels, seed):
     targets = training_targets(labels, names, recipe)
     set_seed(seed)
     counts = TargetCounts.of(count_labels(labels), names, recipe)
@@ -67,7 +66,7 @@ def probe(recipe, backbone, features, names, labels, test_labels, seed, folder):
     model.freeze_backbone()
     train = FeatureDataset(features["train"], targets)
     start_head(model, train, counts)
-    MultiLabelTrainer(model, recipe.change(output_dir=folder).arguments, collate, train).train()
+    fit_head(recipe.change(seed=seed), model, train, counts)
     with torch.no_grad():
         scores = model.eval()(features=features["test"]).logits.numpy()
     return mean_defined(average_precision(scores, test_labels))
@@ -93,17 +92,16 @@ def main():
     sets = make_datasets(recipe, model, processor, data)
     features = {split: sets[split].features for split in truth}
     table = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for protocol, how in PROTOCOLS.items():
-            for loss in options.losses:
-                results = []
-                for seed in options.seeds:
-                    chosen = parse_recipe("linear_probe", [*shared, *LOSSES[loss]])
-                    labels = hide_labels(truth["train"], **how, seed=seed)
-                    results.append(probe(chosen, model, features, names, labels, truth["test"], seed, folder))
-                table.setdefault(loss, {})[protocol] = results
-                spread = statistics.stdev(results) if len(results) > 1 else np.nan
-                print(f"{protocol:16} {loss:22} {statistics.mean(results):.3f} ± {spread:.3f}", flush=True)
+    for protocol, how in PROTOCOLS.items():
+        for loss in options.losses:
+            results = []
+            for seed in options.seeds:
+                chosen = parse_recipe("linear_probe", [*shared, *LOSSES[loss]])
+                labels = hide_labels(truth["train"], **how, seed=seed)
+                results.append(probe(chosen, model, features, names, labels, truth["test"], seed))
+            table.setdefault(loss, {})[protocol] = results
+            spread = statistics.stdev(results) if len(results) > 1 else np.nan
+            print(f"{protocol:16} {loss:22} {statistics.mean(results):.3f} ± {spread:.3f}", flush=True)
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
             json.dump(table, file, indent=1)
