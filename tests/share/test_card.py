@@ -445,9 +445,8 @@ def test_the_card_counts_what_the_training_split_knew(folder):
         name: (answers["positive"] + answers["negative"], answers["positive"])
         for name, answers in data["labels"].items()
     }
-    # 32 training pictures less 5 for validation; all know red, and a fifth does not know blue
-    assert data["images"] == told["red"][0] == 27
-    assert 27 - 7 <= told["blue"][0] < 27
+    assert data["images"] == told["red"][0] == 32  # all know red, and a fifth does not know blue
+    assert 32 - 7 <= told["blue"][0] < 32
 
 
 def test_a_repository_is_named_and_remembered(folder, capsys):

@@ -198,7 +198,7 @@ def test_a_folder_in_which_another_comparison_runs_is_left_to_it(probe, colour_t
         (["{probe}", "{probe}"], "given twice"),
         (["{probe}", "{probe} --cache_features false"], "without it: {probe} --cache_features false"),
         (["{probe}", "{probe} --backbone test_vit"], "different backbone"),
-        (["{probe} --early_stopping_patience 2"], "remove early_stopping_patience"),
+        (["{probe} --early_stopping_patience 2"], "early_stopping_patience counts evaluations"),
         (['{probe} --head_args "'], "No closing quotation"),
     ],
 )

@@ -144,7 +144,11 @@ def test_known_loss_is_the_mean_over_known_entries_whatever_the_batches(
 
 
 def test_the_last_model_is_kept_where_the_best_is_not_asked_for_or_cannot_be_known(colour_table, tmp_path, caplog):
-    best = {"metric_for_best_model": "undefined_labels", "greater_is_better": False}  # the first of equals is the best
+    best = {
+        "metric_for_best_model": "undefined_labels",
+        "greater_is_better": False,
+        "validation_share": 0.15,
+    }  # the first of equals is the best
     assert train(recipe(colour_table, tmp_path, num_train_epochs=2, **best)).kept == (1, 2)
     asked = ["--load_best_model_at_end=false"]
     assert train(recipe(colour_table, tmp_path, asked, num_train_epochs=2, **best)).kept is None
@@ -317,7 +321,7 @@ def test_a_finished_run_that_is_asked_to_go_on_says_so_and_stays_as_it_is(colour
 def killed(colour_table, tmp_path):
     """A folder with a run that was killed after 2 of 4 epochs."""
     with broken_off(evaluation=3):
-        train(recipe(colour_table, tmp_path))
+        train(recipe(colour_table, tmp_path, validation_share=0.15))
     return tmp_path / "out"
 
 
@@ -347,7 +351,7 @@ OTHER_SETTINGS = {
 def test_a_run_does_not_go_on_with_other_data_or_settings(killed, colour_table, tmp_path):
     def refused(**keys):
         with pytest.raises(HalflabelError) as error:
-            train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **keys))
+            train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], **{"validation_share": 0.15, **keys}))
         return str(error.value)
 
     text = colour_table.read_text()
@@ -371,16 +375,16 @@ def test_a_run_does_not_go_on_with_other_pictures_nor_is_its_result_taken_for_th
     shutil.rmtree(killed)
     paint("red")
     with broken_off(evaluation=3):
-        train(recipe(colour_table, tmp_path))
+        train(recipe(colour_table, tmp_path, validation_share=0.15))
     paint("blue")  # of the same size
     other = "was trained with other pictures in (train|validation): go on"
     with pytest.raises(HalflabelError, match=other):
-        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], validation_share=0.15))
     paint("red")
-    train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+    train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], validation_share=0.15))
     paint("blue")
     with pytest.raises(HalflabelError, match=other):
-        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"]))
+        train(recipe(colour_table, tmp_path, ["--resume_from_checkpoint"], validation_share=0.15))
 
 
 def test_what_may_change_when_a_run_goes_on(killed, colour_table, tmp_path):
@@ -391,6 +395,7 @@ def test_what_may_change_when_a_run_goes_on(killed, colour_table, tmp_path):
     keys = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
             "save_total_limit": 3, "decide": "f1", "ci": 0.9, "feature_cache": "none", "max_test_images": 9,
             "per_device_eval_batch_size": 5, "dataloader_num_workers": 1, "early_stopping_patience": 9,
+            "validation_share": 0.15,
             "output_dir": str(tmp_path / "moved" / "out")}  # fmt: skip
     moved = tmp_path / "moved" / "labels.csv"
     run = train(recipe(moved, tmp_path, ["--resume_from_checkpoint"], **keys))
@@ -410,7 +415,7 @@ def test_what_may_change_when_a_run_goes_on(killed, colour_table, tmp_path):
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_unfinished_until_its_end(colour_table, tmp_path):
     """What came after that checkpoint is not gone on from, nor is the result that was there taken for its own."""
-    keys, out = {"save_total_limit": 9}, tmp_path / "out"
+    keys, out = {"save_total_limit": 9, "validation_share": 0.15}, tmp_path / "out"
     train(recipe(colour_table, tmp_path, **keys))
     whole = load_file(out / "model.safetensors")
     first, *later = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
@@ -423,9 +428,17 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_is_unfinished_until_its_e
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     with broken_off():
-        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / "other")))
+        train(recipe(colour_table, tmp_path, output_dir=str(tmp_path / "other"), validation_share=0.15))
     with pytest.raises(HalflabelError, match="other holds an unfinished run"):
-        train(recipe(colour_table, tmp_path, [f"--resume_from_checkpoint={first}"], output_dir=str(tmp_path / "other")))
+        train(
+            recipe(
+                colour_table,
+                tmp_path,
+                [f"--resume_from_checkpoint={first}"],
+                **keys,
+                output_dir=str(tmp_path / "other"),
+            )
+        )
 
 
 def test_the_quickstart_recipe_in_small(tmp_path):
@@ -595,8 +608,8 @@ def test_what_nobody_could_tell_is_not_guessed_and_keeps_its_policy(uncertain_co
 
 
 def test_guesses_that_do_not_help_leave_the_training_as_it_is(known_colours, tmp_path, caplog):
-    """With one known yes per image there is nothing to weigh evidence by."""
-    keys = {**PROBE, "hide_protocol": "single_positive"}
+    """With one known yes and one known no there is nothing to weigh evidence by."""
+    keys = {**PROBE, "hide_protocol": "per_label", "hide_per_label": 1}
     before = weights(train(guessing(known_colours, tmp_path, **keys)))
     with caplog.at_level(logging.WARNING, "halflabel"):
         after = train(guessing(known_colours, tmp_path, **keys, pseudo_labels="soft"))

@@ -135,8 +135,9 @@ def test_a_recipe_decides_by_what_its_validation_split_knows(colour_table, tmp_p
 
 def test_without_validation_yes_is_a_score_of_one_half_and_that_is_said(colour_table, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "halflabel"):
-        result = run(colour_table, tmp_path, decide="f1", validation_share=0, num_train_epochs=1)
-    assert "no validation split to fit thresholds on" in caplog.text
+        keys = {"validation_share": 0, "num_train_epochs": 1, "cache_features": False}
+        result = run(colour_table, tmp_path, decide="f1", **keys)
+    assert "no held-out yes and no to fit thresholds on" in caplog.text
     assert {row["threshold"] for row in result.metrics["labels"].values()} == {0.5}
 
 

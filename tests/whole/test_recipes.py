@@ -66,7 +66,7 @@ def test_a_recipe_runs_on_a_small_network_to_a_model_that_loads(colour_table, tm
 
 
 def test_probe_first_starts_training_where_the_probe_ended(colour_table, tmp_path, monkeypatch):
-    small = {"backbone": "test_resnet", "weights": "none", "num_train_epochs": 3}
+    small = {"backbone": "test_resnet", "weights": "none", "num_train_epochs": 3, "validation_share": 0.15}
     probe = train(parse_recipe("linear_probe", flags(tmp_path, colour_table, **small))).folder
     expected = load_file(probe / "model.safetensors")
     seen = {}

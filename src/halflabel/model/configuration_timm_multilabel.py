@@ -135,6 +135,12 @@ class TimmMultiLabelConfig(PreTrainedConfig):
         self.problem_type = self.problem_type or _PROBLEM
         self.validate()
 
+    def __setattr__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        """Have the numbers of labels follow when a program gives a configuration other names."""
+        object.__setattr__(self, key, value)
+        if key == "id2label" and "problem_type" in self.__dict__ and isinstance(value, Mapping):
+            self.label2id = {name: number for number, name in value.items()}
+
     def validate(self) -> None:
         """Check every value as it is now: transformers asks for it before it saves, a model when it is made.
 

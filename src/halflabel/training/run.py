@@ -260,8 +260,8 @@ def _fit_rule(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: 
     if keys.decide is None:
         return
     logits, labels = _held_out(trainer, model, datasets, recipe, data)
-    if logits is None:
-        log.warning("decide: no held-out entries to fit thresholds on, so yes is a score of at least 0.5")
+    if logits is None or not (labels == 1).any() or not (labels == 0).any():
+        log.warning("decide: no held-out yes and no to fit thresholds on, so yes is a score of at least 0.5")
         return
     rule = fit_decisions(logits, labels, keys.decide, keys.calibration)
     model.config.decisions = rule.to_dict()
@@ -369,7 +369,7 @@ def _probe_recipe(recipe: Recipe, name: str, folder: Path) -> Recipe:
             f"probe_first: {name!r} must be a recipe with cache_features: true and head: {recipe.model.head}"
         )
     training = TrainingKeys(
-        freeze_backbone=True, cache_features=True, views=probe.training.views,
+        freeze_backbone=True, cache_features=True, views=probe.training.views, head_ridge=probe.training.head_ridge,
         feature_cache=recipe.training.feature_cache, channels_last=recipe.training.channels_last,
         train_transform=recipe.training.train_transform, log_epochs=recipe.training.log_epochs,
     )  # fmt: skip

@@ -249,21 +249,21 @@ class MultiLabelTrainer(WholeCheckpoints):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Collect the batches of a step, take repeated images out of them, and count."""
-        batches = [self._without_repeats(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        images = self.train_dataset
+        count = None if isinstance(images, IterableDataset) else len(cast(Any, images))
+        batches = [self._without_repeats(batch, count) for batch in itertools.islice(epoch_iterator, num_batches)]
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _without_repeats(self, batch: dict[str, Any], count: int | None = None) -> dict[str, Any]:
         """Take the labels from images that only fill up the last step; they also count for nothing.
 
         Accelerate fills it so that every process has a whole batch. How many images in it are not repeats, counted
-        through the processes in order, it says of a stream alone for sure: a run that goes on within an epoch is not
-        told.
+        through the processes in order, it says but to a run that goes on within an epoch: that gives their `count`.
         """
-        state, labels, images = self.accelerator.gradient_state, batch["labels"], self.train_dataset
+        state, labels = self.accelerator.gradient_state, batch["labels"]
         if self.args.world_size == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
             return batch
-        whole, sized = self.args.world_size * len(labels), not isinstance(images, IterableDataset)
-        new = len(cast(Any, images)) % whole if sized else state.remainder
+        new = state.remainder if count is None else count % (self.args.world_size * len(labels))
         if new <= 0:
             return batch
         first = self.args.process_index * len(labels)
