@@ -67,7 +67,10 @@ def folder(tmp_path_factory):
 @contextmanager
 def running(command, **options):
     """Start a server; yield where it is, and end it as Ctrl-C does."""
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a terminal starts it
+    )  # fmt: skip
     lines = []
     try:
         for line in server.stdout:
