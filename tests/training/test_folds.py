@@ -9,7 +9,7 @@ from halflabel import HalflabelError, TimmMultiLabelForImageClassification
 from halflabel.data.images import build_images
 from halflabel.data.pixels import FeatureDataset
 from halflabel.model.labels import count_labels
-from halflabel.training.folds import cut_folds, fit_head, out_of_fold_logits
+from halflabel.training.folds import cut_folds, fit_head, logits_of, out_of_fold_logits
 from halflabel.training.preparation import TrainingData, start_head
 from halflabel.training.recipe import parse_recipe
 from halflabel.training.trainer import make_trainer
@@ -54,7 +54,7 @@ def draw(images=80, known=1.0, width=96, signal=0.0, seed=0):
     return labels, features
 
 
-def logits_of(model, train):
+def scores_of(model, train):
     with torch.no_grad():
         return model.train(False)(features=train.features).logits.numpy()
 
@@ -95,11 +95,11 @@ def test_a_head_is_trained_as_the_trainer_trains_it(tmp_path, keys):
     start_head(model, train, counts)
     fresh = {name: value.clone() for name, value in model.head.state_dict().items()}
     make_trainer(recipe, model, {"train": train}, data).train()
-    by_trainer = logits_of(model, train)
+    by_trainer = scores_of(model, train)
     model.head.load_state_dict(fresh)
-    assert np.abs(logits_of(model, train) - by_trainer).max() > 0.1
+    assert np.abs(scores_of(model, train) - by_trainer).max() > 0.1
     fit_head(recipe, model, train, counts)
-    np.testing.assert_allclose(logits_of(model, train), by_trainer, atol=1e-4)
+    np.testing.assert_allclose(scores_of(model, train), by_trainer, atol=1e-4)
 
 
 @pytest.mark.parametrize("known", [1.0, 0.2])
@@ -110,7 +110,7 @@ def test_a_ridge_is_the_same_prior_whatever_share_is_known(tmp_path, known):
     start_head(model, train, data.target_counts(recipe))
     fit_head(recipe, model, train, data.target_counts(recipe))
     standardised = (features - features.mean(axis=0)) / features.std(axis=0)
-    for column, found in enumerate(logits_of(model, train).T):
+    for column, found in enumerate(scores_of(model, train).T):
         rows = labels[:, column] >= 0
         sklearn = LogisticRegression(C=1 / (0.05 * features.shape[1]), tol=1e-8, max_iter=1000)
         sklearn.fit(standardised[rows], labels[rows, column])
@@ -126,11 +126,11 @@ def test_no_head_has_seen_the_answers_of_a_picture_that_it_is_asked_about(tmp_pa
     counts = data.target_counts(recipe)
     start_head(model, train, counts)
     fit_head(recipe, model, train, counts)
-    trained, known = logits_of(model, train), labels >= 0
+    trained, known = scores_of(model, train), labels >= 0
     assert roc_auc_score(labels[known], trained[known]) > 0.9
     found = out_of_fold_logits(recipe, model, data, train).numpy()
     assert 0.35 < roc_auc_score(labels[known], found[known]) < 0.65
-    np.testing.assert_array_equal(logits_of(model, train), trained)  # the model is left as it was
+    np.testing.assert_array_equal(scores_of(model, train), trained)  # the model is left as it was
     np.testing.assert_array_equal(out_of_fold_logits(recipe, model, data, train), found)
 
 
@@ -139,6 +139,21 @@ def test_out_of_fold_logits_find_what_is_there(tmp_path):
     recipe, model, data, train = problem(tmp_path, labels, features)
     found, known = out_of_fold_logits(recipe, model, data, train).numpy(), labels >= 0
     assert roc_auc_score(labels[known], found[known]) > 0.75
+
+
+def test_a_picture_is_scored_in_its_plain_view_whatever_epoch_came_before(tmp_path):
+    """As `predict` sees it: what it looks like in the other views changes what is learned, not what is asked."""
+    labels, features = draw(images=60, signal=3.0)
+    recipe, model, data, _ = problem(tmp_path, labels, features, num_train_epochs=1)
+    views = np.stack([features, np.random.default_rng(5).normal(size=features.shape)], axis=1).reshape(120, -1)
+    train = FeatureDataset(torch.from_numpy(views.astype(np.float32)), labels, views=2)
+    start_head(model, train, data.target_counts(recipe))
+    train.set_epoch(1)
+    with torch.no_grad():
+        expected = model.train(False)(features=train.features[::2]).logits
+    torch.testing.assert_close(logits_of(model, train), expected)
+    rows = np.array([7, 4])
+    torch.testing.assert_close(logits_of(model, train, rows), expected[rows])
 
 
 def test_pictures_of_one_group_have_no_logits_out_of_fold(tmp_path):

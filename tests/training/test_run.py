@@ -210,12 +210,6 @@ def test_a_head_is_trained_on_all_pictures_and_its_decisions_are_fitted_out_of_f
     assert rule.known == tuple((held_out >= 0).sum(axis=0))  # a validation split that the table names is respected
 
 
-def test_who_wants_the_last_epoch_gets_it(colour_table, tmp_path):
-    keys = {"validation_share": 0.15, "num_train_epochs": 2}
-    assert train(recipe(colour_table, tmp_path, load_best_model_at_end=False, **keys)).kept is None
-    assert train(recipe(colour_table, tmp_path, **keys)).kept is not None
-
-
 def test_an_interrupted_run_resumes_to_the_same_weights(colour_table, tmp_path, monkeypatch):
     train(recipe(colour_table, tmp_path, validation_share=0.15))
     whole = load_file(tmp_path / "out" / "model.safetensors")

@@ -262,15 +262,21 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
     def batch(self, positions: NDArray[np.intp]) -> dict[str, Tensor]:
         """Return what `collate` makes of some images, at once."""
-        rows = self._row(positions)
-        features = self.features[rows] if isinstance(self.features, Tensor) else self.features.gather(rows)
-        return {"features": features, "labels": torch.from_numpy(self.labels[positions].astype(np.float32))}
+        labels = torch.from_numpy(self.labels[positions].astype(np.float32))
+        return {"features": self._gather(self._row(positions)), "labels": labels}
+
+    def plain(self, positions: NDArray[np.intp]) -> Tensor:
+        """Return the features of some images as the evaluation transform shows them, whatever the epoch."""
+        return self._gather(positions * self.views)
 
     def select(self, positions: NDArray[np.intp], labels: NDArray[Any]) -> "FeatureDataset":
         """Return some of the images, in all their views, with labels of their own."""
         rows = (positions[:, None] * self.views + np.arange(self.views)).ravel()
         features = self.features[rows] if isinstance(self.features, Tensor) else self.features.select(rows)
         return FeatureDataset(features, labels, self.views)
+
+    def _gather(self, rows: NDArray[np.intp]) -> Tensor:
+        return self.features[rows] if isinstance(self.features, Tensor) else self.features.gather(rows)
 
     def _row(self, position: Any) -> Any:  # noqa: ANN401 - one, or an array of them
         return position * self.views + (position + int(self._epoch)) % self.views

@@ -330,7 +330,7 @@ class TimmMultiLabelForImageClassification(PreTrainedModel):
 
     def _label_factors(self, like: Tensor) -> dict[str, Tensor | None]:
         factors = (("pos_weight", self.config.pos_weight), ("label_weight", self.config.label_weight))
-        return {name: None if all_ is None else like.new_tensor(all_, dtype=torch.float32) for name, all_ in factors}
+        return {key: None if given is None else like.new_tensor(given, dtype=torch.float32) for key, given in factors}
 
     def sum_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each label's weighted sum of the loss over the entries that take part, shape (num_labels,), float32.

@@ -227,4 +227,4 @@ def logits_of(model: Model, images: FeatureDataset, rows: NDArray[np.intp] | Non
     model.train(False)
     rows = np.arange(len(images)) if rows is None else rows
     parts = np.array_split(rows, math.ceil(len(rows) / _ROWS))
-    return torch.cat([model(features=images.batch(part)["features"].to(model.device)).logits.cpu() for part in parts])
+    return torch.cat([model(features=images.plain(part).to(model.device)).logits.cpu() for part in parts])

@@ -276,7 +276,7 @@ def _describe_split(data: TrainingData, split: str) -> dict[str, Any]:
         paths = [
             path for table in columns.iter(1000) for path in table["image"].combine_chunks().field("path").to_pylist()
         ]
-        pictures.update(repr([os.path.isfile(path) and os.path.getsize(path) for path in paths]))
+        pictures.update(repr([os.path.isfile(path) and os.path.getsize(path) for path in paths]).encode())
     for row in np.linspace(0, len(part) - 1, min(len(part), _READ_PICTURES)).round():
         picture = part.dataset[int(row)]["image"]
         with contextlib.suppress(OSError):  # who decodes it will say what is wrong with it
@@ -286,7 +286,7 @@ def _describe_split(data: TrainingData, split: str) -> dict[str, Any]:
         answers.update(np.stack([data.counts.known, data.counts.positive, data.counts.uncertain]).tobytes())
     return {
         f"number of images in {split}": data.counts.images if streamed else len(part),
-        f"file names in {split}": xxhash.xxh3_128_hexdigest(repr(part.column("file_name").tolist())),
+        f"file names in {split}": xxhash.xxh3_128_hexdigest(repr(part.column("file_name").tolist()).encode()),
         f"answers in {split}": answers.hexdigest(),
         f"pictures in {split}": pictures.hexdigest(),
     }
