@@ -90,7 +90,7 @@ def ours(data, epochs, folder, cache):
     keep_freed_memory()  # as the command line does
     start = time.perf_counter()
     flags = {**PROBE, "data": data, "output_dir": folder, "num_train_epochs": epochs, "report_to": "none",
-             "feature_cache": cache, "validation_share": 0, "save_strategy": "no"}  # fmt: skip
+             "feature_cache": cache, "head_ridge": "none", "save_strategy": "no"}  # fmt: skip
     result = train(parse_recipe("linear_probe", [f"--{key}={value}" for key, value in flags.items()]))
     return {"seconds": time.perf_counter() - start, "mAP": result.metrics["mAP"]}
 

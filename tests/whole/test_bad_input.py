@@ -211,6 +211,7 @@ COMMANDS = [
     (f"{TRAIN} --dataloader_num_workers -1", "dataloader_num_workers is -1, expected a number of at least 0"),
     (f"{TRAIN} --seed -1", "seed is -1, expected a number of at least 0"),
     (f"{TRAIN} --early_stopping_patience -1", "early_stopping_patience is -1, expected a number of at least 1"),
+    (f"{TRAIN} --head_ridge -1", "head_ridge is -1.0, expected a number of at least 0"),
     (f"{TRAIN} --validation_share 1.5", "validation_share is 1.5, expected at least 0 and below 1"),
     (f"{TRAIN} --keep_labels nan", "'keep' is nan, expected a probability"),
     (f"{TRAIN} --hide_protocol by_group --hide_groups '{{{{\"a\": 3}}}}'", "'a' has 3, expected a list of labels"),

@@ -86,7 +86,7 @@ class TrainingKeys:
     layer_decay: float = _key(1.0, "rate of a layer group relative to the one above it")
     head_lr_multiplier: float = _key(1.0, "factor of the head's learning rate")
     head_ridge: float | None = _key(
-        None, "weight decay of the head, per feature, against the sum of the loss over all entries; like 0.16"
+        None, "weight decay of the head, per feature, against the sum of the loss over all entries; like 0.16", least=0
     )
     ema_decay: float | None = _key(None, "evaluate and save a moving average of the weights, like 0.999")
     pseudo_labels: str | None = _key(
