@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from halflabel import HalflabelError
+from halflabel import HalflabelError, evaluate
+from halflabel.model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
+from halflabel.model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from halflabel.use.review import KINDS, _about_splits, find_disagreements, margins, review
 
 
@@ -33,7 +37,8 @@ def by_loops(scores, labels, thresholds, limit):
                 found["unknown, surely yes" if yes else "unknown, surely no"].append((-abs(margin), (i, j)))
                 found["unknown, least sure"].append((abs(margin), (i, j)))
             elif yes != bool(labels[i, j]):
-                found["known no, looks yes" if yes else "known yes, looks no"].append((-abs(margin), (i, j)))
+                given = scores[i, j] if labels[i, j] else 1 - scores[i, j]
+                found["known no, looks yes" if yes else "known yes, looks no"].append((given, (i, j)))
     return {kind: [place for _, place in sorted(rows, key=lambda row: row[0])[:limit]] for kind, rows in found.items()}
 
 
@@ -115,11 +120,65 @@ def test_a_list_without_an_entry_is_refused_before_any_work():
         review("nowhere", "nowhere", limit=0)
 
 
-def test_scores_of_training_images_are_said_to_be_optimistic():
-    assert _about_splits(["test"] * 3) == "3 images of split test"
-    trained = _about_splits(["train", "train", "validation"])
-    assert trained.startswith("2 images of split train, 1 images of split validation. ")
-    assert "trained" in trained
-    assert "may have learned their mistakes" in trained
-    assert _about_splits(["", ""]).startswith("2 images of no split. If the model was trained on them")
-    assert _about_splits([]) == "no images"
+def test_a_threshold_may_be_the_entrys_own():
+    table = find_disagreements([[0.6], [0.6]], [[0], [0]], files(2), ["x"], [[0.5], [0.7]])
+    assert table[["row", "threshold"]].values.tolist() == [[0, 0.5]]
+
+
+def test_it_is_said_who_scored_what_the_model_was_trained_on():
+    assert _about_splits(["test"] * 3, False) == "3 images of split test"
+    trained = _about_splits(["train", "train", "validation"], True)
+    assert trained.startswith("2 images of split train, 1 images of split validation. Those of train were scored by")
+    assert "had not seen them" in trained
+    assert "had not seen them" in _about_splits(["", ""], True)
+    assert "may have learned their mistakes" in _about_splits(["train"], False)
+    assert _about_splits([], False) == "no images"
+
+
+@pytest.fixture(scope="module")
+def misled(tmp_path_factory):
+    """A model that has learned wrong answers by heart, the table it was trained on, and the pictures they are of."""
+    folder = tmp_path_factory.mktemp("misled")
+    rng = np.random.default_rng(0)
+    lines, wrong = ["file_name,red,split"], []
+    for i in range(60):
+        red = i % 2
+        pixels = rng.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+        pixels[..., 0] += np.uint8(90 * red)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+        flipped = i in (7, 20, 33, 46)
+        wrong += [f"{i:02d}.png"] * flipped
+        lines.append(f"{i:02d}.png,{1 - red if flipped else red},train")
+    table = folder / "labels.csv"
+    table.write_text("\n".join(lines) + "\n")
+    model = Model.from_backbone("test_resnet", ["red"], weights=None).eval()
+    processor = Processor.from_backbone(model.backbone)
+    pictures = [Image.open(folder / f"{i:02d}.png") for i in range(60)]
+    with torch.no_grad():
+        features = model.extract_features(processor(pictures)["pixel_values"]).double().numpy()
+        answers = np.array([float(line.split(",")[1]) for line in lines[1:]])
+        solved = np.linalg.lstsq(np.column_stack([features, np.ones(60)]), 8 * answers - 4)[0]  # more columns than rows
+        model.head.linear.weight[:] = torch.from_numpy(solved[:-1])
+        model.head.linear.bias[:] = float(solved[-1])
+    for part in (model, processor):
+        part.save_pretrained(folder / "out")
+    return folder / "out", table, wrong
+
+
+def test_wrong_answers_that_a_model_has_learned_by_heart_are_found(misled):
+    model, table, wrong = misled
+    own = evaluate(model, str(table), split=None)
+    assert own["labels"]["red"]["AP"] == 1  # it repeats the wrong answers
+    found = review(model, str(table)).table
+    mistakes = found[found["kind"].str.startswith("known")]
+    assert set(mistakes["file_name"]) == set(wrong)
+
+
+def test_pictures_of_one_group_are_scored_by_the_model_and_it_is_said(misled, tmp_path):
+    model, table, _ = misled
+    rows = table.read_text().splitlines()
+    grouped = table.with_name("one_group.csv")
+    grouped.write_text("\n".join([rows[0] + ",group", *(f"{row},same" for row in rows[1:])]) + "\n")
+    found = review(model, str(grouped))
+    assert found.table[found.table["kind"].str.startswith("known")].empty
+    assert "may have learned their mistakes" in found.about

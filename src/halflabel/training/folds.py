@@ -22,6 +22,7 @@ from transformers import get_scheduler
 from ..data.images import AnnotatedImages, number_groups
 from ..data.pixels import FeatureDataset
 from ..data.splitting import assign_splits
+from ..metrics.entries import Floats
 from ..model.errors import HalflabelError, shortlist
 from ..model.image_processing_timm_multilabel import TimmMultiLabelImageProcessor as Processor
 from ..model.labels import IGNORE_INDEX, count_labels
@@ -37,8 +38,8 @@ from .preparation import (
     training_features,
     training_targets,
 )
-from .recipe import Recipe
-from .transfer import optimizer_cls_and_kwargs
+from .recipe import Recipe, parse_recipe
+from .transfer import choose_trained, optimizer_cls_and_kwargs
 
 FOLDS = 5
 _ROWS = 4096  # whose logits are computed at once
@@ -132,6 +133,38 @@ def out_of_fold_logits(
         model.head, model.epoch = trained, epoch
         torch.set_rng_state(state)
     return found
+
+
+def probe_out_of_fold(
+    model: Model, processor: Processor, images: AnnotatedImages, batch_size: int = 32
+) -> Floats | None:
+    """Return logits of annotated pictures by linear probes on a model's features that have not seen their groups.
+
+    The probes are those of the recipe `linear_probe`; the model's own head and decisions have no part in them.
+
+    Args:
+        model: Any; it is left as it was.
+        processor: The model's.
+        images: With the model's labels, whatever their splits.
+        batch_size: Pictures at once, where features are not cached yet.
+
+    Returns:
+        Shape (n, num_labels); None where all pictures are of one group, or no known answer is a yes, or none a no.
+    """
+    if not (images.labels == 1).any() or not (images.labels == 0).any():
+        return None
+    quiet = {"output_dir": "unused", "per_device_eval_batch_size": batch_size, "disable_tqdm": True}
+    recipe = parse_recipe("linear_probe", quiet)
+    images = images.with_column("split", ["train"] * len(images))
+    data = TrainingData(images, count_labels(images.labels))
+    model = copy.deepcopy(model)
+    with only_errors():  # that the decisions go with the old head is meant
+        model.replace_head(data.names, "linear", keep=False)
+    choose_trained(model, recipe.training)
+    features = training_features(recipe, model, processor, data)
+    train = FeatureDataset(features, training_targets(images.labels, data.names, recipe), 1)
+    logits = out_of_fold_logits(recipe, model, data, train)
+    return None if logits is None else logits.numpy().astype(np.float64)
 
 
 def add_pseudo_labels(
