@@ -24,7 +24,7 @@ _MODEL = "a model's folder or Hub name"
 
 _EXAMPLES = {
     "train": "halflabel train linear_probe labels.csv --lr 1e-3",
-    "evaluate": "halflabel evaluate outputs/linear_probe labels.csv --ci 0.95",
+    "evaluate": "halflabel evaluate outputs/linear_probe labels.csv --plots plots/",
     "calibrate": 'halflabel calibrate outputs/linear_probe more.csv --objective "precision>=0.9"',
     "review": "halflabel review outputs/linear_probe labels.csv --output look/",
     "explain": "halflabel explain outputs/linear_probe photo.jpg",
@@ -128,7 +128,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_measured(evaluate, "test", "which split to measure on: train, validation or test")
-    evaluate.add_argument("--ci", type=float, help="also bootstrap intervals of this confidence, like 0.95")
+    evaluate.add_argument("--ci", type=float, default=0.95, help="confidence of the intervals (0.95)")
     evaluate.add_argument("--plots", metavar="FOLDER", help="also draw what was measured")
     evaluate.add_argument("--compare", metavar="MODEL", help="another model, for paired differences")
     evaluate.add_argument("--output", help="also write the measures to this JSON file")

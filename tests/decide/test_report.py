@@ -91,11 +91,21 @@ def measured(labels, thresholds=0.5, **more):
 
 
 def test_a_line_per_label_and_the_means():
-    lines = render_metrics(measured([[0, 1], [1, 0], [1, 1]], [0.000123, NEVER])).splitlines()
+    lines = render_metrics(measured([[0, 1]] * 5 + [[1, 0]] * 5 + [[1, 1]] * 5, [0.000123, NEVER])).splitlines()
     assert lines[1].split() == ["test", "split", "known", "yes", "AP", "precision", "recall", "F1", "yes", "from"]
-    assert lines[2].split() == ["label", "0", "3", "2", "1.000", "0.667", "1.000", "0.800", "0.000123"]
+    assert lines[2].split() == ["label", "0", "15", "10", "1.000", "0.667", "1.000", "0.800", "0.000123"]
     assert lines[3].split()[-4:] == ["undefined", "0.000", "0.000", "never"]  # no yes is decided, so no precision
     assert lines[4].split()[0] == "mAP"
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [([0] * 9 + [1] * 3, "3 yes: too few to judge"), ([0] * 4 + [1] * 9, "4 no: too few to judge")],
+)
+def test_perfect_scores_of_a_handful_are_not_shown(answers, told):
+    line = render_metrics(measured([[answer] for answer in answers], ci=0.95)).splitlines()[2]
+    assert line.endswith(told)
+    assert "1.000" not in line
 
 
 def test_undefined_is_a_word_and_a_long_list_is_cut():
@@ -111,7 +121,7 @@ def test_all_images_are_not_called_a_split():
 
 
 def test_intervals_stand_where_they_are_defined():
-    metrics = measured([[0, 1], [1, 1]], mAP_interval=[0.25, 1.0])
+    metrics = measured([[0, 1]] * 5 + [[1, 1]] * 5, mAP_interval=[0.25, 1.0])
     metrics["labels"]["label 0"]["AP_interval"] = [0.5, 1.0]
     metrics["labels"]["label 1"]["AP_interval"] = [None, None]
     lines = render_metrics(metrics).splitlines()

@@ -21,6 +21,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+import halflabel.metrics.report as report_module
 from halflabel import HalflabelError
 from halflabel.metrics.calibration import calibration_error
 from halflabel.metrics.entries import mean_defined
@@ -119,6 +120,30 @@ def test_intervals_are_quantiles_over_resampled_images(case):
     assert [row.pop("undefined_resamples") for row in report["labels"].values()] == [0, 50, 50, 0]
     assert report.pop("bootstrap") == {"ci": 0.8, "samples": 50, "seed": 7, "images": 60, "method": "percentile"}
     assert report == plain
+
+
+def test_copies_in_one_group_make_nothing_surer(case):
+    """With every image four times, groups of copies are drawn as the images alone were."""
+    scores, labels, thresholds = case
+    alone = evaluate_scores(scores, labels, NAMES, thresholds, ci=0.8, samples=50)
+    copies = np.tile(scores, (4, 1)), np.tile(labels, (4, 1)), NAMES, thresholds, 0.8, 50
+    grouped = evaluate_scores(*copies, groups=np.tile(np.arange(60), 4))
+    assert grouped["bootstrap"] == {**alone["bootstrap"], "images": 240, "groups": 60}
+    for place in ("mAP_interval", "mAUROC_interval"):
+        assert grouped[place] == pytest.approx(alone[place])
+    narrow = evaluate_scores(*copies)
+    assert np.diff(narrow["mAP_interval"])[0] < 0.7 * np.diff(alone["mAP_interval"])[0]
+
+
+def test_millions_of_known_entries_are_resampled_less_often():
+    scores = np.random.default_rng(0).random((20, 1))
+    labels = np.tile([0, 1], 10)[:, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_module, "_RANKED", 20 * 300)
+        assert evaluate_scores(scores, labels, ["x"], ci=0.9)["bootstrap"]["samples"] == 300
+        patch.setattr(report_module, "_RANKED", 20)
+        assert evaluate_scores(scores, labels, ["x"], ci=0.9)["bootstrap"]["samples"] == 100
+    assert evaluate_scores(scores, labels, ["x"], ci=0.9)["bootstrap"]["samples"] == 1000
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ RECIPE = {
     "data": ["me/crossings", {"path": "/srv/ann/signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
     "weights": "hub", "head": "linear", "head_args": None, "loss": "bce", "loss_args": None, "normalizer": "labels",
     "freeze_backbone": True, "cache_features": True, "unknown": "ignore", "uncertain": "positive", "keep_labels": None,
-    "hide_protocol": "random", "decide": "precision>=0.9", "ci": 0.95, "license": "cc-by-4.0",
+    "hide_protocol": "random", "decide": "precision>=0.9", "ci": 0.9, "license": "cc-by-4.0",
     "feature_cache": "/srv/ann/cache", "learning_rate": 0.01, "output_dir": "/srv/ann/outputs/signs", "seed": 3,
     "versions": {"halflabel": "0.1.0", "torch": "2.15.0"},
 }  # fmt: skip
@@ -236,7 +236,7 @@ def test_no_place_of_this_machine_is_told():
     assert recipe == {
         "data": ["me/crossings", {"path": "signs.csv", "name": "signs"}], "backbone": "resnet50.a1_in1k",
         "weights": "w.pth", "freeze_backbone": True, "cache_features": True, "uncertain": "positive",
-        "decide": "precision>=0.9", "ci": 0.95, "license": "cc-by-4.0", "learning_rate": 0.01, "seed": 3,
+        "decide": "precision>=0.9", "ci": 0.9, "license": "cc-by-4.0", "learning_rate": 0.01, "seed": 3,
     }  # fmt: skip
     for path, told in [("C:\\Users\\ann\\a.csv", "a.csv"), ("../b.csv", "b.csv"), ("~/c", "c"), ("d/e.csv", "d/e.csv")]:
         assert public(path) == told

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..metrics.calibration import calibration_error
 from ..metrics.entries import mean_defined
@@ -14,11 +14,17 @@ from ..model.errors import shortlist
 
 _SHOWN = 40  # labels in a table
 _WIDEST_NAME = 30
+_FEW = 5  # known yes, or known no, of which a measure says nothing
 _MASKED, _AS_NO = "mAP, unknown entries masked", "mAP, unknown taken as no"
 
 
 def measure_rule(
-    rule: DecisionRule, logits: ArrayLike, labels: ArrayLike, label_names: Sequence[str], ci: float | None = None
+    rule: DecisionRule,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    label_names: Sequence[str],
+    ci: float | None = None,
+    groups: NDArray[np.intp] | None = None,
 ) -> dict[str, Any]:
     """Measure what a rule makes of logits; the result can be written as JSON.
 
@@ -28,12 +34,13 @@ def measure_rule(
         labels: Same shape: 1, 0, or below 0 for unknown and uncertain entries.
         label_names: The names of the columns.
         ci: As for `metrics.evaluate_scores`.
+        groups: Likewise.
 
     Returns:
         What `metrics.evaluate_scores` says of the calibrated scores at the rule's thresholds; each label's `scale` and
         `shift` stand beside its `threshold`, so that the numbers say which rule they are of.
     """
-    report = evaluate_scores(rule.scores(logits), labels, label_names, rule.thresholds, ci)
+    report = evaluate_scores(rule.scores(logits), labels, label_names, rule.thresholds, ci, groups=groups)
     for row, scale, shift in zip(report["labels"].values(), rule.scale, rule.shift, strict=True):
         row |= {"scale": scale, "shift": shift}
     return report
@@ -123,9 +130,7 @@ def render_metrics(metrics: Mapping[str, Any]) -> str:
     widths = (max(len(name) for name in (*labels, _MASKED)), 7, 7, 10, 10, 10, 10, 10)
     lines = ["", _line(widths, (of, "known", "yes", "AP", "precision", "recall", "F1", "yes from"))]
     for name, row in list(labels.items())[:_SHOWN]:
-        measured = (number(row[measure]) for measure in ("AP", "precision", "recall", "F1"))
-        cells = (name, row["known"], row["positives"], *measured, yes_from(row["threshold"]))
-        lines.append(_line(widths, cells) + _interval("  AP ", row.get("AP_interval")))
+        lines.append(_measured_line(widths, name, row))
     if len(labels) > _SHOWN:
         lines.append(f"... and {len(labels) - _SHOWN} more labels: metrics.json, or --output of evaluate, has all")
     mean = _line(widths, (_MASKED if rival else "mAP", "", "", number(metrics["mAP"])))
@@ -138,6 +143,25 @@ def render_metrics(metrics: Mapping[str, Any]) -> str:
     if comparison := metrics.get("comparison"):
         lines.append(comparison["sentence"])
     return "\n".join(lines)
+
+
+def _measured_line(widths: Sequence[int], name: str, row: Mapping[str, Any]) -> str:
+    counted = (name, row["known"], row["positives"])
+    if few := too_few(row):
+        return _line(widths, counted) + f"  {few}"
+    measured = (number(row[measure]) for measure in ("AP", "precision", "recall", "F1"))
+    return _line(widths, (*counted, *measured, yes_from(row["threshold"]))) + _interval("  AP ", row.get("AP_interval"))
+
+
+def too_few(row: Mapping[str, Any]) -> str:
+    """Say of a label's measures, like "3 yes: too few to judge", that they mean nothing; "" where they do.
+
+    What is undefined for want of a known yes or a known no is told as that.
+    """
+    for word, count in (("yes", row["positives"]), ("no", row["known"] - row["positives"])):
+        if 0 < count < _FEW and row["AP"] is not None:
+            return f"{count} {word}: too few to judge"
+    return ""
 
 
 def number(value: float | None) -> str:

@@ -95,7 +95,13 @@ class Comparison:
 
 
 def compare_scores(
-    scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, ci: float = 0.95, samples: int = 1000, seed: int = 0
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    ci: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> Comparison:
     """Compare two models' average precision on the same known entries, by a paired bootstrap over images.
 
@@ -110,13 +116,14 @@ def compare_scores(
         ci: The confidence of the intervals, above 0 and below 1.
         samples: The number of resamples.
         seed: Of the draws.
+        groups: Of the images, drawn as wholes; see `intervals.resample_ranking`.
 
     Raises:
         HalflabelError: On shapes that differ, other label values, a score that is not finite, or another ci or samples.
     """
     check_confidence(ci)
     (a, matrix), (b, _) = check_pair(scores_a, labels), check_pair(scores_b, labels)
-    resampled = [resample_ranking(scores, matrix, samples, seed).average_precision for scores in (a, b)]
+    resampled = [resample_ranking(scores, matrix, samples, seed, groups).average_precision for scores in (a, b)]
     difference = resampled[1] - resampled[0]
     return Comparison(
         ap_a=average_precision(a, matrix),

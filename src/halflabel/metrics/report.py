@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..model.errors import HalflabelError
 from ..model.labels import LabelSpace
@@ -15,6 +15,8 @@ from .entries import EntryStore, Floats, KnownScores, check_pair, known_scores, 
 from .intervals import check_confidence, mean_over_labels, percentile_interval, resample_ranking
 from .ranking import pooled_average_precision, rank
 
+_RANKED = 2_000_000_000  # entries of all resamples together: some 10 s
+
 
 def evaluate_scores(
     scores: ArrayLike,
@@ -22,8 +24,9 @@ def evaluate_scores(
     label_names: Sequence[str],
     thresholds: ArrayLike = 0.5,
     ci: float | None = None,
-    samples: int = 1000,
+    samples: int | None = None,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> dict[str, Any]:
     """Measure scores against known labels; the result can be written as JSON, None stands for undefined.
 
@@ -33,8 +36,9 @@ def evaluate_scores(
         label_names: The distinct names of the columns.
         thresholds: A number, or one per label; decided yes is score >= threshold.
         ci: The confidence of bootstrap intervals, like 0.95; None: no intervals.
-        samples: The number of resamples.
+        samples: The number of resamples; None: 1000, or fewer where millions of entries are known, but at least 100.
         seed: Of the resamples.
+        groups: Of the images, drawn as wholes; see `intervals.resample_ranking`.
 
     Returns:
         `labels`: name -> `AP`, `AUROC`, `precision`, `recall`, `F1`, `Brier`, `log_loss`, `ECE`, `threshold`, `known`
@@ -58,7 +62,9 @@ def evaluate_scores(
     report = build_report(known_scores(values, matrix), names, check_thresholds(thresholds, len(names)))
     if ci is None:
         return report
-    resamples = resample_ranking(values, matrix, samples, seed)
+    if samples is None:
+        samples = int(np.clip(_RANKED / max(report["known_entries"], 1), 100, 1000))
+    resamples = resample_ranking(values, matrix, samples, seed, groups)
     rows: dict[str, dict[str, Any]] = report["labels"]
     for measure, found in (("AP", resamples.average_precision), ("AUROC", resamples.roc_auc)):
         for row, interval in zip(rows.values(), percentile_interval(found, ci).T, strict=True):
@@ -67,6 +73,8 @@ def evaluate_scores(
     for row, undefined in zip(rows.values(), np.isnan(resamples.average_precision).sum(axis=0), strict=True):
         row["undefined_resamples"] = int(undefined)
     report["bootstrap"] = {"ci": ci, "samples": samples, "seed": seed, "images": len(matrix), "method": "percentile"}
+    if groups is not None and (count := len(np.unique(groups))) < len(matrix):
+        report["bootstrap"]["groups"] = count
     return report
 
 

@@ -18,7 +18,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.files import read_yaml, write_whole
 from ..data.loading import find_format, parse_sources
-from ..decide.report import decision_notes, number
+from ..decide.report import decision_notes, number, too_few
 from ..model.backbones import INSTALLED
 from ..model.configuration_timm_multilabel import TAGS, TimmMultiLabelConfig
 from ..model.decisions import DecisionRule, yes_from
@@ -241,11 +241,13 @@ def _table(record: RunRecord) -> list[list[str]]:
     for i, name in enumerate(record.label_names[:MOST_LABELS]):
         cells = [escape(name), str(counts.known[i]), str(counts.positive[i])]
         row = record.metrics["labels"][name] if record.is_measured else {}
+        few = too_few(row) if row else ""
         if row:
-            ap = number(row["AP"]) + _interval(row.get("AP_interval"))
-            cells += [escape(row["known"]), escape(row["positives"]), ap, number(row["AUROC"])]
+            ap = few or number(row["AP"]) + _interval(row.get("AP_interval"))
+            cells += [escape(row["known"]), escape(row["positives"]), ap, "" if few else number(row["AUROC"])]
         cells.append(yes_from(record.rule.thresholds[i]))
-        table.append(cells + ([number(row[measure]) for measure in ("precision", "recall", "ECE")] if decided else []))
+        others = ("precision", "recall", "ECE") if decided else ()
+        table.append(cells + ["" if few else number(row[measure]) for measure in others])
     return table
 
 
@@ -279,6 +281,8 @@ def _results(record: RunRecord) -> list[EvalResult]:
     }
     values = [("mAP", "mAP", metrics["mAP"]), ("mAUROC", "mAUROC", metrics["mAUROC"])]
     for label, row in list(metrics["labels"].items())[:MOST_LABELS]:
+        if too_few(row):
+            continue
         values += [("average_precision", f"AP of {label}", row["AP"]), ("roc_auc", f"AUROC of {label}", row["AUROC"])]
     return [
         EvalResult(metric_type=kind, metric_name=name, metric_value=round(value, 4), **on)
@@ -295,7 +299,8 @@ def _means(record: RunRecord) -> Iterator[str]:
     yield f"Mean over {over}: {mean}, mAUROC {number(metrics['mAUROC'])}{error}."
     if bootstrap := metrics.get("bootstrap"):
         share, samples = f"{100 * bootstrap['ci']:g} %", escape(bootstrap["samples"])
-        yield f"In brackets: {share} intervals of {samples} bootstrap resamples of the pictures."
+        whole = ", groups of them as wholes" if "groups" in bootstrap else ""
+        yield f"In brackets: {share} intervals of {samples} bootstrap resamples of the pictures{whole}."
     if rival := metrics.get("unknown_as_negative"):
         yield f'The same training with unknown taken as "no" reaches mAP {number(rival["mAP"])}.'
 

@@ -116,7 +116,7 @@ class DecisionKeys:
         None, "fit a threshold per label, on validation or out of fold: f1, precision>=0.9, recall>=0.95, rate=0.05"
     )
     calibration: str = _key("platt", "fitted with it: platt, temperature or none")
-    ci: float | None = _key(None, "confidence of intervals in metrics.json, like 0.95")
+    ci: float | None = _key(0.95, "confidence of the intervals of measures")
     plots: bool = _key(False, "also draw what was measured (extra plots)")
     license: str | None = _key(None, "of the model, for its card, like apache-2.0")
     compare_unknown_as_negative: bool = _key(False, "also train with unknown taken as negative, and show both results")

@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
+from ..data.images import number_groups
 from ..data.pixels import sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -153,7 +154,7 @@ def _run(recipe: Recipe, present: Callable[[Trained], Any]) -> dict[str, Any]:
     if recipe.training.lora_rank is not None:
         merge_lora(model)
     _fit_rule(trainer, model, datasets, recipe, data)
-    metrics, logits = _test(trainer, model, datasets, recipe)
+    metrics, logits = _test(trainer, model, datasets, recipe, data)
     if recipe.training.pseudo_labels is not None:
         metrics["pseudo_labels"] = datasets["train"].pseudo_labels
     if recipe.data.bad_images == "skip":
@@ -282,7 +283,9 @@ def _held_out(
     return logits, evaluation_labels(data.images.of_split("train").labels)
 
 
-def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], Any]:
+def _test(
+    trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Recipe, data: TrainingData
+) -> tuple[dict[str, Any], Any]:
     """Touch the test split, once, at the end; return its measures and its logits."""
     if "test" not in datasets:
         log.warning("there is no test split: metrics.json holds no result")
@@ -290,8 +293,8 @@ def _test(trainer: Trainer, model: Model, datasets: dict[str, Any], recipe: Reci
     logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), model.config.decision_rule
     main = trainer.is_world_process_zero()  # resampling takes its time; one process is enough
     ci = recipe.decisions.ci if main else None
-    labels, names = datasets["test"].labels, model.config.label_space.names
-    return {"split": "test", **measure_rule(rule, logits, labels, names, ci)}, logits
+    labels, groups = datasets["test"].labels, number_groups(data.images.of_split("test").column("group"))
+    return {"split": "test", **measure_rule(rule, logits, labels, data.names, ci, groups)}, logits
 
 
 def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metrics: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers.utils import CONFIG_NAME
 
 from ..data.files import write_whole
-from ..data.images import AnnotatedImages
+from ..data.images import AnnotatedImages, number_groups
 from ..data.loading import load_images
 from ..decide.decision_fitting import check_fitting, fit_decisions
 from ..decide.report import describe_decisions, measure_rule
@@ -43,7 +43,7 @@ def evaluate(
     data: Any,  # noqa: ANN401 - whatever `load_images` takes
     *,
     split: str | None = "test",
-    ci: float | None = None,
+    ci: float | None = CI,
     compare: Name | SavedModel | None = None,
     batch_size: int = 32,
     fast_decode: bool = True,
@@ -55,7 +55,7 @@ def evaluate(
         model: A folder, a Hub name, or what is open already.
         data: Annotated pictures, see `load_images`.
         split: What to measure on; where the data name no splits, or for None: all, and `split` in the result says so.
-        ci: The confidence of bootstrap intervals, like 0.95; None: no intervals.
+        ci: The confidence of bootstrap intervals over whole groups of pictures; None: no intervals.
         compare: Another model, for the same labels in any order; `comparison` then holds the paired differences (that
             model minus this one), with intervals of confidence `ci` (None: 0.95), and a `sentence`.
         batch_size: Pictures at once.
@@ -81,7 +81,7 @@ def measure(
     split: str | None,
     batch_size: int = 32,
     fast_decode: bool = True,
-    ci: float | None = None,
+    ci: float | None = CI,
     compare: Name | SavedModel | None = None,
 ) -> Measured:
     """Measure a model on pictures that are loaded; arguments and errors are those of `evaluate`."""
@@ -99,10 +99,11 @@ def measure(
         order = [other.label_names.index(label) for label in names]
     chosen, split = choose_split(saved, images, split)
     logits = predict_logits(saved, chosen, batch_size, fast_decode)
-    metrics = measure_rule(rule, logits, chosen.labels, names, ci)
+    groups = number_groups(chosen.column("group"))
+    metrics = measure_rule(rule, logits, chosen.labels, names, ci, groups)
     if other is not None:
         theirs = predict_logits(other, chosen, batch_size, fast_decode)[:, order]
-        found = compare_scores(logits, theirs, chosen.labels, ci or CI)
+        found = compare_scores(logits, theirs, chosen.labels, ci or CI, groups=groups)
         sentence = found.sentence(saved.name, other.name)
         metrics["comparison"] = {"with": other.name, "sentence": sentence, **found.to_dict(names)}
     return Measured({"split": split, **metrics}, logits, chosen.labels, rule)
