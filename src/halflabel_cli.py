@@ -338,8 +338,8 @@ class _Stop:
 
     def __call__(self, number: int, frame: object) -> None:
         """Take the signal: a training that gets SIGTERM ends by itself, when it has written a checkpoint."""
-        checkpoints: Any = sys.modules.get("halflabel.training.checkpoints")
-        if number == signal.SIGTERM and checkpoints is not None and checkpoints.SaveAndStop.ask():
+        trainer: Any = sys.modules.get("halflabel.training.trainer")
+        if number == signal.SIGTERM and trainer is not None and trainer.SaveAndStop.ask():
             return
         self.end()
 

@@ -235,48 +235,6 @@ def move_to_its_place(unfinished: Path, place: Path) -> None:
     shutil.rmtree(unfinished.parent)
 
 
-class SaveAndStop(TrainerCallback):
-    """Write a checkpoint after the step that is on its way, and stop, where somebody asks for it: at SIGTERM.
-
-    It must stand before callbacks that do something for a checkpoint. Of several processes all stop at the same step.
-    """
-
-    running = asked = False
-    """Whether a training goes on in this process, and whether it is to stop."""
-
-    @classmethod
-    def ask(cls) -> bool:
-        """Ask the training that goes on to stop; False where there is none, or it was asked before."""
-        heard = cls.running and not cls.asked
-        cls.asked = cls.asked or heard
-        return heard
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Listen, unless no checkpoints are wanted."""
-        SaveAndStop.running, SaveAndStop.asked = args.save_strategy != "no", False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Have a checkpoint written."""
-        if self.running and args.world_size > 1:
-            heard = torch.tensor(float(self.asked), device=args.device)
-            torch.distributed.all_reduce(heard)
-            SaveAndStop.asked = bool(heard)
-        control.should_save |= self.asked
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Stop, now that it is there.
-
-        Raises:
-            KeyboardInterrupt: As for Ctrl-C.
-        """
-        if self.asked:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Listen no more: what follows goes on from the last checkpoint."""
-        SaveAndStop.running = False
-
-
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's parameters and buffers by name: the tensors themselves, whatever `state_dict` makes of them."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}

@@ -30,7 +30,7 @@ from ..model.labels import IGNORE_INDEX, UNCERTAIN, count_labels
 from ..model.losses import Loss
 from ..model.modeling_timm_multilabel import TimmMultiLabelForImageClassification as Model
 from ..model.objective import count_items, label_scale
-from .checkpoints import KeepTrainingWeights, SaveAndStop, WholeCheckpoints, checkpoints_in
+from .checkpoints import KeepTrainingWeights, WholeCheckpoints, checkpoints_in
 from .preparation import TrainingData, head_weight_decay
 from .recipe import Recipe
 from .transfer import AverageWeights, optimizer_cls_and_kwargs
@@ -89,6 +89,48 @@ class TellEpoch(TrainerCallback):
             own_model(model).epoch = images // self.images_in_stream
 
 
+class SaveAndStop(TrainerCallback):
+    """Write a checkpoint after the step that is on its way, and stop, where somebody asks for it: at SIGTERM.
+
+    It must stand before callbacks that do something for a checkpoint. Of several processes all stop at the same step.
+    """
+
+    running = asked = False
+    """Whether a training goes on in this process, and whether it is to stop."""
+
+    stops = False
+    """Whether this step is the last; of several processes one that stops alone would leave the others waiting."""
+
+    @classmethod
+    def ask(cls) -> bool:
+        """Ask the training that goes on to stop; False where there is none, or it was asked before."""
+        heard = cls.running and not cls.asked
+        cls.asked = cls.asked or heard
+        return heard
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Listen, unless no checkpoints are wanted."""
+        SaveAndStop.running, SaveAndStop.asked = args.save_strategy != "no", False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Have a checkpoint written."""
+        self.stops = self.running and self.asked
+        if self.running and args.world_size > 1:
+            heard = torch.tensor(float(self.stops), device=args.device)
+            torch.distributed.all_reduce(heard)
+            self.stops = bool(heard)
+        control.should_save |= self.stops
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Stop, now that it is there.
+
+        Raises:
+            KeyboardInterrupt: As for Ctrl-C.
+        """
+        if self.stops:
+            raise KeyboardInterrupt
+
+
 class MultiLabelTrainer(WholeCheckpoints):
     """`transformers.Trainer` for `TimmMultiLabelForImageClassification`: every normalizer and every loss is exact.
 
@@ -119,10 +161,18 @@ class MultiLabelTrainer(WholeCheckpoints):
         self.add_callback(TellEpoch(self.train_dataset, images_in_stream))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - transformers' own contract
-        """Train; what breaks off is told on a line of its own, below the bar."""
+        """Train; what breaks off is told on a line of its own, below the bar.
+
+        Raises:
+            KeyboardInterrupt: See `SaveAndStop`. Asked after the last step, what follows goes on from its checkpoint.
+        """
         try:
-            return super().train(*args, **kwargs)
+            trained = super().train(*args, **kwargs)
+            if SaveAndStop.asked:
+                raise KeyboardInterrupt
+            return trained
         finally:
+            SaveAndStop.running = SaveAndStop.asked = False
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
                     callback.training_bar.close()
