@@ -1,11 +1,13 @@
-"""Kill `halflabel train` at random points, start it again by the same command, and compare with a run nobody killed.
+"""Kill `halflabel` at random points, start it again by the same command, and compare with a run nobody killed.
 
-    python tests/benchmarks/bench_kills.py [--kills 40] [--seed 0] [--output FOLDER]
+    python tests/benchmarks/bench_kills.py [--kills 100] [--seed 0] [--output FOLDER]
 
-Whole commands with 2 loading processes, SIGKILL, several kills a run. A kill counts for the phase in which the process
-was by what it had printed and written. Counted are checkpoints or shards that were finished and not gone on from
-(lost), starts that ended in an error (by hand), and runs whose final weights, measures, or losses of any step are not
-those of the unbroken run to the last bit (different).
+Whole commands of `train`, with 2 loading processes or as two processes of torchrun, SIGKILL to all of them, several
+kills a run. A kill counts for the phase in which the process was by what it had printed and written. Counted are
+checkpoints or cached features that were finished and not gone on from (lost), starts that ended in an error (by hand),
+and runs whose final weights, measures, or losses of any step are not those of the unbroken run to the last bit
+(different). Commands that start anew (`data` to shards, `review`, `advise`) are killed once they have written or
+printed something; lost is what lies at its place and is not whole, different what the next start ends with.
 """
 
 import argparse
@@ -33,12 +35,13 @@ BASE = {
     "eval_strategy": "steps", "save_strategy": "steps", "logging_strategy": "steps", "logging_steps": 1,
     "dataloader_num_workers": 2, "save_total_limit": 1, "decide": "f1", "use_cpu": True, "disable_tqdm": True,
     "report_to": "none", "learning_rate": 0.01, "metric_for_best_model": "known_loss", "greater_is_better": False,
+    "log_epochs": True,
 }  # fmt: skip
+FINETUNE = {"loss": "ll_r", "ema_decay": 0.9, "warmup_steps": 3, "num_train_epochs": 6, "eval_steps": 4,
+            "save_steps": 4}  # within epochs of 6 steps  # fmt: skip
 RECIPES = {
-    "finetune": {
-        "loss": "ll_r", "ema_decay": 0.9, "warmup_steps": 3, "num_train_epochs": 6,
-        "eval_steps": 4, "save_steps": 4,  # within epochs of 6 steps
-    },
+    "finetune": FINETUNE,
+    "two": {**FINETUNE, "per_device_train_batch_size": 8, "ddp_backend": "gloo"},  # as many images a step
     "probe": {
         "freeze_backbone": True, "cache_features": True, "views": 3, "num_train_epochs": 60, "eval_steps": 10,
         "save_steps": 10,
@@ -51,10 +54,16 @@ RECIPES = {
 PHASES = {
     "training": "finetune", "evaluation": "finetune", "checkpoint writing": "finetune",
     "measuring and saving": "finetune", "feature caching": "probe", "probe on cached features": "probe",
-    "self_train": "self_train",
+    "self_train": "self_train", "two: training": "two", "two: evaluation": "two", "two: checkpoint writing": "two",
 }  # fmt: skip
-COUNTS = dict(zip(PHASES, (8, 7, 8, 3, 5, 5, 4), strict=True))
-EVALUATED = r"'loss'.*'epoch': '(0.6667|1.333|2|2.667|3.333|4|4.667|5.333|6)'"  # every fourth step of six an epoch
+COMMANDS = {
+    "shards": ["data", "TABLE", "--output", "OUT/"],
+    "review": ["review", "MODEL", "TABLE", "--output", "OUT"],
+    "advise": ["advise", "TABLE", "--backbone", "test_resnet", "--weights", "none", "--output", "OUT/advice"],
+}
+COUNTS = dict(zip((*PHASES, *COMMANDS), (14, 11, 14, 6, 8, 8, 6, 8, 6, 7, 4, 4, 4), strict=True))
+LOSS = r"^epoch ([\d.]+): training loss"
+EVALUATED = r"^epoch (0.6667|1.333|2|2.667|3.333|4|4.667|5.333|6): training"  # every fourth step of six an epoch
 LIMIT_S = 3600
 
 
@@ -76,6 +85,16 @@ def write_data(folder):
     return folder / "labels.csv"
 
 
+def begin(arguments, folder):
+    """Start Python with some arguments, as the head of a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home"),
+             "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
 class Command:
     """A start of a recipe in a folder, and what it has printed."""
 
@@ -85,11 +104,9 @@ class Command:
         keys = {**BASE, **RECIPES[recipe], "data": str(table), "output_dir": str(self.out),
                 "feature_cache": str(self.cache)}  # fmt: skip
         (folder / f"{recipe}.yaml").write_text(yaml.safe_dump(keys))
-        command = [sys.executable, "-u", "-m", "halflabel_cli", "train", str(folder / f"{recipe}.yaml")]
-        self.process = subprocess.Popen(
-            [*command, "--resume_from_checkpoint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home")},
-        )  # fmt: skip
+        start = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if recipe == "two" else []
+        module = ["-m", *start, *(["-m"] if start else []), "halflabel_cli"]
+        self.process = begin([*module, "train", str(folder / f"{recipe}.yaml"), "--resume_from_checkpoint"], folder)
         self.lines, self.ended, self._queue = [], False, queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -115,8 +132,8 @@ class Command:
         return self.process.wait()
 
     def kill(self):
-        """Kill it, and take in what it had printed."""
-        self.process.send_signal(signal.SIGKILL)
+        """Kill it and the processes that it started, and take in what they had printed."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.finish()
 
     def said(self, pattern):
@@ -146,18 +163,19 @@ class Command:
             return (
                 "feature caching" if last in (None, "features") and self.cache.exists() else "probe on cached features"
             )
+        two = "two: " if self.folder.name.startswith("two") else ""
         if last == "over":
-            return "measuring and saving"
+            return "measuring and saving"  # of two processes it is not asked for
         if self.unfinished():
-            return "checkpoint writing"
+            return f"{two}checkpoint writing"
         if last == "loss":
-            done = round(float(self.said(r"'loss'.*'epoch': '([\d.]+)'")[1]) * 6)
-            return "evaluation" if done % 4 == 0 else "training"
-        return "training"
+            done = round(float(self.said(LOSS)[1]) * 6)
+            return f"{two}{'evaluation' if done % 4 == 0 else 'training'}"
+        return f"{two}training"
 
     @staticmethod
     def _kind(line):
-        for kind, pattern in (("over", "'train_runtime'"), ("evaluated", "'eval_known_loss'"), ("loss", "'loss'"),
+        for kind, pattern in (("over", "seconds of training"), ("evaluated", "validation mAP"), ("loss", LOSS),
                               ("features", r"features of \w+: \d+ of")):  # fmt: skip
             if pattern and re.search(pattern, line):
                 return kind
@@ -168,16 +186,16 @@ def wait_and_kill(command, phase, rng):
     """Let it come into a phase, wait a random time there, and kill it; return False where it ended before."""
     if phase == "feature caching":
         came, longest = command.wait_for(r"features of \w+: 0 of", rng.choice([1, 1, 2])), 0.6
-    elif phase in ("training", "probe on cached features"):
-        came, longest = command.wait_for("'loss'", rng.randint(1, 9)), 0.15
+    elif phase.endswith("training") or phase == "probe on cached features":
+        came, longest = command.wait_for(LOSS, rng.randint(1, 9)), 0.15
     elif phase == "self_train":
-        came, longest = command.wait_for(*rng.choice([("features of test", 1), ("'loss'", 1), ("'loss'", 30)])), 0.5
-    elif phase == "evaluation":
+        came, longest = command.wait_for(*rng.choice([("features of test", 1), (LOSS, 1), (LOSS, 30)])), 0.5
+    elif phase.endswith("evaluation"):
         came, longest = command.wait_for(EVALUATED, rng.randint(1, 2)), 0.3
     elif phase == "measuring and saving":
-        came, longest = command.wait_for("'train_runtime'"), 1.0
+        came, longest = command.wait_for("seconds of training"), 1.0
     else:
-        came, longest = command.wait_for("'eval_known_loss'", rng.randint(1, 2)), 0.05
+        came, longest = command.wait_for("validation mAP", rng.randint(1, 2)), 0.05
         while came is not None and not command.unfinished() and command.process.poll() is None:
             time.sleep(0.0005)
     if came is None:
@@ -278,14 +296,78 @@ def run_with_kills(recipe, table, place, phases, counts, report, rng):
         before = last_step(command.out), rows_cached(command.cache)
 
 
+def kill_commands(folder, counts, report, rng):
+    """Kill the commands that start anew."""
+    table, model = folder / "data/labels.csv", folder / "finetune/out"
+    for phase, words in COMMANDS.items():
+        report[phase] = {"kills": 0, "lost": 0, "by hand": 0, "different": 0}
+
+        def start(place, words=words):
+            place.mkdir(parents=True, exist_ok=True)
+            given = {"TABLE": str(table), "MODEL": str(model), "OUT": str(place / "out")}
+            return begin(["-m", "halflabel_cli", *(re.sub("TABLE|MODEL|OUT", lambda found: given[found[0]], word)
+                                                   for word in words)], place)  # fmt: skip
+
+        if not counts[phase]:
+            continue
+        process, began = start(folder / phase), time.monotonic()
+        first = wait_for_sign(process, folder / phase)
+        if process.wait():
+            raise SystemExit(process.stdout.read())
+        longest, whole = time.monotonic() - began - first, outputs(folder / phase / "out")
+        number = 0
+        while report[phase]["kills"] < counts[phase]:
+            number += 1
+            place = folder / f"{phase}_{number}"
+            process = start(place)
+            wait_for_sign(process, place)
+            time.sleep(rng.uniform(0, longest))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            if process.wait() != -signal.SIGKILL:
+                shutil.rmtree(place)
+                continue
+            report[phase]["kills"] += 1
+            left = outputs(place / "out")
+            report[phase]["lost"] += any(left[name] != whole.get(name) for name in left)
+            again = start(place)
+            said, _ = again.communicate()
+            report[phase]["by hand"] += again.returncode != 0
+            same = outputs(place / "out") == whole
+            report[phase]["different"] += not same
+            print(f"{place.name}: {sorted(left)} were there; {'the same' if same else said}", flush=True)
+
+
+def wait_for_sign(process, place):
+    """Wait until a command has printed or written something; return how long that took."""
+    began = time.monotonic()
+    os.set_blocking(process.stdout.fileno(), False)
+    while process.poll() is None and not process.stdout.read(1):
+        if any(path.is_file() and "home" not in path.parts for path in place.rglob("*")):
+            break
+        time.sleep(0.005)
+    os.set_blocking(process.stdout.fileno(), True)
+    return time.monotonic() - began
+
+
+def outputs(folder):
+    """Return the content of every file that is not hidden, without what depends on the clock."""
+    timed = re.compile(rb'"seconds": [\d.e-]+')
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    hidden = [path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return {str(path.relative_to(folder)): timed.sub(b"", path.read_bytes()) for path in files if path not in hidden}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=40, help="over all phases")
+    parser.add_argument("--kills", type=int, default=100, help="over all phases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("bench_kills"))
     options = parser.parse_args()
     share = options.kills / sum(COUNTS.values())
-    report = measure(options.output, {phase: round(count * share) for phase, count in COUNTS.items()}, options.seed)
+    counts = {phase: round(count * share) for phase, count in COUNTS.items()}
+    report = measure(options.output, {phase: counts[phase] for phase in PHASES}, options.seed)
+    kill_commands(options.output, counts, report, random.Random(options.seed))
     (options.output / "kills.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"{'phase':26} kills   lost   by hand   different")
     for phase, row in report.items():

@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 from rounding import assert_computed_alike, assert_same_weights
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForImageClassification
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig, TimmMultiLabelForImageClassification
+from halflabel.model.losses import LOSSES
 
 HEAD_ARGS = {
     "linear": {},
@@ -251,3 +253,45 @@ def test_thresholds_go_where_the_head_cannot_continue(caplog):
         model.replace_head(list("acbd"))  # labels of different queries would share one
     assert model.config.decisions is None
     assert "the decisions are dropped" in caplog.text
+
+
+def on_device(model, device):
+    """Put a model with tensors that hold nothing on a device that need not be there."""
+    for module in model.modules():
+        for name, value in [*module._parameters.items(), *module._buffers.items()]:
+            if value is not None:
+                empty = torch.empty(value.shape, dtype=value.dtype, device=device)
+                if name in module._parameters:
+                    empty = torch.nn.Parameter(empty, value.requires_grad)
+                setattr(module, name, empty)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("head", "loss"), [*((head, "bce") for head in HEAD_ARGS), *(("linear", one) for one in LOSSES)]
+)
+def test_nothing_is_on_another_device_than_the_model(head, loss, monkeypatch):
+    """Tensors of a GPU that need not be there, with and without autocast; backward on torch's device without memory.
+
+    What depends on values (are the labels labels?) is taken for true.
+    """
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: True)
+    images, labels, weights = (4, 3, 64, 64), (4, 3), {"pos_weight": [1.0, 2.0, 3.0], "label_weight": [1.0, 1.0, 2.0]}
+    model = start(head, loss=loss)
+    with monkeypatch.context() as gpu, FakeTensorMode(), torch.no_grad():
+        gpu.setattr(torch.cuda, "is_available", lambda: True)
+        gpu.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
+        gpu.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        on_device(model, "cuda").train().epoch = 2
+        for cast in (False, True):
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cast):
+                given = torch.empty(images, device="cuda")
+                assert model.extract_features(given).dtype == (torch.bfloat16 if cast else torch.float32)
+                out = model(pixel_values=given, labels=torch.empty(labels, device="cuda"))
+            assert {out.loss.device.type, out.logits.device.type} == {"cuda"}
+            assert {out.loss.dtype, out.logits.dtype} == {torch.float32}
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
+    model = start(head, loss=loss, **weights).to("meta").train()
+    model.epoch = 2
+    model(pixel_values=torch.empty(images, device="meta"), labels=torch.empty(labels, device="meta")).loss.backward()
+    assert {weight.grad.device.type for weight in model.parameters()} == {"meta"}

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageClassification, TrainingArguments
 from halflabel import DecisionRule, HalflabelError, MultiLabelTrainer, TimmMultiLabelImageProcessor, fit_decisions
 from halflabel.data.loading import load_images
 from halflabel.data.pixels import collate
+from halflabel.model.losses import LOSSES
 from halflabel.share.trained import train
 from halflabel.use.evaluate import calibrate, evaluate, store_decisions
 from halflabel.use.inference import choose_split, open_model, predict_logits
@@ -58,6 +59,15 @@ def test_precision_and_f1_are_those_at_the_models_thresholds(saved, colour_image
         assert found["labels"][name]["F1"] == pytest.approx(f1_score(test.labels[:, i], yes))
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_loss_that_a_model_was_trained_with_changes_no_measure(loss, saved, colour_images):
+    model, folder = saved
+    plain = evaluate(folder, colour_images)
+    model.config.loss = loss
+    model.save_pretrained(folder)
+    assert evaluate(folder, colour_images) == plain
+
+
 def test_data_without_splits_are_measured_whole_and_that_is_said(saved, colour_images, caplog):
     table = colour_images.with_column("split", [""] * len(colour_images))
     with caplog.at_level(logging.WARNING, "halflabel"):
@@ -89,6 +99,13 @@ def test_a_label_that_the_data_lack_is_undefined_and_named_and_the_others_are_me
     assert "the data have no label 'blue', which" in caplog.text
     with pytest.raises(HalflabelError, match="the data have no label 'blue'"):
         calibrate(saved[1], colour_images.with_only(["red"]), split="train")
+
+
+def test_a_label_that_the_model_does_not_answer_is_named_and_left_out(saved, colour_images, caplog):
+    more = colour_images.with_unknown(["green"])
+    with caplog.at_level(logging.WARNING, "halflabel"):
+        assert evaluate(saved[1], more)["labels"] == evaluate(saved[1], colour_images)["labels"]
+    assert "the data also have 'green', which" in caplog.text
 
 
 def test_models_for_different_labels_are_not_compared(saved, colour_images, tmp_path):

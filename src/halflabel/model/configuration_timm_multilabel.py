@@ -25,7 +25,8 @@ VERSION = "0.2.0"
 _TRANSFORMERS_KEYS = frozenset({
     "_commit_hash", "_name_or_path", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config",
     "experts_implementation", "model_type", "name_or_path", "output_attentions", "per_layer_config",
-    "quantization_config", "torch_dtype", "use_cache",  # the Trainer writes it to the model it trains
+    "quantization_config", "tie_word_embeddings", "torch_dtype",
+    "use_cache",  # the Trainer writes it to the model it trains
 })  # fmt: skip
 _LABEL_KEYS = frozenset({"id2label", "label2id", "label_names", "num_labels"})
 _PROBLEM: Literal["multi_label_classification"] = "multi_label_classification"

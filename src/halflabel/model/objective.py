@@ -88,7 +88,7 @@ def count_items(labels: Tensor, loss: str | Loss = "bce") -> Tensor:
     record = find_loss(loss)
     part = takes_part(labels, record) if record.uses_unknown else _known(labels)
     per_label = part.sum(dim=0).long()
-    return torch.cat([per_label, per_label.new_tensor([len(labels)])])
+    return torch.cat([per_label, per_label.new_full((1,), len(labels))])
 
 
 def masked_loss(

@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, Trainer, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
@@ -157,7 +159,7 @@ def choose_split(
     """Return the images of a split with the model's labels, in its order, and which they are: the split, or `ALL`.
 
     All are taken for None, and, with a warning, where the data name no splits. A label that the data do not have is
-    unknown for every image, and a warning names it.
+    unknown for every image, and one that the model does not answer is left out; warnings name them.
 
     Raises:
         HalflabelError: If there is no image, or none of the labels; with `every_label` if one is missing.
@@ -170,6 +172,10 @@ def choose_split(
         if every_label or len(missing) == len(saved.label_names):
             raise HalflabelError(told)
         log.warning("%s; it is unknown for every picture, and the other labels are measured", told)
+    if others := [label for label in present if label not in saved.label_names]:
+        log.warning(
+            "the data also have %s, which %s does not answer: left out", shortlist(map(repr, others)), saved.name
+        )
     chosen = images.with_unknown(missing).with_only(saved.label_names)
     if split and not (chosen.column("split") != "").any():
         log.warning(
@@ -182,6 +188,13 @@ def choose_split(
     if not len(chosen):
         raise HalflabelError(f"the data have no image{f' in split {split!r}' if split else ''}")
     return chosen, split or ALL
+
+
+def _without_labels(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Put pictures together, as `collate` does; of labels the Trainer would compute a loss that nobody asks for."""
+    batch = collate(items)
+    del batch["labels"]
+    return batch
 
 
 def predict_logits(
@@ -200,7 +213,7 @@ def predict_logits(
             dataloader_pin_memory=torch.cuda.is_available(),
             use_cpu=not torch.accelerator.is_available(),  # or processes do not share the work, see process_state
         )  # fmt: skip
-        trainer = Trainer(model=saved.model, args=arguments, data_collator=collate)
+        trainer = Trainer(model=saved.model, args=arguments, data_collator=_without_labels)
         logits = np.asarray(trainer.predict(dataset).predictions, dtype=np.float64)
     check_logits(logits, saved.label_names, images.column("file_name").tolist())
     return logits
