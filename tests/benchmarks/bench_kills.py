@@ -7,10 +7,11 @@ kills a run. A kill counts for the phase in which the process was by what it had
 checkpoints or cached features that were finished and not gone on from (lost), starts that ended in an error (by hand),
 and runs whose final weights, measures, or losses of any step are not those of the unbroken run to the last bit
 (different). Commands that start anew (`data` to shards, `review`, `advise`) are killed once they have written or
-printed something; lost is what lies at its place and is not whole, different what the next start ends with.
+printed something; lost is what then lies at its place and is not whole, different what the next start ends with.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -25,6 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 import yaml
 from PIL import Image
@@ -86,13 +88,19 @@ def write_data(folder):
 
 
 def begin(arguments, folder):
-    """Start Python with some arguments, as the head of a group of processes of its own."""
+    """Start Python with some arguments."""
     return subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "home"),
              "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
+
+
+def kill_all(process):
+    """Kill a process and all that it started; those of torchrun are sessions of their own."""
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGKILL)
 
 
 class Command:
@@ -133,7 +141,7 @@ class Command:
 
     def kill(self):
         """Kill it and the processes that it started, and take in what they had printed."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        kill_all(self.process)
         self.finish()
 
     def said(self, pattern):
@@ -323,13 +331,13 @@ def kill_commands(folder, counts, report, rng):
             wait_for_sign(process, place)
             time.sleep(rng.uniform(0, longest))
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_all(process)
             if process.wait() != -signal.SIGKILL:
                 shutil.rmtree(place)
                 continue
             report[phase]["kills"] += 1
             left = outputs(place / "out")
-            report[phase]["lost"] += any(left[name] != whole.get(name) for name in left)
+            report[phase]["lost"] += any(left[name] != whole[name] for name in left if name in whole)
             again = start(place)
             said, _ = again.communicate()
             report[phase]["by hand"] += again.returncode != 0

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import torch
+from transfer_runs import make_model, make_trainer
 from transformers import TrainingArguments
 
 from halflabel import IGNORE_INDEX, MultiLabelTrainer, TimmMultiLabelForImageClassification
@@ -106,3 +107,17 @@ def write_evaluation_losses(folder, sizes):
     """In one of several processes."""
     found = {size: evaluation_losses(folder / "run", size) for size in sizes}
     torch.save(found, folder / f"losses.{os.environ['RANK']}")
+
+
+def evaluated_loss(folder):
+    """Return `eval_loss` of a network with BatchNorm; processes but the first have other statistics in it."""
+    model = make_model()
+    if os.environ.get("RANK", "0") != "0":
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer += 1
+    return make_trainer(model, folder, per_device_eval_batch_size=2).evaluate()["eval_loss"]
+
+
+def write_evaluated_loss(folder):
+    (folder / f"loss.{os.environ['RANK']}").write_text(repr(evaluated_loss(folder / "run")))

@@ -13,7 +13,7 @@ from halflabel import (
     TimmMultiLabelImageProcessor,
 )
 from halflabel.data.pixels import PixelDataset, collate
-from halflabel.model.configuration_timm_multilabel import VERSION
+from halflabel.model.configuration_timm_multilabel import VERSION, short_card
 
 
 def test_round_trip_through_auto_config(tmp_path):
@@ -242,3 +242,12 @@ def test_what_was_set_and_cannot_be_loaded_again_is_refused_before_training_and_
     with pytest.raises(HalflabelError, match=message):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_the_short_card_shows_marks_in_names_as_codes_and_names_the_labels():
+    names = ["safe\u202eevil", "````", "naïve"]
+    card = short_card(TimmMultiLabelConfig(backbone="test_resnet", label_names=names), "me/model")
+    assert "\u202e" not in card.content
+    shown = card.content.split("````json\n")[1].split("\n````\n")[0]
+    assert list(json.loads(shown)) == names
+    assert "naïve" in shown

@@ -23,7 +23,7 @@ from halflabel import (
 from halflabel.data.pixels import FeatureDataset, PixelDataset, collate
 from halflabel.metrics.trainer import trainer_metrics
 from halflabel.training.checkpoints import find_fault
-from halflabel.training.trainer import TellEpoch, describe_log
+from halflabel.training.trainer import SaveAndStop, TellEpoch, describe_log
 from halflabel_cli import main
 
 IN_TWO_PROCESSES = [(12, 1), (4, 3)]
@@ -105,6 +105,14 @@ def test_the_loss_of_an_evaluation_is_over_known_entries_whatever_the_batches_an
     for losses in evaluated:
         for size, found in losses.items():
             assert found[loss, normalizer] == pytest.approx(expected, rel=2e-6), size
+
+
+def test_several_processes_measure_the_network_that_is_saved(tmp_path):
+    """In training each process has its own statistics of BatchNorm; a checkpoint has those of the first."""
+    in_two_processes(exactness.write_evaluated_loss, tmp_path, folder=tmp_path)
+    expected = exactness.evaluated_loss(tmp_path / "run")
+    for rank in (0, 1):
+        assert float((tmp_path / f"loss.{rank}").read_text()) == pytest.approx(expected, rel=2e-6)
 
 
 def test_the_best_checkpoint_by_loss_is_that_of_the_least_loss_over_known_entries(tmp_path):
@@ -297,6 +305,23 @@ def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(tmp_path, s
     ):
         trainer.train()
     assert [path.name for path in tmp_path.iterdir()] == (["checkpoint-2"] if "save_steps" in settings else [])
+
+
+class Listening(TrainerCallback):
+    """A training that notes whether SIGTERM would be heard, and then fails."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.heard = SaveAndStop.running
+        raise RuntimeError("as it happens")
+
+
+def test_after_a_training_that_failed_nobody_listens_for_sigterm(tmp_path):
+    listening = Listening()
+    trainer = make_trainer(make_model(), tmp_path, [SaveAndStop(), listening], save_strategy="epoch")
+    with pytest.raises(RuntimeError, match="as it happens"):
+        trainer.train()
+    assert listening.heard
+    assert not SaveAndStop.ask()
 
 
 class SetClockBack(TrainerCallback):

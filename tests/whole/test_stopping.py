@@ -1,9 +1,12 @@
 """Ctrl-C and SIGTERM in every command: a line that says what is kept and what goes on with it, and exit code 130."""
 
 import json
+import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +107,13 @@ def test_every_stopped_command_says_so(stop, command, file, kept, number):
     assert_stops(stop, command, file, kept, number)
 
 
+def assert_same_files(one, other):
+    whole, again = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    measures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, other)]
+    assert measures[0] == measures[1]
+
+
 def test_every_command_is_stopped_here():
     assert {command.split()[0] for command, _, _ in STOPPED} == {*COMMANDS, "recipes"}
 
@@ -137,7 +147,38 @@ def test_a_stopped_training_goes_on_from_its_last_checkpoint_to_the_same_model(p
         f"halflabel {shlex.join(words)} --resume_from_checkpoint"
     )
     assert main(shlex.split(last.partition("go on with: halflabel ")[2])) == 0
-    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
-    measures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "broken")]
-    assert measures[0] == measures[1]
+    assert_same_files(*(tmp_path / name for name in ("whole", "broken")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_processes_stop_together_and_go_on_to_the_same_model(places, tmp_path, number, monkeypatch):
+    """torchrun, whose processes are sessions of their own, sends both signals on."""
+    monkeypatch.chdir(tmp_path)
+    keys = ["--num_train_epochs", "40", "--per_device_train_batch_size", "2", "--freeze_backbone", "false",
+            "--cache_features", "false", "--ddp_backend", "gloo", "--log_epochs", "true", "--logging_strategy", "steps",
+            "--logging_steps", "1"]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*torchrun, "-m", "halflabel_cli", "train", str(places.recipe), *keys, "--output_dir"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, "whole"], check=True, env=environment)
+    broken = subprocess.Popen([*words, "broken"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=environment)  # fmt: skip
+    lines = []
+    for line in broken.stdout:
+        lines.append(line)
+        if line.startswith("epoch 2.25: training"):
+            broken.send_signal(number)
+            break
+    lines += broken.stdout.read().splitlines(keepends=True)
+    assert broken.wait() != 0
+    told = [line for line in lines if line.startswith("halflabel: stopped")]
+    step = max(int(path.name[11:]) for path in (tmp_path / "broken").glob("checkpoint-*"))
+    assert 8 <= step < 160
+    assert len(told) == 1, lines
+    assert f"broken/checkpoint-{step} is kept" in told[0]
+    again = subprocess.run(
+        [*words, "broken", "--resume_from_checkpoint"], env=environment, capture_output=True, text=True
+    )
+    assert f"checkpoint-{step}" in again.stdout + again.stderr
+    assert_same_files(*(tmp_path / name for name in ("whole", "broken")))

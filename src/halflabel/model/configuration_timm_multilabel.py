@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from .backbones import check_backbone, check_backbone_args
 from .decisions import DecisionRule
-from .errors import HalflabelError, Kind, did_you_mean, is_own, number, one_of, shortlist
+from .errors import HalflabelError, Kind, did_you_mean, is_own, number, one_of, printable, shortlist
 from .heads import find_head
 from .labels import LabelSpace, ordered_names
 from .losses import find_loss
@@ -272,8 +272,8 @@ def short_card(config: TimmMultiLabelConfig, repository: str) -> ModelCard:
     text = _TEXT.format(
         name=repository.rsplit("/", 1)[-1],
         count=len(thresholds),
-        backbone=config.backbone,
-        thresholds=json.dumps(thresholds, indent=1, ensure_ascii=False),
+        backbone=printable(config.backbone),
+        thresholds="\n".join(map(printable, json.dumps(thresholds, indent=1, ensure_ascii=False).split("\n"))),
         repository=json.dumps(repository),
     )
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")

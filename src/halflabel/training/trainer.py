@@ -232,9 +232,13 @@ class MultiLabelTrainer(WholeCheckpoints):
     ) -> EvalLoopOutput:
         """Have the loss of an evaluation or a prediction divided once, by what all batches hold, not batch by batch.
 
-        What an evaluation left when it broke off is measured in none.
+        What an evaluation left when it broke off is measured in none. In training each process has its own statistics
+        of BatchNorm: all take those of the first, which are saved.
         """
         self._evaluated = []
+        if self.args.world_size > 1:
+            for buffer in self._network.buffers():
+                torch.distributed.broadcast(buffer, 0)
         if isinstance(self.compute_metrics, BatchMetrics):
             self.compute_metrics.begin()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
