@@ -244,6 +244,12 @@ def test_what_was_set_and_cannot_be_loaded_again_is_refused_before_training_and_
     assert trainer.state.global_step == 0
 
 
+def test_the_key_that_transformers_advises_to_set_can_be_saved(tiny_model, tmp_path):
+    tiny_model.config.tie_word_embeddings = False  # the words of its warning about tied weights
+    tiny_model.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).tie_word_embeddings is False
+
+
 def test_the_short_card_shows_marks_in_names_as_codes_and_names_the_labels():
     names = ["safe\u202eevil", "````", "naïve"]
     card = short_card(TimmMultiLabelConfig(backbone="test_resnet", label_names=names), "me/model")
