@@ -12,6 +12,7 @@ from transformers import AutoModelForImageClassification
 
 from halflabel import DecisionRule, HalflabelError, TimmMultiLabelConfig, TimmMultiLabelForImageClassification
 from halflabel.model.losses import LOSSES
+from halflabel.model.objective import count_items
 
 HEAD_ARGS = {
     "linear": {},
@@ -287,7 +288,9 @@ def test_nothing_is_on_another_device_than_the_model(head, loss, monkeypatch):
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cast):
                 given = torch.empty(images, device="cuda")
                 assert model.extract_features(given).dtype == (torch.bfloat16 if cast else torch.float32)
-                out = model(pixel_values=given, labels=torch.empty(labels, device="cuda"))
+                known = torch.empty(labels, device="cuda")
+                out = model(pixel_values=given, labels=known, num_items_in_batch=count_items(known, loss))
+                assert model.sum_losses(out.logits, known).device.type == "cuda"  # what an evaluation adds up
             assert {out.loss.device.type, out.logits.device.type} == {"cuda"}
             assert {out.loss.dtype, out.logits.dtype} == {torch.float32}
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)

@@ -131,7 +131,7 @@ class Head(nn.Module, ABC):
 
         The added 1 and 2 (Laplace's rule) keep a label without a known positive or negative finite.
         """
-        self.label_bias.copy_(torch.logit((positive.double() + 1) / (known.double() + 2)))
+        self.label_bias.copy_(torch.logit((positive.cpu().double() + 1) / (known.cpu().double() + 2)))
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any] | None, name: str) -> None:
