@@ -31,10 +31,12 @@ PAIRS = ["test_resnet+linear", "test_vit+mlp", "test_resnet+csra", "test_convnex
 NO_STATES = "the model gives no hidden states, and names the argument that it does not take"
 NO_BASE = "the network in it is timm's, not a transformers model of its own"
 EXPLAINED = {
+    "test_can_init_all_missing_weights": "of the backbone's weights, which timm draws; the test leaves those of a "
+    "TimmWrapper out by its name. All of the head's are alike",
     "test_can_load_from_already_mapped_keys": "skipped: its weights have one set of names, so that none are converted",
     "test_correct_missing_keys": f"saves the base model alone: {NO_BASE}; the test leaves a wrapper without a head out",
     "test_init_weights_can_init_buffers": "`init_weights` leaves a backbone as timm made it, as its weights may be "
-    "loaded; what a saved model lacks is drawn by `from_pretrained` (test_can_init_all_missing_weights)",
+    "loaded; what a saved model lacks is drawn by `from_pretrained`",
     "test_model_outputs_equivalence": f"after tuples and mappings were equal it asks for hidden states: {NO_STATES}",
     "test_problem_types": "asks for one class of several and for regression, which a multi-label model refuses by name",
     "test_retain_grad_hidden_states_attentions": NO_STATES,
@@ -181,7 +183,8 @@ def cases(modules, backbone, head, folder):
 
     weights = timm.get_pretrained_cfg(backbone).to_dict()
     stock = (TimmWrapperForImageClassification, {"architecture": backbone, "pretrained_cfg": weights})
-    ours = (TimmMultiLabelForImageClassification, {"backbone": backbone, "head": head})
+    small = {"head_args": {"width": 64, "feed_forward": 64, "heads": 2}} if head == "ml_decoder" else {}
+    ours = (TimmMultiLabelForImageClassification, {"backbone": backbone, "head": head, **small})
     return (
         make_case(modules, *stock, TimmWrapperImageProcessor(weights), lambda one: one, folder),
         make_case(
