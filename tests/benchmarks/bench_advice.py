@@ -14,7 +14,6 @@ import datasets
 import numpy as np
 import torch
 
-from halflabel.data.images import number_groups
 from halflabel.data.loading import load_images
 from halflabel.studies.advice_data import advise_data
 from halflabel.studies.held_out import Measured, measurable, rank_networks
@@ -34,7 +33,7 @@ def draw(images, how, rng):
     """Give the images labels that have nothing to do with them."""
     if how == "shuffled":  # the rows of the real labels, in another order
         return images.with_labels(images.labels[rng.permutation(len(images))])
-    groups = number_groups(images.column("group"))  # as annotators of near-duplicates would: one answer per group
+    groups = images.groups  # as annotators of near-duplicates would: one answer per group
     drawn = rng.random((groups.max() + 1, images.labels.shape[1])) < (0.1, 0.2, 0.5, 0.8)
     return images.with_labels(np.where(images.labels >= 0, drawn[groups], images.labels).astype(np.int8))
 
@@ -75,7 +74,7 @@ def ranking(options):
     """Order every pretrained backbone, and the first one with random weights, by probes and by one training each."""
     images, names = load(options.source), options.backbone
     features, _ = load_backbones(images, names, "installed", options.cache, quiet=True)
-    groups = number_groups(images.column("group"))
+    groups = images.groups
     labels, folds = measurable(images.labels, groups), cut_folds(images, FOLDS, 0)
     tested = folds < 2
     split = images.with_column("split", np.where(tested, "test", "train"))

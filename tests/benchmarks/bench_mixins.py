@@ -38,7 +38,6 @@ EXPLAINED = {  # what the failure must say (a regular expression), and the reaso
         r"device\):\n(`(running_\w+|num_batches_tracked|queries)` in .*\n)+$",
         "`init_weights` leaves a backbone as timm made it, as its weights may be loaded; ml_decoder draws its queries",
     ),
-    "model_is_small": ("is too big", "ml_decoder has 5 million weights at its usual width; the test wants 1 in all"),
     "model_outputs_equivalence": ("'output_hidden_states'", f"asks for hidden states after plain outputs: {NO_STATES}"),
     "problem_types": ("expected multi_label_class", "asks for one class of several and regression after multi-label"),
     "retain_grad_hidden_states_attentions": ("'NoneType' object is not subscriptable", NO_STATES),
@@ -190,7 +189,8 @@ def cases(modules, backbone, head, folder):
 
     weights = timm.get_pretrained_cfg(backbone).to_dict()
     stock = (TimmWrapperForImageClassification, {"architecture": backbone, "pretrained_cfg": weights})
-    ours = (TimmMultiLabelForImageClassification, {"backbone": backbone, "head": head})
+    small = {"head_args": {"width": 64, "feed_forward": 64, "heads": 2}} if head == "ml_decoder" else {}
+    ours = (TimmMultiLabelForImageClassification, {"backbone": backbone, "head": head, **small})
     return (
         make_case(modules, *stock, TimmWrapperImageProcessor(weights), lambda one: one, folder),
         make_case(

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from halflabel.data.images import build_images, number_groups
+from halflabel.data.images import build_images
 from halflabel.studies.held_out import (
     Comparison,
     Estimate,
@@ -46,7 +46,7 @@ def compare(first, second, labels, groups=None):
 
 
 def test_images_without_a_group_are_groups_of_their_own():
-    groups = number_groups(annotate(np.ones((5, 1), np.int8), ["a", "", "b", "a", ""]).column("group"))
+    groups = annotate(np.ones((5, 1), np.int8), ["a", "", "b", "a", ""]).groups
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
     assert groups.max() == 3

@@ -103,6 +103,13 @@ class AnnotatedImages:
         """Return the images of one split."""
         return self.select(np.flatnonzero(self.column("split") == split))
 
+    @property
+    def groups(self) -> NDArray[np.intp]:
+        """The number of each image's group, shape (n,); an image without one ("") is a group of its own."""
+        names = self.column("group")
+        named = np.where(names == "", [f"\0{i}" for i in range(len(names))], names)
+        return np.unique(named.astype(str), return_inverse=True)[1]
+
 
 def add_texts(dataset: datasets.Dataset, name: str, texts: list[str]) -> datasets.Dataset:
     """Return a data set with one more column; its fingerprint is given, as to make one from many texts takes long."""
@@ -175,12 +182,6 @@ def picture_identities(dataset: datasets.Dataset) -> Iterator[tuple[str, str, st
                 yield name, os.path.abspath(path), file_identity(path)  # noqa: PTH100 - many
             except (OSError, ValueError) as error:
                 raise HalflabelError(f"image {name or path} cannot be read: {error}") from error
-
-
-def number_groups(groups: NDArray[np.object_]) -> NDArray[np.intp]:
-    """Number the groups of images; an image without one ("") is a group of its own. Shape (n,)."""
-    named = np.where(groups == "", [f"\0{i}" for i in range(len(groups))], groups)
-    return np.unique(named.astype(str), return_inverse=True)[1]
 
 
 def check_split(value: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import HalflabelError, did_you_mean
 from ..model.labels import IGNORE_INDEX, IntMatrix, LabelSpace, check_matrix
-from .images import AnnotatedImages, number_groups
+from .images import AnnotatedImages
 
 log = logging.getLogger(__name__)
 _MOST_ENTRIES = 50_000_000  # beyond, stratifying would take minutes and gigabytes, and chance does as well
@@ -39,7 +39,7 @@ def assign_splits(images: AnnotatedImages, validation_share: float, test_share: 
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
             raise HalflabelError(f"{name} is {share}, expected at least 0 and below 1")
-    splits, groups = images.column("split").copy(), number_groups(images.column("group"))
+    splits, groups = images.column("split").copy(), images.groups
     if (splits == "").all():
         splits[:] = "train"
         _cut(splits, groups, images.labels, "test", test_share, seed)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages
 from ..metrics.answers import phi
 from ..metrics.intervals import wilson_interval
 from ..metrics.report import json_ready
@@ -43,7 +43,7 @@ def advise_data(images: AnnotatedImages) -> dict[str, Any]:
         the data are surest, with 95 % Wilson intervals), `pairs_left_out`, `co_annotation`.
     """
     labels, names = images.labels, images.label_space.names
-    groups = number_groups(images.column("group"))
+    groups = images.groups
     rows = _describe_labels(labels, names, groups)
     few, lacking = len(images) < MIN_IMAGES, [name for name, row in rows.items() if not row["learnable"]]
     enough = len(names) - len(lacking)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from ..data.files import write_whole
-from ..data.images import AnnotatedImages, number_groups, picture_identities
+from ..data.images import AnnotatedImages, picture_identities
 from ..data.splitting import assign_splits
 from ..metrics.entries import Floats, mean_defined
 from ..metrics.intervals import mean_over_labels, resample_ranking
@@ -255,7 +255,7 @@ def _run_seed(entrants: Sequence[Entrant], seed: int, images: AnnotatedImages) -
     keys = entrants[0].recipe.data
     images = hide_known(images, keys, seed)
     train, test = images.of_split("train"), images.of_split("test")
-    known, groups = evaluation_labels(train.labels), number_groups(train.column("group"))
+    known, groups = evaluation_labels(train.labels), train.groups
     fold_of = cut_folds(train, FOLDS, seed)
     for one in entrants:
         held_out, logits = train_and_score(one.recipe, images, fold_of, seed)
@@ -311,7 +311,7 @@ def judge(logits: Floats, labels: IntMatrix, groups: NDArray[np.intp] | None = N
     Args:
         logits: Shape (n, num_labels), each by a model that has not seen the image.
         labels: Same shape: 1, 0, or below 0 for unknown entries.
-        groups: The number of each image's group, see `data.images.number_groups`; None: every image stands alone.
+        groups: The number of each image's group, see `AnnotatedImages.groups`; None: every image stands alone.
 
     Returns:
         The mean over labels, NaN if undefined for all; and that of `SAMPLES` resamples of the groups, which are the

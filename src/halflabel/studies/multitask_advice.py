@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages
 from ..metrics.entries import Floats
 from ..model.errors import shortlist
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
@@ -52,7 +52,7 @@ def advise_multi_task(
         with a verdict each; `left_out`; the three conditions `shared_features`, `balance` and `capacity`; and
         `training` with a `full` budget.
     """
-    names, groups = images.label_space.names, number_groups(images.column("group"))
+    names, groups = images.label_space.names, images.groups
     chosen, left_out = _choose(measurable(images.labels, groups), names)
     reason = _what_is_missing(len(images), len(names), len(chosen), features)
     advice: dict[str, Any] = {"budget": budget, "left_out": left_out, "balance": dict(balance)}

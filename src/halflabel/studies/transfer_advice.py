@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages
 from ..metrics.entries import Floats
 from ..model.labels import IGNORE_INDEX, IntMatrix, count_labels
 from ..training.folds import cut_folds
@@ -61,7 +61,7 @@ def advise_transfer(
         and the `auroc` that it rests on, `trained` or probed; `backbones` with all that was measured of each label; the
         `ranking` of all networks; and `fine_tuning` where that was asked for.
     """
-    groups, names = number_groups(images.column("group")), images.label_space.names
+    groups, names = images.groups, images.label_space.names
     labels = measurable(images.labels, groups)
     advice = {
         "images": len(images), "groups": len(np.unique(groups)), "folds": FOLDS, "ci": CI, "budget": budget,

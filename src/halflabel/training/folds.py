@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import get_scheduler
 
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages
 from ..data.pixels import FeatureDataset
 from ..data.splitting import assign_splits
 from ..metrics.entries import Floats
@@ -109,7 +109,7 @@ def out_of_fold_logits(
     """
     images = data.images.of_split("train")
     if fold_of is None:
-        folds = min(FOLDS, len(np.unique(number_groups(images.column("group")))))
+        folds = min(FOLDS, len(np.unique(images.groups)))
         if folds < 2:
             return None
         fold_of = cut_folds(images, folds, recipe.arguments.seed)

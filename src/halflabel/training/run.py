@@ -16,7 +16,6 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Trainer, set_seed
 
-from ..data.images import number_groups
 from ..data.pixels import sole_run
 from ..decide.decision_fitting import fit_decisions
 from ..decide.report import decision_notes, measure_rule
@@ -293,7 +292,7 @@ def _test(
     logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), model.config.decision_rule
     main = trainer.is_world_process_zero()  # resampling takes its time; one process is enough
     ci = recipe.decisions.ci if main else None
-    labels, groups = datasets["test"].labels, number_groups(data.images.of_split("test").column("group"))
+    labels, groups = datasets["test"].labels, data.images.of_split("test").groups
     return {"split": "test", **measure_rule(rule, logits, labels, data.names, ci, groups)}, logits
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers.utils import CONFIG_NAME
 
 from ..data.files import write_whole
-from ..data.images import AnnotatedImages, number_groups
+from ..data.images import AnnotatedImages
 from ..data.loading import load_images
 from ..decide.decision_fitting import check_fitting, fit_decisions
 from ..decide.report import describe_decisions, measure_rule
@@ -99,7 +99,7 @@ def measure(
         order = [other.label_names.index(label) for label in names]
     chosen, split = choose_split(saved, images, split)
     logits = predict_logits(saved, chosen, batch_size, fast_decode)
-    groups = number_groups(chosen.column("group"))
+    groups = chosen.groups
     metrics = measure_rule(rule, logits, chosen.labels, names, ci, groups)
     if other is not None:
         theirs = predict_logits(other, chosen, batch_size, fast_decode)[:, order]

@@ -52,8 +52,8 @@ def review(
 
     Pictures of the split `train`, or of none, are scored out of fold by `folds.probe_out_of_fold`, with thresholds of
     their own; others by the model. Of 5 % flipped answers, with 30 % known, the first 5 % then hold 0.61 on road signs
-    and 0.43 on scenes, in place of 0.50 and 0.36 (`tests/benchmarks/bench_review.py`). Where the backbone itself was
-    trained on the answers, its features know some of their mistakes, and fewer are found.
+    (by the model itself 0.53) and 0.38 on scenes (0.37), see `tests/benchmarks/bench_review.py`. Where the backbone
+    itself was trained on the answers, its features know some of their mistakes, and fewer are found.
 
     Arguments and errors are those of `evaluate.evaluate`; `limit` is the most entries of each kind.
     """
