@@ -48,14 +48,14 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A table of 30 pictures with these labels; some entries are unknown."""
+    """A table of 60 pictures with these labels; some entries are unknown."""
     folder = tmp_path_factory.mktemp("names")
-    write_pictures(folder, 30, 40)
+    write_pictures(folder, 60, 40)
     rng = np.random.default_rng(0)
     with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "split", *NAMES])
-        for i in range(30):
+        for i in range(60):
             answers = rng.choice(["1", "0", ""], len(NAMES), p=[0.4, 0.4, 0.2])
             writer.writerow([f"{i:03d}.png", "train" if i < 20 else "test", *answers])
     return folder / "t.csv"

@@ -38,9 +38,9 @@ class Run:
             seen["data"] = prepare(*arguments)
             return seen["data"]
 
-        def look_at_targets(trainer, config, datasets, settings):
+        def look_at_targets(trainer, config, datasets, *others):
             seen["targets"] = datasets["train"].labels
-            return test(trainer, config, datasets, settings)
+            return test(trainer, config, datasets, *others)
 
         folder = Path("outputs") / recipe
         with monkeypatch.context() as patch:

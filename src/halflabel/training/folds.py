@@ -149,7 +149,8 @@ def probe_out_of_fold(
         batch_size: Pictures at once, where features are not cached yet.
 
     Returns:
-        Shape (n, num_labels); None where all pictures are of one group, or no known answer is a yes, or none a no.
+        Shape (n, num_labels); None where all pictures are of one group, no known answer is a yes, or none a no, and
+        where features are not finite, so that the model's logits tell more.
     """
     if not (images.labels == 1).any() or not (images.labels == 0).any():
         return None
@@ -163,6 +164,8 @@ def probe_out_of_fold(
     choose_trained(model, recipe.training)
     features = training_features(recipe, model, processor, data)
     train = FeatureDataset(features, training_targets(images.labels, data.names, recipe), 1)
+    if not train.sample().isfinite().all():
+        return None
     logits = out_of_fold_logits(recipe, model, data, train)
     return None if logits is None else logits.numpy().astype(np.float64)
 

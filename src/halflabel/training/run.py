@@ -290,10 +290,8 @@ def _test(
         log.warning("there is no test split: metrics.json holds no result")
         return {"split": None}, None
     logits, rule = np.asarray(trainer.predict(datasets["test"]).predictions), model.config.decision_rule
-    main = trainer.is_world_process_zero()  # resampling takes its time; one process is enough
-    ci = recipe.decisions.ci if main else None
     labels, groups = datasets["test"].labels, data.images.of_split("test").groups
-    return {"split": "test", **measure_rule(rule, logits, labels, data.names, ci, groups)}, logits
+    return {"split": "test", **measure_rule(rule, logits, labels, data.names, recipe.decisions.ci, groups)}, logits
 
 
 def _save(recipe: Recipe, trainer: MultiLabelTrainer, processor: Processor, metrics: dict[str, Any]) -> None:
