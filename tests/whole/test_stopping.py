@@ -17,6 +17,7 @@ from killed_runs import halflabel
 from safetensors.torch import load_file
 
 from halflabel.cli.commands import COMMANDS
+from halflabel.cli.light import what_is_kept
 from halflabel_cli import main
 
 # The command, a pattern of the file at whose opening the signal comes, and what is said to be kept.
@@ -118,6 +119,12 @@ def test_every_command_is_stopped_here():
     assert {command.split()[0] for command, _, _ in STOPPED} == {*COMMANDS, "recipes"}
 
 
+def test_what_torchrun_started_goes_on_with_as_many_processes(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    told = what_is_kept(SimpleNamespace(command="train", folder="none"), ["train", "my recipe.yaml"])
+    assert told.endswith("go on with: torchrun --nproc_per_node 2 -m halflabel_cli train 'my recipe.yaml'")
+
+
 def test_a_stopped_prediction_goes_on_by_the_command_that_it_names(stop, places, tmp_path):
     line, words = stop(*STOPPED[1][:2], signal.SIGINT)
     assert main(shlex.split(line.partition("go on with: halflabel ")[2])) == 0
@@ -176,7 +183,9 @@ def test_two_processes_stop_together_and_go_on_to_the_same_model(places, tmp_pat
     step = max(int(path.name[11:]) for path in (tmp_path / "broken").glob("checkpoint-*"))
     assert 8 <= step < 160
     assert len(told) == 1, lines
-    assert f"broken/checkpoint-{step} is kept" in told[0]
+    assert (
+        f"broken/checkpoint-{step} is kept; go on with: torchrun --nproc_per_node 2 -m halflabel_cli train" in told[0]
+    )
     again = subprocess.run(
         [*words, "broken", "--resume_from_checkpoint"], env=environment, capture_output=True, text=True
     )

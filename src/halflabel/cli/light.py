@@ -135,7 +135,9 @@ def what_is_kept(options: argparse.Namespace, given: Sequence[str]) -> str:
             kept, more = f"{len(glob('part-*', root_dir=folder))} finished parts are kept in {folder}", "--resume"
     if more and not any(word.split("=")[0] == more for word in words):
         words.append(more)
-    return f"{kept}; go on with: halflabel {shlex.join(words)}"
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # of torchrun: as many go on, or a step would be another
+    program = "halflabel" if processes == "1" else f"torchrun --nproc_per_node {processes} -m halflabel_cli"
+    return f"{kept}; go on with: {program} {shlex.join(words)}"
 
 
 def _recipes(options: argparse.Namespace) -> None:
